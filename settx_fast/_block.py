@@ -1,0 +1,57 @@
+"""What a multihead attention block computes: the record that every implementation reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Norm = Literal["none", "layer", "rms"]
+Residual = Literal["projected", "input"]
+Activation = Literal["relu", "gelu"]
+Scale = Literal["model", "head"]
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """Shape of one attention block; the defaults are the original Set Transformer's (Lee et al. 2019).
+
+    `residual="projected"` adds the projected query, `"input"` the block's own input. `ffn_dim=None` is the original's
+    single D → D layer, a number the two layers D → ffn_dim → D. `scale="model"` divides scores by √D, `"head"` by √E.
+    """
+
+    num_heads: int
+    norm: Norm = "none"
+    norm_first: bool = False
+    residual: Residual = "projected"
+    output_projection: bool = False
+    activation: Activation = "relu"
+    ffn_dim: int | None = None
+    scale: Scale = "model"
+    norm_eps: float = 1e-5
+
+
+class BlockWeights(NamedTuple):
+    """Parameters of one attention block; those its spec does not use are None.
+
+    w_q (D, C_q), w_k and w_v (D, C_k), output projection w_p (D, D), feed-forward w_o (D or ffn_dim, D) and
+    w_o2 (D, ffn_dim), norms g0 b0 (first) and g1 b1 (second; no bias under "rms").
+    """
+
+    w_q: Tensor
+    b_q: Tensor
+    w_k: Tensor
+    b_k: Tensor
+    w_v: Tensor
+    b_v: Tensor
+    w_o: Tensor
+    b_o: Tensor
+    w_p: Tensor | None = None
+    b_p: Tensor | None = None
+    w_o2: Tensor | None = None
+    b_o2: Tensor | None = None
+    g0: Tensor | None = None
+    b0: Tensor | None = None
+    g1: Tensor | None = None
+    b1: Tensor | None = None
