@@ -1,0 +1,54 @@
+# make demo and make test need no other step: each creates .venv with the pinned versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE_SOURCES := $(shell find csrc -type f)
+CPP_SOURCES := $(filter %.cpp %.h %.cu %.inc,$(NATIVE_SOURCES))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install demo test lint format native-test kernels-check browser gpu clean
+
+install: .venv/installed
+
+.venv/installed: constraints.txt pyproject.toml setup.py CMakeLists.txt $(NATIVE_SOURCES)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "settx_fast needs Python >= 3.11; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python examples/demo.py --out runs/demo
+
+# One interpreter thread per worker: two workers on two cores, not four threads.
+test: install lint native-test browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $(CPP_SOURCES)
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP_SOURCES)
+
+native-test: install
+	$(BIN)/cmake -S . -B build/native-test -DSETTX_TESTS=ON -DSETTX_CUDA=OFF \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
+	$(BIN)/cmake --build build/native-test --parallel 2
+	$(BIN)/ctest --test-dir build/native-test --output-on-failure
+
+kernels-check: install
+	$(BIN)/python -m benchmarks.kernels_check
+
+# The report is looked at in a real browser.
+browser:
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
+		|| { echo "installing chromium for the report's test"; \
+		     SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); $$SUDO apt-get update -q > /dev/null && $$SUDO apt-get install -qy chromium > /dev/null; } \
+		|| echo "no chromium: the report's browser test will be skipped"
+
+clean:
+	rm -rf .venv build dist *.egg-info settx_fast/_native*.so
