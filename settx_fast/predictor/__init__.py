@@ -1,0 +1,1 @@
+"""Predicts a dataset's properties with a Set Transformer trained on sampled datasets."""

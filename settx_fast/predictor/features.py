@@ -1,0 +1,151 @@
+"""A dataset's rows as the elements of a set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+SCALE_FLOOR = 1e-3  # of an environment's scale, relative to the pooled sources; log scales stay above -7
+CLIP = 10.0  # standard deviations; an outlier beyond says no more than one at the limit
+
+
+class Observed(NamedTuple):
+    """What is seen of B datasets: R rows of at most F features and one target, from several environments.
+
+    features (B, R, F) float, anything where not `present`; target (B, R) float, anything where not `labelled`;
+    environment (B, R) int64, 0 … max_environments − 1; is_target (B, R) bool, the row is from the environment to deploy
+    in; labelled (B, R) bool, its target is known; present (B, F) bool, the column exists.
+    """
+
+    features: Tensor
+    target: Tensor
+    environment: Tensor
+    is_target: Tensor
+    labelled: Tensor
+    present: Tensor
+
+
+class SetInputs(NamedTuple):
+    """Elements of B sets, and what converts predictions back to the units of the data.
+
+    elements (B, R, `FeatureConfig.element_dim`) float32; present (B, F) bool; feature_scale (B, F) and
+    target_scale (B,) float32: standard deviations over the source rows, 1 for a constant or absent column.
+    """
+
+    elements: Tensor
+    present: Tensor
+    feature_scale: Tensor
+    target_scale: Tensor
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How rows become elements.
+
+    max_variables: columns of the largest dataset, target included. max_environments: the target one included.
+    units: columns' log standard deviations are part of the input (for priors whose units carry meaning); without,
+    predictions do not change when a column is shifted or rescaled. interactions: products of every two columns are
+    part of an element, which makes second moments means over the set.
+    """
+
+    max_variables: int
+    max_environments: int
+    units: bool = False
+    interactions: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_variables", 2), ("max_environments", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+
+    @property
+    def max_features(self) -> int:
+        """F: columns without the target."""
+        return self.max_variables - 1
+
+    @property
+    def element_dim(self) -> int:
+        """C: width of an element."""
+        columns = self.max_variables
+        pairs = columns * (columns + 1) // 2
+        flags = self.max_features + 2 + self.max_environments
+        return 3 * columns + flags + self.interactions * pairs + self.units * columns
+
+
+def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
+    """Turn rows into set elements.
+
+    An element holds the row's columns in standard deviations from the mean (of the pooled source rows; for a row of
+    the target environment, of that environment), its environment's shift and log scale relative to the pooled
+    sources, the environment's id, the flags present, labelled and target environment, and what `config` adds.
+
+    Raises ValueError for shapes that do not fit together or the config, ids out of range, a dataset without a labelled
+    source row, or values that are seen but not finite.
+    """
+    _check(observed, config)
+    columns = torch.cat([observed.features, observed.target.unsqueeze(-1)], -1).double()  # (B, R, F + 1)
+    present = observed.present.unsqueeze(1).expand(observed.features.shape)
+    seen = torch.cat([present, observed.labelled.unsqueeze(-1)], -1)
+    columns = columns.where(seen, 0.0)
+    if not columns.isfinite().all():
+        raise ValueError("features and target: expected finite values in present columns and labelled rows")
+
+    source = (seen & ~observed.is_target.unsqueeze(-1)).double()
+    mean, scale = _moments(columns, source)
+    columns = ((columns - mean) / scale).where(seen, 0.0)
+    shift, ratio = _relative_moments(columns, seen, observed.environment, config.max_environments)
+    within = ((columns - shift) / ratio).where(seen, 0.0)
+    columns = within.where(observed.is_target.unsqueeze(-1), columns).clamp(-CLIP, CLIP)
+
+    parts = [columns, shift.asinh(), ratio.log(), present, observed.is_target.unsqueeze(-1)]
+    parts += [observed.labelled.unsqueeze(-1), one_hot(observed.environment, config.max_environments)]
+    if config.interactions:
+        left, right = torch.triu_indices(config.max_variables, config.max_variables, device=columns.device)
+        parts.append(columns[..., left] * columns[..., right])
+    if config.units:
+        parts.append(scale.log().expand(columns.shape))
+    elements = torch.cat([part.float() for part in parts], -1)
+    scale = scale.squeeze(1).float()
+    return SetInputs(elements, observed.present, scale[:, :-1], scale[:, -1])
+
+
+def _moments(columns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over rows, (B, 1, F + 1) each; a constant column has standard deviation 1."""
+    count = weight.sum(1, keepdim=True).clamp(min=1.0)
+    mean = (columns * weight).sum(1, keepdim=True) / count
+    scale = (((columns - mean) * weight).square().sum(1, keepdim=True) / count).sqrt()
+    constant = scale <= 1e-9 * mean.abs()
+    return mean, scale.masked_fill(constant, 1.0)
+
+
+def _relative_moments(columns: Tensor, seen: Tensor, environment: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each row's environment, (B, R, F + 1) each; 0 and 1 where unknown."""
+    member = one_hot(environment, count).double()  # (B, R, K)
+    rows = member.mT @ seen.double()  # (B, K, F + 1)
+    mean = (member.mT @ columns) / rows.clamp(min=1.0)
+    variance = (member.mT @ (columns - member @ mean).where(seen, 0.0).square()) / rows.clamp(min=1.0)
+    scale = variance.sqrt().clamp(min=SCALE_FLOOR).where(rows > 1, 1.0)
+    return member @ mean, member @ scale
+
+
+def _check(observed: Observed, config: FeatureConfig) -> None:
+    sets, rows, width = observed.features.shape
+    shapes = {name: (sets, rows) for name in ("target", "environment", "is_target", "labelled")} | {
+        "present": (sets, width)
+    }
+    for name, shape in shapes.items():
+        if (got := tuple(getattr(observed, name).shape)) != shape:
+            raise ValueError(
+                f"{name}: expected shape {shape} to fit features {tuple(observed.features.shape)}, got {got}"
+            )
+    if width != config.max_features:
+        raise ValueError(f"features: expected {config.max_features} columns (pad the absent ones), got {width}")
+    low, high = int(observed.environment.min()), int(observed.environment.max())
+    if low < 0 or high >= config.max_environments:
+        raise ValueError(f"environment: expected ids 0 … {config.max_environments - 1}, got {low} … {high}")
+    if not (observed.labelled & ~observed.is_target).any(1).all():
+        raise ValueError("labelled: expected at least one labelled source row in every dataset, got none")
