@@ -1,0 +1,46 @@
+"""Datasets from structural causal models (SCMs): a prior over SCMs, a sampler in C++, and exact properties."""
+
+from settx_fast.scm import presets
+from settx_fast.scm.distributions import Constant, LogUniform, Normal, Uniform
+from settx_fast.scm.graphs import ErdosRenyi, ScaleFree, UserGraph
+from settx_fast.scm.mechanisms import (
+    ACTIVATIONS,
+    MECHANISMS,
+    MLP,
+    NOISES,
+    Gaussian,
+    Laplace,
+    Linear,
+    StudentT,
+    UniformNoise,
+)
+from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
+from settx_fast.scm.sampler import STREAM_VERSION, Batch, resample, sample
+
+__all__ = [
+    "ACTIVATIONS",
+    "INTERVENTIONS",
+    "MECHANISMS",
+    "MLP",
+    "NOISES",
+    "STREAM_VERSION",
+    "Batch",
+    "Constant",
+    "ErdosRenyi",
+    "Gaussian",
+    "Intervention",
+    "Laplace",
+    "Linear",
+    "LogUniform",
+    "Normal",
+    "PerVariable",
+    "Prior",
+    "ScaleFree",
+    "StudentT",
+    "Uniform",
+    "UniformNoise",
+    "UserGraph",
+    "presets",
+    "resample",
+    "sample",
+]

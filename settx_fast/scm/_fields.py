@@ -1,0 +1,59 @@
+"""Checks of user input, and JSON for frozen dataclasses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+def check(condition: bool, field: str, expected: str, got: object) -> None:
+    """Raise ValueError naming field, expected and got unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"{field}: expected {expected}, got {got!r}")
+
+
+def is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def as_range(value: object, field: str, low: int, high: int) -> tuple[int, int]:
+    """An int n as (n, n), a pair as it is; both ends within [low, high]."""
+    ends = (value, value) if is_int(value) else value
+    expected = f"an int or (low, high) within {low}…{high}"
+    check(isinstance(ends, tuple) and len(ends) == 2 and all(map(is_int, ends)), field, expected, value)
+    assert isinstance(ends, tuple)
+    check(low <= ends[0] <= ends[1] <= high, field, expected, value)
+    return int(ends[0]), int(ends[1])
+
+
+def encode(value: object) -> Any:
+    """A frozen dataclass (or a tuple of them) as plain JSON data; the class name goes under "type"."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__} | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [encode(item) for item in value]
+    return value
+
+
+def decode(data: Any, classes: Mapping[str, type], where: str) -> Any:
+    """The inverse of `encode`, for the classes given by name."""
+    if isinstance(data, list):
+        return tuple(decode(item, classes, where) for item in data)
+    if not isinstance(data, dict):
+        return data
+    name = data.get("type")
+    check(name in classes, f"{where}.type", f"one of {sorted(classes)}", name)
+    cls = classes[str(name)]
+    known = {f.name for f in fields(cls)}
+    given = {key: item for key, item in data.items() if key != "type"}
+    check(given.keys() <= known, f"{name} fields", f"a subset of {sorted(known)}", sorted(given))
+    return cls(**{key: decode(item, classes, f"{where}.{key}") for key, item in given.items()})
+
+
+def parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: expected JSON, got {text[:60]!r} ({error})") from error

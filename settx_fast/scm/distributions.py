@@ -1,0 +1,128 @@
+"""Distributions over one number, from which a prior draws its parameters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from settx_fast.scm._fields import check
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Always `value`."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _store_finite(self, "value")
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Least and greatest value."""
+        return self.value, self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}"
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform on [low, high]; with `signed` times a fair random sign."""
+
+    low: float
+    high: float
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        _store_finite(self, "low", "high")
+        check(self.low <= self.high, "Uniform.high", f"at least low = {self.low:g}", self.high)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Least and greatest value."""
+        return _signed_support(self.low, self.high, self.signed)
+
+    def __str__(self) -> str:
+        return f"{'±' if self.signed else ''}U({self.low:g}, {self.high:g})"
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """exp of a uniform number on [log low, log high], 0 < low; with `signed` times a fair random sign."""
+
+    low: float
+    high: float
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        _store_finite(self, "low", "high")
+        check(self.low > 0, "LogUniform.low", "a positive number", self.low)
+        check(self.low <= self.high, "LogUniform.high", f"at least low = {self.low:g}", self.high)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Least and greatest value."""
+        return _signed_support(self.low, self.high, self.signed)
+
+    def __str__(self) -> str:
+        return f"{'±' if self.signed else ''}LogU({self.low:g}, {self.high:g})"
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Normal with `mean` and standard deviation `sd`."""
+
+    mean: float
+    sd: float
+
+    def __post_init__(self) -> None:
+        _store_finite(self, "mean", "sd")
+        check(self.sd >= 0, "Normal.sd", "a number ≥ 0", self.sd)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Least and greatest value."""
+        return -math.inf, math.inf
+
+    def __str__(self) -> str:
+        return f"N({self.mean:g}, {self.sd:g}²)"
+
+
+Distribution = Constant | Uniform | LogUniform | Normal
+Parameter = float | tuple[float, float] | Distribution
+"""What a user may write: a number is a constant, (low, high) uniform."""
+
+
+def as_distribution(
+    value: object, field: str, low: float = -math.inf, high: float = math.inf, positive: bool = False
+) -> Distribution:
+    """`value` as a distribution whose support lies in [low, high] (in (low, high] with `positive`)."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = Constant(value) if math.isfinite(value) else value
+    elif isinstance(value, tuple) and len(value) == 2:
+        value = Uniform(*value)
+    expected = "a number, (low, high) or a distribution"
+    check(isinstance(value, Distribution), field, expected, value)
+    assert isinstance(value, Distribution)
+    least, most = value.support
+    inside = low <= least and most <= high and not (positive and least <= low)
+    bounds = f"{'(' if positive else '['}{low:g}, {high:g}]"
+    check(inside, field, f"values within {bounds}", value)
+    return value
+
+
+def _store_finite(owner: object, *fields: str) -> None:
+    for name in fields:
+        value = getattr(owner, name)
+        label = f"{type(owner).__name__}.{name}"
+        check(isinstance(value, int | float) and not isinstance(value, bool), label, "a number", value)
+        check(math.isfinite(value) and abs(value) < 1e30, label, "a finite number", value)
+        object.__setattr__(owner, name, float(value))
+
+
+def _signed_support(low: float, high: float, signed: bool) -> tuple[float, float]:
+    if not signed:
+        return low, high
+    reach = max(abs(low), abs(high))
+    return -reach, reach

@@ -1,0 +1,101 @@
+"""Priors with a name: textbook SCMs, and the random SCMs that the predictor trains on."""
+
+from __future__ import annotations
+
+from settx_fast.scm.distributions import LogUniform, Uniform
+from settx_fast.scm.graphs import ErdosRenyi, ScaleFree, UserGraph
+from settx_fast.scm.mechanisms import MLP, Linear
+from settx_fast.scm.prior import Intervention, PerVariable, Prior
+
+
+def chain() -> Prior:
+    """X → Y → Z, to be predicted Y; source and target differ in the noise of X and of Z.
+
+    X ~ N(0, 1), Y = αX + ε·n, Z = γY + η·n with α, γ ~ U(0, 1), ε ~ U(0, 0.5) the same in both environments,
+    η ~ U(0, 0.5) in the source and ~ U(0.01, 1.99) in the target, where X has the standard deviation U(0, 1).
+    """
+    return Prior(
+        num_variables=3,
+        graph=UserGraph((("X", "Y"), ("Y", "Z"))),
+        weight=Uniform(0.0, 1.0),
+        noise_scale=PerVariable((1.0, (0.0, 0.5), (0.0, 0.5))),
+        target_interventions=(
+            Intervention("noise", Uniform(0.0, 1.0), variables=("X",)),
+            Intervention("noise", Uniform(0.01, 1.99), variables=("Z",)),
+        ),
+        target="Y",
+        names=("X", "Y", "Z"),
+    )
+
+
+LUCAS_NAMES = (
+    "Lung_Cancer", "Smoking", "Yellow_Fingers", "Anxiety", "Peer_Pressure", "Genetics", "Attention_Disorder",
+    "Born_an_Even_Day", "Car_Accident", "Fatigue", "Allergy", "Coughing",
+)  # fmt: skip
+
+LUCAS_EDGES = (
+    ("Anxiety", "Smoking"),
+    ("Peer_Pressure", "Smoking"),
+    ("Smoking", "Yellow_Fingers"),
+    ("Smoking", "Lung_Cancer"),
+    ("Genetics", "Lung_Cancer"),
+    ("Genetics", "Attention_Disorder"),
+    ("Lung_Cancer", "Coughing"),
+    ("Lung_Cancer", "Fatigue"),
+    ("Allergy", "Coughing"),
+    ("Coughing", "Fatigue"),
+    ("Fatigue", "Car_Accident"),
+    ("Attention_Disorder", "Car_Accident"),
+)
+
+
+def lucas() -> Prior:
+    """The 12-variable lung cancer graph LUCAS as a linear Gaussian SCM, to be predicted Lung_Cancer.
+
+    8 to 24 source environments and one target environment each redraw the parameters of one random variable: the
+    weights of its parents and its noise. Graph and numbering: I. Guyon et al., Causality Workbench,
+    http://www.causality.inf.ethz.ch/data/LUCAS.html (2008).
+    """
+    redraw_one = (Intervention("redraw"),)
+    return Prior(
+        num_variables=12,
+        graph=UserGraph(LUCAS_EDGES),
+        weight=Uniform(0.25, 1.0, signed=True),
+        noise_scale=(0.25, 1.0),
+        source_environments=(8, 24),
+        source_interventions=redraw_one,
+        target_interventions=redraw_one,
+        target="Lung_Cancer",
+        names=LUCAS_NAMES,
+    )
+
+
+def random_linear(max_variables: int = 12) -> Prior:
+    """Linear SCMs of 3 to `max_variables` variables with 2 to 4 source environments and a target environment.
+
+    Environments differ by shifts and changed noise of up to two variables and at times by a hard intervention; noise
+    is Gaussian, Laplace or uniform; the target variable has a cause and an effect wherever the graph allows.
+    """
+    differ = (
+        Intervention("shift", Uniform(0.25, 2.0, signed=True), number=(0, 2)),
+        Intervention("scale", LogUniform(0.33, 3.0), number=(0, 2)),
+        Intervention("hard", Uniform(-2.0, 2.0), number=(0, 1), on_target=False),
+    )
+    return Prior(
+        num_variables=(3, max_variables),
+        graph=(ErdosRenyi(expected_in_degree=(1.0, 2.0)), ScaleFree((1, 2))),
+        weight=Uniform(0.25, 1.25, signed=True),
+        noise=("gaussian", "laplace", "uniform"),
+        noise_scale=LogUniform(0.25, 1.5),
+        source_environments=(2, 4),
+        source_interventions=differ,
+        target_interventions=differ,
+        target="inner",
+    )
+
+
+def random(max_variables: int = 12) -> Prior:
+    """As `random_linear`, with mechanisms that are linear or small random networks, variable by variable."""
+    linear = random_linear(max_variables)
+    fields = {name: getattr(linear, name) for name in linear.__dataclass_fields__}
+    return Prior(**fields | {"mechanism": (Linear(), MLP(hidden=(4, 16)))})

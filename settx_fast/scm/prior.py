@@ -1,0 +1,274 @@
+"""What datasets to draw: a frozen description of a distribution over structural causal models."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from settx_fast.scm import distributions, graphs, mechanisms
+from settx_fast.scm._fields import as_range, check, decode, encode, is_int, parse_json
+from settx_fast.scm.distributions import Parameter, Uniform, as_distribution
+from settx_fast.scm.graphs import ErdosRenyi, Graph, UserGraph, topological_order
+from settx_fast.scm.mechanisms import Linear, Mechanism, Noise, as_noise
+
+MAX_VARIABLES = 4096
+MAX_ENVIRONMENTS = 1024
+
+Kind = Literal["shift", "scale", "noise", "hard", "redraw"]
+INTERVENTIONS = ("none", "shift", "scale", "noise", "hard", "redraw")
+"""Names of the codes in `Batch.intervention`."""
+
+TARGETS = ("random", "inner")
+
+DEFAULT_GRAPH = ErdosRenyi(expected_in_degree=2)
+DEFAULT_MECHANISM = Linear()
+DEFAULT_WEIGHT = Uniform(0.5, 2.0, signed=True)
+
+
+@dataclass(frozen=True)
+class PerVariable:
+    """One distribution for every variable, in the order of the variables."""
+
+    values: tuple[Parameter, ...]
+
+    def __post_init__(self) -> None:
+        check(isinstance(self.values, tuple | list), "PerVariable.values", "a tuple", self.values)
+        entries = tuple(as_distribution(value, f"PerVariable.values[{v}]") for v, value in enumerate(self.values))
+        object.__setattr__(self, "values", entries)
+
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, self.values))})"
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """How an environment differs: what is done to some variables, chosen and drawn anew in every environment.
+
+    kind       what is done to a variable v (see `Batch` for the model)
+               "shift"   adds value to its bias
+               "scale"   multiplies its noise scale by value
+               "noise"   replaces its noise scale by value
+               "hard"    do(v = value): parents and noise have no say
+               "redraw"  weights into v and its noise scale are drawn anew from the prior; takes no value
+    value      number, (low, high) or distribution, drawn per variable and environment
+    variables  numbers or names; None: `number` of them (int or range) at random
+    on_target  whether a random choice may hit the target variable
+    """
+
+    kind: Kind
+    value: Parameter | None = None
+    variables: tuple[int | str, ...] | None = None
+    number: int | tuple[int, int] = 1
+    on_target: bool = True
+
+    def __post_init__(self) -> None:
+        check(self.kind in INTERVENTIONS[1:], "Intervention.kind", f"one of {INTERVENTIONS[1:]}", self.kind)
+        if self.kind == "redraw":
+            check(self.value is None, "Intervention.value", "None for 'redraw'", self.value)
+        else:
+            low = 0.0 if self.kind in ("scale", "noise") else -1e30
+            value = as_distribution(self.value, "Intervention.value", low, 1e30)
+            object.__setattr__(self, "value", value)
+        as_range(self.number, "Intervention.number", 0, MAX_VARIABLES)
+        if isinstance(self.variables, int | str):
+            object.__setattr__(self, "variables", (self.variables,))
+
+    def __str__(self) -> str:
+        on = f"{self.number} random" if self.variables is None else ", ".join(map(str, self.variables))
+        value = "" if self.value is None else f" {self.value}"
+        return f"{self.kind}{value} on {on}{'' if self.on_target else ' (never the target)'}"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A distribution over SCMs; every dataset of a stream is drawn from an SCM of its own.
+
+    Numbers may be a constant, a range (low, high) or a distribution; they are drawn per dataset, weights per edge,
+    bias and noise scale per variable. Where several graphs are given, each dataset takes one of them at random; where
+    several mechanisms or noises, each variable.
+
+    num_variables         int or range; smaller datasets are padded
+    graph                 ErdosRenyi, ScaleFree, UserGraph
+    mechanism             Linear, MLP
+    weight                of an edge
+    bias, noise_scale     of a variable, or one each: PerVariable((…, …)); the scale is the standard deviation
+    noise                 "gaussian", "laplace", "uniform", "student_t" or their classes
+    source_environments   int or range
+    target_environments   int or range; 0: none
+    source_interventions  what happens in every source environment, in this order
+    target_interventions  the same for target environments
+    target_share          share of the rows in target environments; None: equal shares for all environments
+    target                the variable to predict: number, name, "random", or "inner": at random among variables with a
+                          parent and a child, for lack of these a parent, for lack of these any
+    names                 of the variables
+
+    Raises ValueError (field, expected, got) for anything that is not a prior.
+    """
+
+    num_variables: int | tuple[int, int] = 10
+    graph: Graph | tuple[Graph, ...] = DEFAULT_GRAPH
+    mechanism: Mechanism | tuple[Mechanism, ...] = DEFAULT_MECHANISM
+    weight: Parameter = DEFAULT_WEIGHT
+    bias: Parameter | PerVariable = 0.0
+    noise: str | Noise | tuple[str | Noise, ...] = "gaussian"
+    noise_scale: Parameter | PerVariable = 1.0
+    source_environments: int | tuple[int, int] = 1
+    target_environments: int | tuple[int, int] = 1
+    source_interventions: tuple[Intervention, ...] = ()
+    target_interventions: tuple[Intervention, ...] = ()
+    target_share: float | None = None
+    target: int | str = "random"
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        as_range(self.num_variables, "num_variables", 1, MAX_VARIABLES)
+        as_range(self.source_environments, "source_environments", 1, MAX_ENVIRONMENTS)
+        as_range(self.target_environments, "target_environments", 0, MAX_ENVIRONMENTS)
+        self._check_names()
+        self._normalise()
+        self._check_graphs()
+        self._check_interventions()
+        self._check_target()
+
+    # Sizes that padding follows -------------------------------------------------------------------------------------
+
+    @property
+    def max_variables(self) -> int:
+        """V, the width of a batch."""
+        return as_range(self.num_variables, "num_variables", 1, MAX_VARIABLES)[1]
+
+    @property
+    def min_variables(self) -> int:
+        """Variables of the smallest dataset."""
+        return as_range(self.num_variables, "num_variables", 1, MAX_VARIABLES)[0]
+
+    @property
+    def max_environments(self) -> int:
+        """K, source and target environments together."""
+        sources = as_range(self.source_environments, "source_environments", 1, MAX_ENVIRONMENTS)[1]
+        return sources + as_range(self.target_environments, "target_environments", 0, MAX_ENVIRONMENTS)[1]
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The graphs a dataset may have."""
+        return self.graph if isinstance(self.graph, tuple) else (self.graph,)
+
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """The mechanisms a variable may have."""
+        return self.mechanism if isinstance(self.mechanism, tuple) else (self.mechanism,)
+
+    @property
+    def noises(self) -> tuple[Noise, ...]:
+        """The noises a variable may have."""
+        noises = self.noise if isinstance(self.noise, tuple) else (self.noise,)
+        return tuple(as_noise(noise, "noise") for noise in noises)
+
+    def variable(self, which: int | str, field: str) -> int:
+        """The number of a variable given by number or name."""
+        if isinstance(which, str):
+            check(which in self.names, field, f"one of the names {self.names}", which)
+            return self.names.index(which)
+        check(is_int(which) and 0 <= which < self.min_variables, field, f"0…{self.min_variables - 1}", which)
+        return which
+
+    # JSON and text --------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """The prior as JSON text."""
+        return json.dumps(encode(self), indent=2, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> Prior:
+        """The inverse of `to_json`; ValueError if the text is not a prior."""
+        prior = decode(parse_json(text, "prior"), _CLASSES, "prior")
+        check(isinstance(prior, Prior), "prior", "JSON of a Prior", type(prior).__name__)
+        assert isinstance(prior, Prior)
+        return prior
+
+    def __str__(self) -> str:
+        lines = [f"  {f.name:<22}{_text(getattr(self, f.name))}" for f in fields(self)]
+        return "\n".join(["Prior", *lines])
+
+    # Checks ---------------------------------------------------------------------------------------------------------
+
+    def _normalise(self) -> None:
+        def keep(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        keep("weight", as_distribution(self.weight, "weight", -1e6, 1e6))
+        for name, low in (("bias", -1e30), ("noise_scale", 0.0)):
+            value = getattr(self, name)
+            if isinstance(value, PerVariable):
+                check(
+                    len(value.values) == self.min_variables == self.max_variables,
+                    name,
+                    f"one distribution for each of {self.num_variables} variables",
+                    len(value.values),
+                )
+                for v, entry in enumerate(value.values):
+                    as_distribution(entry, f"{name}[{v}]", low, 1e30)
+            else:
+                keep(name, as_distribution(value, name, low, 1e30))
+        check(len(self.noises) > 0, "noise", "at least one noise", self.noise)
+        keep("noise", self.noises if isinstance(self.noise, tuple) else self.noises[0])
+        check(len(self.mechanisms) > 0, "mechanism", "at least one mechanism", self.mechanism)
+        for mechanism in self.mechanisms:
+            check(isinstance(mechanism, Mechanism), "mechanism", "Linear or MLP", mechanism)
+
+    def _check_names(self) -> None:
+        names = self.names
+        check(isinstance(names, tuple) and all(isinstance(n, str) for n in names), "names", "a tuple of str", names)
+        check(len(set(names)) == len(names), "names", "different names", names)
+        check(not names or len(names) == self.max_variables, "names", f"{self.max_variables} of them", names)
+        check(not set(names) & set(TARGETS), "names", f"none of the words {TARGETS}", names)
+
+    def _check_graphs(self) -> None:
+        check(len(self.graphs) > 0, "graph", "at least one graph", self.graph)
+        for graph in self.graphs:
+            check(isinstance(graph, Graph), "graph", "ErdosRenyi, ScaleFree or UserGraph", graph)
+            if isinstance(graph, UserGraph):
+                topological_order(self.user_edges(graph), self.max_variables)
+
+    def user_edges(self, graph: UserGraph) -> list[tuple[int, int]]:
+        """The edges of a given graph by variable number."""
+        edges = [(self.variable(e[0], "graph"), self.variable(e[1], "graph")) for e in graph.edges]
+        check(len(set(edges)) == len(edges), "graph", "every edge once", edges)
+        return edges
+
+    def _check_interventions(self) -> None:
+        for field in ("source_interventions", "target_interventions"):
+            value = getattr(self, field)
+            expected = "a tuple of Intervention"
+            check(isinstance(value, tuple) and all(isinstance(i, Intervention) for i in value), field, expected, value)
+            for intervention in value:
+                for which in intervention.variables or ():
+                    self.variable(which, f"{field}.variables")
+
+    def _check_target(self) -> None:
+        if self.target not in TARGETS:
+            self.variable(self.target, "target")
+        share = self.target_share
+        if share is not None:
+            has_target = as_range(self.target_environments, "target_environments", 0, MAX_ENVIRONMENTS)[0] > 0
+            check(isinstance(share, float) and 0 < share < 1, "target_share", "a number between 0 and 1", share)
+            check(has_target, "target_share", "None where there may be no target environment", share)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple) and value and not is_int(value[0]):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+_CLASSES: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        Prior, Intervention, PerVariable,
+        distributions.Constant, distributions.Uniform, distributions.LogUniform, distributions.Normal,
+        graphs.ErdosRenyi, graphs.ScaleFree, graphs.UserGraph,
+        mechanisms.Linear, mechanisms.MLP,
+        mechanisms.Gaussian, mechanisms.Laplace, mechanisms.UniformNoise, mechanisms.StudentT,
+    )
+}  # fmt: skip

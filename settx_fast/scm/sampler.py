@@ -1,0 +1,146 @@
+"""Datasets from structural causal models: `sample`, the `Batch` it returns, and `resample` of the same models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from settx_fast.scm.prior import INTERVENTIONS, Prior
+
+STREAM_VERSION = 1
+"""Changes whenever the same (seed, index, prior) would give other bits than before."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """B datasets, each drawn from an SCM of its own, and those SCMs.
+
+    B datasets · R rows · V variables · K environments; V and K are the prior's maxima, entries beyond a dataset's own
+    `num_variables` or `num_environments` are 0 (False). Rows are grouped by environment, source environments first.
+    In environment k of dataset b, with p over the parents of v and n standardised noise (mean 0, variance 1):
+
+        x_v = bias[b,k,v] + f_v(weights[b,k,p,v] · x_p) + noise_scale[b,k,v] · n_v          f_v = 0 where hard[b,k,v]
+
+    values                (B, R, V)     float32  the rows
+    environment           (B, R)        int64    environment of each row
+    index                 (B,)          int64    number of the dataset in the stream of this seed
+    num_variables         (B,)          int64
+    num_environments      (B,)          int64    source and target environments together
+    is_target_environment (B, K)        bool
+    target_index          (B,)          int64    the variable to predict
+    adjacency             (B, V, V)     bool     [i, j]: edge i → j
+    order                 (B, V)        int64    variables in a topological order
+    weights               (B, K, V, V)  float32  [k, i, j]: effective weight of i → j in environment k
+    bias                  (B, K, V)     float32
+    noise_scale           (B, K, V)     float32  standard deviation of the noise
+    hard                  (B, K, V)     bool     do-intervention: the parents of v have no say
+    intervention          (B, K, V)     int8     code of the last intervention, named in `INTERVENTIONS`
+    noise_kind            (B, V)        int64    named in `NOISES`
+    noise_parameters      (B, V, 2)     float32  shape parameters of the noise (Student's t: degrees of freedom)
+    mechanism             (B, V)        int64    named in `MECHANISMS`
+    mechanism_offset      (B, K, V)     int64    where the parameters of f_v start in `mechanism_parameters`
+    mechanism_parameters  (P,)          float32  all parameters of all f_v; layouts in `MECHANISMS`
+    """
+
+    values: Tensor
+    environment: Tensor
+    index: Tensor
+    num_variables: Tensor
+    num_environments: Tensor
+    is_target_environment: Tensor
+    target_index: Tensor
+    adjacency: Tensor
+    order: Tensor
+    weights: Tensor
+    bias: Tensor
+    noise_scale: Tensor
+    hard: Tensor
+    intervention: Tensor
+    noise_kind: Tensor
+    noise_parameters: Tensor
+    mechanism: Tensor
+    mechanism_offset: Tensor
+    mechanism_parameters: Tensor
+    prior: Prior
+    seed: int
+    stream_version: int = STREAM_VERSION
+
+    @property
+    def first_index(self) -> int:
+        """Number of the first dataset in the stream of this seed."""
+        return int(self.index[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The V variable names: the prior's, or x0, x1, …"""
+        return self.prior.names or tuple(f"x{v}" for v in range(self.values.shape[2]))
+
+    @property
+    def variable_mask(self) -> Tensor:
+        """(B, V) bool: True where the dataset has that variable."""
+        return torch.arange(self.values.shape[2]) < self.num_variables[:, None]
+
+    @property
+    def environment_mask(self) -> Tensor:
+        """(B, K) bool: True where the dataset has that environment."""
+        return torch.arange(self.bias.shape[1]) < self.num_environments[:, None]
+
+    @property
+    def row_counts(self) -> Tensor:
+        """(B, K) int64: rows of each environment."""
+        counts = torch.zeros(self.bias.shape[:2], dtype=torch.int64)
+        return counts.scatter_add_(1, self.environment, torch.ones_like(self.environment))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        datasets, rows, variables = self.values.shape
+        return (
+            f"Batch({datasets} datasets × {rows} rows × {variables} variables, {self.bias.shape[1]} environments, "
+            f"seed={self.seed}, datasets {self.first_index}…{int(self.index[-1])} of stream {self.stream_version})"
+        )
+
+    def intervene(self, variable: int, value: float) -> Batch:
+        """The same SCMs under do(x_variable = value) in every environment, the rows with the same exogenous noise."""
+        weights, bias = self.weights.clone(), self.bias.clone()
+        noise_scale, hard = self.noise_scale.clone(), self.hard.clone()
+        intervention = self.intervention.clone()
+        weights[..., variable], bias[..., variable], noise_scale[..., variable] = 0, value, 0
+        hard[..., variable], intervention[..., variable] = True, INTERVENTIONS.index("hard")
+        changed = replace(
+            self, weights=weights, bias=bias, noise_scale=noise_scale, hard=hard, intervention=intervention
+        )
+        return resample(changed, self.values.shape[1], seed=self.seed)
+
+
+def sample(
+    prior: Prior,
+    num_datasets: int,
+    num_rows: int,
+    *,
+    seed: int,
+    first_index: int = 0,
+    device: str | torch.device = "cpu",
+    num_threads: int | None = None,
+) -> Batch:
+    """Draw datasets first_index … first_index + num_datasets − 1 of the stream named by (prior, seed)."""
+    raise NotImplementedError
+
+
+def resample(
+    batch: Batch,
+    num_rows: int,
+    *,
+    seed: int,
+    environments: int | Tensor | None = None,
+    num_threads: int | None = None,
+) -> Batch:
+    """Fresh rows from the SCMs of `batch`; with `seed=batch.seed` and as many rows, the exogenous noise is the same.
+
+    environments: None splits the rows over environments as `batch` does; a number, or one per dataset (B,) int64,
+    draws every row from that environment.
+    """
+    raise NotImplementedError
