@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ class BlockSpec:
 
     `residual="projected"` adds the projected query, `"input"` the block's own input. `ffn_dim=None` is the original's
     single D → D layer, a number the two layers D → ffn_dim → D. `scale="model"` divides scores by √D, `"head"` by √E.
+    Raises ValueError for a value outside its choices.
     """
 
     num_heads: int
@@ -31,12 +32,25 @@ class BlockSpec:
     scale: Scale = "model"
     norm_eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        for field, choices in (("norm", Norm), ("residual", Residual), ("activation", Activation), ("scale", Scale)):
+            if getattr(self, field) not in get_args(choices):
+                raise ValueError(f"{field}: expected one of {get_args(choices)}, got {getattr(self, field)!r}")
+        if self.num_heads < 1:
+            raise ValueError(f"num_heads: expected at least 1, got {self.num_heads}")
+        if self.ffn_dim is not None and self.ffn_dim < 1:
+            raise ValueError(f"ffn_dim: expected None or at least 1, got {self.ffn_dim}")
+
+    def score_scale(self, dim: int) -> float:
+        """Factor on the scores of a block D = `dim` wide."""
+        return (dim if self.scale == "model" else dim // self.num_heads) ** -0.5
+
 
 class BlockWeights(NamedTuple):
     """Parameters of one attention block; those its spec does not use are None.
 
     w_q (D, C_q), w_k and w_v (D, C_k), output projection w_p (D, D), feed-forward w_o (D or ffn_dim, D) and
-    w_o2 (D, ffn_dim), norms g0 b0 (first) and g1 b1 (second; no bias under "rms").
+    w_o2 (D, ffn_dim), norms g0 b0 (first: D wide, C wide under norm_first) and g1 b1 (second; no bias under "rms").
     """
 
     w_q: Tensor

@@ -1,0 +1,56 @@
+"""A batch of sets as every implementation receives it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Sets(NamedTuple):
+    """Elements of B sets, padded or packed.
+
+    Padded: `rows` (B, N, C); set b is its first `lengths[b]` rows (int64, on the device of rows; None: all N).
+    Packed: `rows` (R, C) and `offsets` (B + 1,) int64; set b is rows[offsets[b] : offsets[b + 1]], lengths is None.
+    Rows past a length may hold anything, NaN included.
+    """
+
+    rows: Tensor
+    lengths: Tensor | None = None
+    offsets: Tensor | None = None
+
+    @property
+    def num_sets(self) -> int:
+        """B."""
+        return self.rows.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
+
+    def valid(self) -> Tensor | None:
+        """(B, N) bool, True for an element of padded sets; None when all are."""
+        if self.lengths is None:
+            return None
+        return torch.arange(self.rows.shape[1], device=self.rows.device) < self.lengths[:, None]
+
+    def cleaned(self) -> tuple[Tensor, Tensor | None]:
+        """Rows of padded sets with zeros outside, and the (B, N, 1) mask of the elements (None: all)."""
+        valid = self.valid()
+        if valid is None:
+            return self.rows, None
+        return self.rows.masked_fill(~valid[..., None], 0), valid[..., None]
+
+    def padded(self) -> Sets:
+        """The same sets, padded to the longest with zeros and lengths; reads the offsets on the host."""
+        if self.offsets is None:
+            return self
+        lengths = self.offsets.diff()
+        size = int(lengths.max()) if len(lengths) else 0
+        valid = torch.arange(size, device=self.rows.device) < lengths[:, None]
+        rows = self.rows.new_zeros(len(lengths), size, self.rows.shape[1])
+        return Sets(rows.masked_scatter(valid[..., None], self.rows), lengths)
+
+    def packed_like(self, rows: Tensor) -> Tensor:
+        """Padded `rows` (B, N, D) of these sets in the layout of these sets."""
+        if self.offsets is None:
+            return rows
+        lengths = self.offsets.diff()
+        return rows[torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]]

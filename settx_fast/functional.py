@@ -1,0 +1,165 @@
+"""The public operations: what they mean, what they accept, and who computes them.
+
+Every implementation is a module with the two functions of `Implementation`; they are siblings that do not know each
+other, and all compute the same numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from settx_fast import blockwise, composed, reference
+from settx_fast._arguments import autocast, check_block, check_set, enter
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._dispatch import why_not_triton
+from settx_fast._sets import Sets
+
+Impl = Literal["reference", "blockwise", "composed", "triton"]
+
+_log = logging.getLogger(__name__)
+
+
+class Implementation(Protocol):
+    """What an implementation receives: checked and normalised arguments (see `Sets`).
+
+    A query or inducing set of batch 1 is shared by all sets of the key. Rows outside a query set are zero in the
+    output, which has the layout of the query: (B, N, D) or packed (R, D).
+    """
+
+    def attention_block(self, query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+        """MAB(query, key)."""
+
+    def induced_set_attention(
+        self,
+        x: Sets,
+        inducing: Tensor,  # (1, M, D)
+        weights_a: BlockWeights,
+        spec_a: BlockSpec,
+        weights_b: BlockWeights,
+        spec_b: BlockSpec,
+    ) -> Tensor:
+        """MAB_b(x, MAB_a(inducing, x))."""
+
+
+def attention_block(
+    query: Tensor,
+    key: Tensor,
+    weights: BlockWeights,
+    spec: BlockSpec,
+    *,
+    query_lengths: Tensor | None = None,
+    query_mask: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Multihead attention block MAB(query, key): every query element reads the whole key set.
+
+    query (B, N_q, C_q), or (1, N_q, C_q) for one that all key sets share; key (B, N_k, C_k); either may be a jagged
+    nested tensor, or ragged through lengths (B,) or a bool mask (B, N), True for an element. Returns (B, N_q, D) in
+    the dtype of query, jagged where query is; rows outside a query set are zero. An empty key set adds nothing.
+    `impl` forces an implementation, which then never falls back.
+
+    Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
+    Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
+    """
+    query, key = autocast(query, key)
+    weights = BlockWeights(*autocast(*weights))
+    queries, restore = enter("query", query, query_lengths, query_mask)
+    keys, _ = enter("key", key, key_lengths, key_mask)
+    check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
+    _check_batches(queries, keys)
+    chosen = _choose(impl, *_long_and_short(queries, keys), (weights, spec))
+    return restore(chosen.attention_block(queries, keys, weights, spec))
+
+
+def induced_set_attention(
+    x: Tensor,
+    inducing: Tensor,
+    weights_a: BlockWeights,
+    spec_a: BlockSpec,
+    weights_b: BlockWeights,
+    spec_b: BlockSpec,
+    *,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Induced set attention ISAB(x) = MAB_b(x, MAB_a(inducing, x)), linear in the number of elements.
+
+    x (B, N, C) or a jagged nested tensor, inducing (1, M, D). `lengths` (B,) or a bool `mask` (B, N), True for an
+    element, make the sets ragged: what lies outside has no influence, its output and its gradient are zero. Returns
+    (B, N, D) in the dtype of x, jagged where x is. `impl` forces an implementation, which then never falls back.
+
+    Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
+    Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
+    """
+    x, inducing = autocast(x, inducing)
+    weights_a, weights_b = BlockWeights(*autocast(*weights_a)), BlockWeights(*autocast(*weights_b))
+    sets, restore = enter("x", x, lengths, mask)
+    check_set("inducing", inducing, like=sets.rows)
+    if inducing.shape[0] != 1:
+        raise ValueError(f"inducing: expected shape (1, M, D), got {tuple(inducing.shape)}")
+    check_block("weights_a", weights_a, spec_a, inducing, sets.rows.shape[-1])
+    check_block("weights_b", weights_b, spec_b, sets.rows, dim_key=weights_a.w_q.shape[0])
+    chosen = _choose(impl, sets.rows, inducing.shape[1], (weights_a, spec_a), (weights_b, spec_b))
+    return restore(chosen.induced_set_attention(sets, inducing, weights_a, spec_a, weights_b, spec_b))
+
+
+def set_mean(
+    x: Tensor, encoder: Callable[[Tensor], Tensor], *, lengths: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Mean over each set of what `encoder` makes of its elements: (B, N, C) or jagged → (B, D), zero for an empty set.
+
+    The encoder works row by row; it sees zeros where a padded set has no element.
+    """
+    sets, _ = enter("x", x, lengths, mask)
+    rows, valid = sets.padded().cleaned()
+    encoded = encoder(rows)
+    if valid is None:
+        return encoded.mean(-2)
+    return encoded.masked_fill(~valid, 0).sum(-2) / valid.sum(-2).clamp(min=1)
+
+
+def _check_batches(query: Sets, key: Sets) -> None:
+    if query.num_sets == key.num_sets:
+        return
+    if query.num_sets != 1:
+        raise ValueError(f"query: expected a batch of 1 or {key.num_sets} (as key), got {query.num_sets}")
+    if query.lengths is not None or query.offsets is not None:
+        raise ValueError("query: expected no lengths, mask or jagged layout where all key sets share it")
+
+
+def _long_and_short(query: Sets, key: Sets) -> tuple[Tensor, int]:
+    """Rows of the longer side, number of elements of the shorter; packed rows count as one set."""
+    sides = sorted((query, key), key=lambda sets: sets.rows.shape[-2])
+    return sides[1].rows, sides[0].rows.shape[-2]
+
+
+def _choose(impl: Impl | None, x: Tensor, num_latents: int, *blocks: tuple[BlockWeights, BlockSpec]) -> Implementation:
+    if impl is None and x.device.type != "cuda":
+        return blockwise if x.device.type == "cpu" else composed
+    if impl is None or impl == "triton":
+        reason = why_not_triton(x, num_latents, *blocks)
+        if reason is None:
+            from settx_fast import _autograd
+
+            return _autograd
+        if impl == "triton":
+            raise ValueError(f"impl: 'triton' cannot take this call: {reason}")
+        _log_once(reason)
+        return composed
+    siblings: dict[str, Implementation] = {"reference": reference, "blockwise": blockwise, "composed": composed}
+    if impl not in siblings:
+        raise ValueError(f"impl: expected None, 'triton' or one of {sorted(siblings)}, got {impl!r}")
+    return siblings[impl]
+
+
+@cache
+def _log_once(reason: str) -> None:
+    _log.info("composed from library calls instead of the fused kernels: %s", reason)
