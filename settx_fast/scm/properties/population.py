@@ -1,0 +1,135 @@
+"""What the properties need to know of an SCM's distribution: in closed form, or from a large fresh sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from settx_fast.scm.mechanisms import MECHANISMS
+from settx_fast.scm.properties.effects import total_effect
+from settx_fast.scm.properties.graph import ancestors, is_target
+from settx_fast.scm.properties.moments import Moments, at_target, linear_moments, sample_moments
+from settx_fast.scm.sampler import Batch, resample
+
+STEP = 0.1  # of the standard deviation: the size of the interventions that measure a slope
+
+
+@dataclass(frozen=True)
+class Population:
+    """Moments of every environment (B, K, V), and what only an intervention shows; float64.
+
+    target_noise (B, K) is the variance of the target's noise, signal_variance (B,) that of target − noise in the pooled
+    sources, total_effect (B, V) the change in the target per unit of every variable, averaged over the sources.
+    """
+
+    moments: Moments
+    target_noise: Tensor
+    signal_variance: Tensor
+    total_effect: Tensor
+
+
+def is_linear(batch: Batch) -> Tensor:
+    """(B,) bool: every variable that has parents is a linear function of them plus noise."""
+    has_parents = batch.adjacency.any(1)
+    return ((batch.mechanism == MECHANISMS.index("linear")) | ~has_parents).all(1)
+
+
+def linear_population(batch: Batch, source_share: Tensor) -> Population:
+    """Closed form, exact for any noise with finite variance; source_share (B, K) float64 sums to one."""
+    noise_variance = batch.noise_scale.double().square()
+    weights = batch.weights.double()
+    moments = linear_moments(weights, batch.bias.double(), noise_variance)
+    target_noise = at_target(noise_variance, batch.target_index)
+    target_variance = at_target(moments.pooled(source_share).variance, batch.target_index)
+    return Population(
+        moments,
+        target_noise,
+        target_variance - (source_share * target_noise).sum(1),
+        total_effect(weights, source_share, batch.target_index),
+    )
+
+
+def sampled_population(batch: Batch, source_share: Tensor, num_rows: int, seed: int) -> Population:
+    """Monte Carlo, for mechanisms of any kind; num_rows fresh rows of every environment.
+
+    The signal is read off an SCM whose target has no noise. Effects are `sampled_total_effect`.
+    """
+    moments = _environment_moments(batch, num_rows, seed)
+    target_noise = at_target(batch.noise_scale.double().square(), batch.target_index)
+    deviation = moments.pooled(source_share).variance.sqrt()
+    silenced = batch.noise_scale.scatter(2, _target_column(batch), 0.0)
+    signal = _environment_moments(replace(batch, noise_scale=silenced), num_rows, seed).pooled(source_share)
+    return Population(
+        moments,
+        target_noise,
+        at_target(signal.variance, batch.target_index),
+        sampled_total_effect(batch, source_share, deviation, num_rows, seed),
+    )
+
+
+def sampled_total_effect(batch: Batch, share: Tensor, deviation: Tensor, num_rows: int, seed: int) -> Tensor:
+    """(B, V): average change in the target per unit of v when v is moved around the values it takes by itself.
+
+    The incremental effect of Rothenhäusler and Yu (2019, arXiv:1907.13258): E[Y under do(v := v + δ)] − E[Y under
+    do(v := v − δ)] over 2δ, with δ a tenth of v's standard deviation (B, V), averaged over environments with shares
+    (B, K). With additive noise, do(v := v ± δ) adds ±δ to the bias of v; both arms share their noise, so that only the
+    effect differs. For linear SCMs it is [(I − W)⁻¹]_{v,target}.
+    """
+    rows = max(num_rows // share.shape[1], 1)
+    step = STEP * torch.where(deviation > 0, deviation, 1.0)  # (B, V)
+    cause = ancestors(batch.adjacency, batch.target_index)
+    ranked = cause.int().argsort(stable=True, dim=1, descending=True)  # every dataset's ancestors first
+    effect = torch.zeros_like(step).scatter_(1, batch.target_index[:, None], 1.0)
+    for variable in ranked.T[: int(cause.sum(1).max())]:  # (B,): one ancestor of every dataset at a time
+        moved = cause & is_target(variable, step.shape[1])
+        delta = (step * moved)[:, None].float()
+        high = _target_mean(replace(batch, bias=batch.bias + delta), share, rows, seed)
+        low = _target_mean(replace(batch, bias=batch.bias - delta), share, rows, seed)
+        effect = torch.where(moved, (high - low)[:, None] / (2 * step), effect)
+    return effect
+
+
+def merged(first: Population, second: Population, index: Tensor) -> Population:
+    """`first` with the datasets at index (P,) replaced by those of `second`."""
+
+    def put(into: Tensor, what: Tensor) -> Tensor:
+        return into.index_copy(0, index, what)
+
+    return Population(
+        Moments(put(first.moments.mean, second.moments.mean), put(first.moments.covariance, second.moments.covariance)),
+        put(first.target_noise, second.target_noise),
+        put(first.signal_variance, second.signal_variance),
+        put(first.total_effect, second.total_effect),
+    )
+
+
+def select(batch: Batch, index: Tensor) -> Batch:
+    """The datasets at index (P,) of a batch."""
+    shared = ("mechanism_parameters",)
+    own = [f.name for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor) and f.name not in shared]
+    return replace(batch, **{name: getattr(batch, name)[index] for name in own})
+
+
+def _target_column(batch: Batch) -> Tensor:
+    return batch.target_index[:, None, None].expand(-1, batch.noise_scale.shape[1], 1)
+
+
+def _by_environment(batch: Batch, num_rows: int, seed: int) -> Iterator[Tensor]:
+    """For every environment in turn (B, num_rows, V) fresh rows; padding repeats a dataset's last environment."""
+    for k in range(batch.bias.shape[1]):
+        environments = (batch.num_environments - 1).clamp_max(k)
+        yield resample(batch, num_rows, seed=seed, environments=environments).values
+
+
+def _environment_moments(batch: Batch, num_rows: int, seed: int) -> Moments:
+    each = [sample_moments(values) for values in _by_environment(batch, num_rows, seed)]
+    return Moments(torch.stack([m.mean for m in each], 1), torch.stack([m.covariance for m in each], 1))
+
+
+def _target_mean(batch: Batch, share: Tensor, num_rows: int, seed: int) -> Tensor:
+    """(B,) mean of the target over environments with shares (B, K)."""
+    each = [at_target(values, batch.target_index).double().mean(1) for values in _by_environment(batch, num_rows, seed)]
+    return (share * torch.stack(each, 1)).sum(1)
