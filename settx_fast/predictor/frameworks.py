@@ -26,7 +26,7 @@ _ROLES = {"causal": ("cause",), "anticausal": ("cause", "effect")}
 
 @dataclass(frozen=True)
 class MeasuredRisk:
-    """Mean squared error on `rows` labelled rows, target units squared, with a 95 % interval of the mean."""
+    """Mean squared error on `rows` labelled rows, target units squared, with a 90 % interval of the mean."""
 
     mean: float
     low: float
@@ -94,5 +94,5 @@ def _block(table: Table, rows: np.ndarray, columns: Sequence[int]) -> np.ndarray
 
 def _summarise(errors: np.ndarray) -> MeasuredRisk:
     mean = float(errors.mean())
-    half = 1.96 * float(errors.std(ddof=1)) / len(errors) ** 0.5 if len(errors) > 1 else float("inf")
+    half = 1.645 * float(errors.std(ddof=1)) / len(errors) ** 0.5 if len(errors) > 1 else float("inf")
     return MeasuredRisk(mean, max(mean - half, 0.0), mean + half, len(errors))

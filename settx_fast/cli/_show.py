@@ -1,0 +1,98 @@
+"""Predictions and evaluations for people, on a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from settx_fast.predictor.evaluation import Evaluation
+    from settx_fast.predictor.frameworks import MeasuredRisk
+    from settx_fast.predictor.prediction import Interval, Prediction
+
+ROLE_STYLES = {"cause": "green", "effect": "magenta", "spouse": "cyan", "unrelated": "dim"}
+EFFECTS = ("direct_effect_on_target", "direct_effect_of_target", "total_effect")
+PREDICTORS = ("model", "mean", "classical")
+
+
+def show_prediction(prediction: Prediction, console: Console) -> None:
+    """Recommendation first, then risks, columns, properties and notes."""
+    best = next(each for each in prediction.frameworks if each.name == prediction.recommended)
+    where = f"deployed in '{prediction.deploy}'" if prediction.deploy else "deployed in an environment like these"
+    console.print(f"\n[bold]{escape(prediction.table)}[/]: '{escape(prediction.target)}', {escape(where)}")
+    console.print(
+        f"[bold green]Recommended: {best.title}[/]" + ("" if prediction.clear else "  (intervals overlap)"), ""
+    )
+    console.print(_frameworks(prediction), "", _columns(prediction), "", _properties(prediction))
+    for note in prediction.notes:
+        console.print(f"[dim]• {escape(note)}[/]")
+
+
+def show_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Model, mean and classical estimator side by side."""
+    table = _table(f"{evaluation.num_datasets} held-out datasets of {evaluation.num_rows} rows, seed {evaluation.seed}")
+    for header in ("property", "metric", *PREDICTORS):
+        table.add_column(header, justify="left" if header in ("property", "metric") else "right")
+    for name, by_predictor in evaluation.metrics.items():
+        for position, metric in enumerate(by_predictor["model"]):
+            cells = [number(by_predictor.get(predictor, {}).get(metric)) for predictor in PREDICTORS]
+            table.add_row("" if position else name, metric, *cells)
+    console.print(table, "")
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in evaluation.framework.items())
+    console.print(f"Better of causal and anticausal ERM named correctly: {shares}")
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; an en dash for what is not there."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.2e}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def interval(value: Interval | MeasuredRisk) -> str:
+    """Value and its interval."""
+    centre = getattr(value, "value", None)
+    return f"{number(value.mean if centre is None else centre)} [dim]({number(value.low)} … {number(value.high)})[/]"  # type: ignore[union-attr]
+
+
+def _table(title: str, *headers: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    for header in headers:
+        table.add_column(header)
+    return table
+
+
+def _frameworks(prediction: Prediction) -> Table:
+    table = _table("Risk in deployment (squared units of the target)", "framework", "predicted", "measured", "features")
+    for each in prediction.frameworks:
+        style = "green" if each.name == prediction.recommended else ""
+        measured = interval(each.measured) if each.measured else "–"
+        table.add_row(each.title, interval(each.risk), measured, _features(each.features), style=style)
+    return table
+
+
+def _features(names: tuple[str, ...], limit: int = 4) -> str:
+    shown = escape(", ".join(names[:limit]) or "none: predicts the mean")
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def _columns(prediction: Prediction) -> Table:
+    table = _table("Columns", "column", "role", "probability", *(name.replace("_", " ") for name in EFFECTS))
+    for column in prediction.columns:
+        role = f"[{ROLE_STYLES[column.role]}]{column.role}[/]"
+        effects = (interval(column.effects[name]) for name in EFFECTS)
+        table.add_row(escape(column.name), role, f"{column.probability[column.role]:.0%}", *effects)
+    return table
+
+
+def _properties(prediction: Prediction) -> Table:
+    table = _table("Properties", "property", "value (90 % interval)")
+    for name, value in prediction.properties.items():
+        table.add_row(name.replace("_", " "), interval(value))
+    return table

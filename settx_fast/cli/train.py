@@ -1,0 +1,84 @@
+"""`settx-fast train` and `settx-fast evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from settx_fast.predictor.config import TrainConfig
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Run directory to write.", file_okay=False)]
+RunDirectory = Annotated[Path, typer.Argument(help="Run directory that `train` wrote.", exists=True, file_okay=False)]
+
+
+def train(
+    prior: Annotated[str, typer.Argument(help="Preset to train on (chain, lucas, random) or a prior's JSON file.")],
+    out: Out,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of DIR.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, rounded up to whole epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Datasets in a batch.")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Loss of the numbers: mse, mae, huber, gaussian_nll or pinball.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Peak learning rate.")] = None,
+    l1: Annotated[float | None, typer.Option(min=0.0, help="L1 penalty on weight matrices.")] = None,
+    l2: Annotated[float | None, typer.Option(min=0.0, help="L2 penalty on weight matrices.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of datasets and initial weights.")] = None,
+    accelerator: Annotated[str, typer.Option(help="As in Lightning: auto, cpu, gpu …")] = "auto",
+    devices: Annotated[str, typer.Option(help="As in Lightning: auto or a number.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Train a predictor on datasets sampled while it learns."""
+    from settx_fast.predictor.training import train as run
+
+    given = {"batch_size": batch_size, "learning_rate": learning_rate, "l1": l1, "l2": l2, "seed": seed}
+    config = configure(prior, loss, steps, {name: value for name, value in given.items() if value is not None})
+    directory = run(
+        config,
+        out,
+        resume=resume,
+        accelerator=accelerator,
+        devices=int(devices) if devices.isdecimal() else devices,
+        progress=not quiet,
+    )
+    Console(stderr=True).print(f"Trained model in [bold]{directory}[/]; next: settx-fast evaluate {directory}")
+
+
+def configure(prior: str, loss: str | None, steps: int | None, changes: dict[str, Any]) -> TrainConfig:
+    """The training configuration of a preset or of a prior's JSON file, with some fields changed; else ValueError."""
+    from settx_fast import scm
+    from settx_fast.predictor.config import for_prior, preset
+
+    if prior.endswith(".json"):
+        config = for_prior(Path(prior).stem, scm.Prior.from_json(Path(prior).read_text()))
+    else:
+        config = preset(prior)
+    if steps is not None:
+        epoch_steps = min(config.epoch_steps, steps)
+        changes = changes | {"epoch_steps": epoch_steps, "epochs": -(-steps // epoch_steps)}
+    model = config.model if loss is None else replace(config.model, loss=loss)
+    return replace(config, model=model, **changes)
+
+
+def evaluate(
+    directory: RunDirectory,
+    num_datasets: Annotated[int, typer.Option(min=2, help="Held-out datasets.")] = 500,
+    num_rows: Annotated[int, typer.Option(min=20, help="Rows of each.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out datasets.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON.")] = False,
+) -> None:
+    """Compare the model with the mean and the classical estimator on held-out datasets."""
+    from settx_fast.cli._show import show_evaluation
+    from settx_fast.predictor.evaluation import evaluate as run
+
+    with Console(stderr=True).status("Evaluating on held-out datasets …"):
+        evaluation = run(directory, num_datasets=num_datasets, seed=seed, num_rows=num_rows)
+    if json:
+        typer.echo((directory / "evaluation.json").read_text())
+    else:
+        show_evaluation(evaluation, Console())
