@@ -49,8 +49,8 @@ class Latents(NamedTuple):
     sum1: Tensor  # D: + feed-forward
     out: Tensor  # D: the block's output
     keys_from: Tensor  # D: the output as the next block's norm leaves it
-    keys: Tensor | None  # D of the next block
-    values: Tensor | None
+    next_keys: Tensor | None  # D of the next block
+    next_values: Tensor | None
 
 
 @triton.jit
@@ -241,8 +241,10 @@ def finish(
         )  # fmt: skip
     add_attention(to.attended, residual_ptr, residual_rows, w, to.sum0, rows, rows_ok, D, BLOCK_K, PRECISION)
     if spec.norm != "none":
-        gain_ptr, bias_ptr = (w.g1, w.b1) if spec.norm_first else (w.g0, w.b0)
-        norm_rows(to.sum0, to.hidden, gain_ptr, bias_ptr, rows, rows_ok, D, spec.norm, spec.norm_eps, BLOCK_D)
+        if spec.norm_first:
+            norm_rows(to.sum0, to.hidden, w.g1, w.b1, rows, rows_ok, D, spec.norm, spec.norm_eps, BLOCK_D)
+        else:
+            norm_rows(to.sum0, to.hidden, w.g0, w.b0, rows, rows_ok, D, spec.norm, spec.norm_eps, BLOCK_D)
     base_ptr = to.sum0 if spec.norm_first else to.hidden
     add_feed_forward(
         to.hidden, base_ptr, w, to.before, to.inner, to.sum1, rows, rows_ok, D, F, spec.activation, BLOCK_K, PRECISION
@@ -254,7 +256,7 @@ def finish(
             norm_rows(
                 to.out, to.keys_from, w_next.g0, w_next.b0, rows, rows_ok, D, spec_next.norm, spec_next.norm_eps, BLOCK_D
             )
-        make_keys_values(to.keys_from, w_next, to.keys, to.values, rows, rows_ok, D, D_NEXT, BLOCK_K, PRECISION)
+        make_keys_values(to.keys_from, w_next, to.next_keys, to.next_values, rows, rows_ok, D, D_NEXT, BLOCK_K, PRECISION)
 
 
 @triton.jit
