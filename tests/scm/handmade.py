@@ -44,16 +44,36 @@ def make_batch(
     return _as_batch(tables)
 
 
-def chain_batch(gamma: float, epsilon: float, eta_source: float, eta_target: float, alpha: float = 0.7) -> Batch:
-    """X → Y → Z with target Y; X has standard deviation 1 in the source and 0.4 in the target environment."""
-    tables = _empty(1, 2, 3, 10)
-    tables["adjacency"][0, 0, 1] = tables["adjacency"][0, 1, 2] = True
-    tables["weights"][0, :, 0, 1], tables["weights"][0, :, 1, 2] = alpha, gamma
-    tables["noise_scale"][0] = [[1.0, epsilon, eta_source], [0.4, epsilon, eta_target]]
-    tables["order"][0] = [0, 1, 2]
-    tables["num_variables"][0], tables["num_environments"][0], tables["target_index"][0] = 3, 2, 1
-    tables["is_target_environment"][0, 1] = True
-    tables["environment"][0] = [0] * 5 + [1] * 5
+def chain_batch(gamma, epsilon, eta_source, eta_target, alpha=0.7) -> Batch:
+    """X → Y → Z with target Y, a dataset per entry of the arrays (B,); X has deviation 1 in the source, 0.4 after."""
+    tables = _empty(len(gamma), 2, 3, 10)
+    tables["adjacency"][:, 0, 1] = tables["adjacency"][:, 1, 2] = True
+    tables["weights"][:, :, 0, 1] = alpha
+    tables["weights"][:, :, 1, 2] = gamma[:, None]
+    tables["noise_scale"][:, 0] = np.stack([np.ones_like(epsilon), epsilon, eta_source], 1)
+    tables["noise_scale"][:, 1] = np.stack([np.full_like(epsilon, 0.4), epsilon, eta_target], 1)
+    tables["order"][:] = [0, 1, 2]
+    tables["num_variables"][:], tables["num_environments"][:], tables["target_index"][:] = 3, 2, 1
+    tables["is_target_environment"][:, 1] = True
+    tables["environment"][:, 5:] = 1
+    return _as_batch(tables)
+
+
+def hand_batch(edges, noise_scale, bias, target: int, hard=()) -> Batch:
+    """A linear SCM: edges {(i, j): weight}, noise_scale and bias (K, V), hard [(k, v), …]; the target's k is last."""
+    noise_scale, bias = np.array(noise_scale, np.float32), np.array(bias, np.float32)
+    environments, width = noise_scale.shape
+    tables = _empty(1, environments, width, 12 * environments)
+    for (i, j), weight in edges.items():
+        tables["adjacency"][0, i, j] = True
+        tables["weights"][0, :, i, j] = weight
+    tables["noise_scale"][0], tables["bias"][0], tables["order"][0] = noise_scale, bias, np.arange(width)
+    for k, v in hard:
+        tables["hard"][0, k, v] = True
+        tables["weights"][0, k, :, v] = tables["noise_scale"][0, k, v] = 0
+    tables["num_variables"][:], tables["num_environments"][:], tables["target_index"][:] = width, environments, target
+    tables["is_target_environment"][0, -1] = True
+    tables["environment"][0] = np.repeat(np.arange(environments), 12)
     return _as_batch(tables)
 
 
