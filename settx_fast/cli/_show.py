@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from settx_fast.predictor.wording import METRICS, number, title
 
 if TYPE_CHECKING:
     from settx_fast.predictor.evaluation import Evaluation
@@ -25,7 +26,7 @@ def show_prediction(prediction: Prediction, console: Console) -> None:
     where = f"deployed in '{prediction.deploy}'" if prediction.deploy else "deployed in an environment like these"
     console.print(f"\n[bold]{escape(prediction.table)}[/]: '{escape(prediction.target)}', {escape(where)}")
     console.print(
-        f"[bold green]Recommended: {best.title}[/]" + ("" if prediction.clear else "  (intervals overlap)"), ""
+        f"[bold green]Recommended: {best.title}[/]" + ("" if prediction.decisive else "  (intervals overlap)"), ""
     )
     console.print(_frameworks(prediction), "", _columns(prediction), "", _properties(prediction))
     for note in prediction.notes:
@@ -40,25 +41,15 @@ def show_evaluation(evaluation: Evaluation, console: Console) -> None:
     for name, by_predictor in evaluation.metrics.items():
         for position, metric in enumerate(by_predictor["model"]):
             cells = [number(by_predictor.get(predictor, {}).get(metric)) for predictor in PREDICTORS]
-            table.add_row("" if position else name, metric, *cells)
+            table.add_row("" if position else title(name), METRICS.get(metric, metric), *cells)
     console.print(table, "")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in evaluation.framework.items())
     console.print(f"Better of causal and anticausal ERM named correctly: {shares}")
 
 
-def number(value: float | None) -> str:
-    """Three significant digits; an en dash for what is not there."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.2e}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
 def interval(value: Interval | MeasuredRisk) -> str:
     """Value and its interval."""
-    centre = getattr(value, "value", None)
-    return f"{number(value.mean if centre is None else centre)} [dim]({number(value.low)} … {number(value.high)})[/]"  # type: ignore[union-attr]
+    return f"{number(value.value)} [dim]({number(value.low)} … {number(value.high)})[/]"
 
 
 def _table(title: str, *headers: str) -> Table:
@@ -83,7 +74,7 @@ def _features(names: tuple[str, ...], limit: int = 4) -> str:
 
 
 def _columns(prediction: Prediction) -> Table:
-    table = _table("Columns", "column", "role", "probability", *(name.replace("_", " ") for name in EFFECTS))
+    table = _table("Columns", "column", "role", "probability", *(title(name).lower() for name in EFFECTS))
     for column in prediction.columns:
         role = f"[{ROLE_STYLES[column.role]}]{column.role}[/]"
         effects = (interval(column.effects[name]) for name in EFFECTS)
@@ -94,5 +85,5 @@ def _columns(prediction: Prediction) -> Table:
 def _properties(prediction: Prediction) -> Table:
     table = _table("Properties", "property", "value (90 % interval)")
     for name, value in prediction.properties.items():
-        table.add_row(name.replace("_", " "), interval(value))
+        table.add_row(title(name), interval(value))
     return table

@@ -28,7 +28,7 @@ _ROLES = {"causal": ("cause",), "anticausal": ("cause", "effect")}
 class MeasuredRisk:
     """Mean squared error on `rows` labelled rows, target units squared, with a 90 % interval of the mean."""
 
-    mean: float
+    value: float
     low: float
     high: float
     rows: int

@@ -59,7 +59,7 @@ class Prediction:
     """Everything that `predict` says of a table.
 
     properties: one `Interval` per property of the dataset. columns: in the table's order. frameworks: in the order of
-    `FRAMEWORKS`. recommended: the name of the one with the least predicted risk; clear: its interval overlaps no other.
+    `FRAMEWORKS`. recommended: name of the one with the least predicted risk; decisive: its interval overlaps no other.
     rows: per environment. deploy: name of the deployment environment or None. model: directory, prior and seed.
     """
 
@@ -72,7 +72,7 @@ class Prediction:
     columns: tuple[Column, ...]
     frameworks: tuple[Framework, ...]
     recommended: str
-    clear: bool
+    decisive: bool
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -164,7 +164,7 @@ def _assemble(table: Table, directory: Path, estimates: Mapping[str, Estimate], 
         columns=columns,
         frameworks=compared,
         recommended=recommended,
-        clear=all(best.risk.high < other.risk.low for other in compared if other is not best),
+        decisive=all(best.risk.high < other.risk.low for other in compared if other is not best),
         notes=(*table.notes, *([note] if note else [])),
     )
 

@@ -45,7 +45,7 @@ def test_the_risk_on_labelled_deploy_rows_is_the_population_risk_within_its_inte
     for name, risk in expected.items():
         assert risks[name].low < risk < risks[name].high
         assert risks[name].rows == 20_000
-    assert best_of({name: risk.mean for name, risk in risks.items()}) == "causal"
+    assert best_of({name: risk.value for name, risk in risks.items()}) == "causal"
 
 
 def test_without_deployment_every_environment_is_left_out_in_turn() -> None:
@@ -56,7 +56,7 @@ def test_without_deployment_every_environment_is_left_out_in_turn() -> None:
         inside = table.environment == left_out
         slope, intercept = np.polyfit(table.features[~inside, 0], table.target[~inside], 1)
         errors.append((slope * table.features[inside, 0] + intercept - table.target[inside]) ** 2)
-    assert risk.mean == pytest.approx(np.concatenate(errors).mean(), rel=1e-9)
+    assert risk.value == pytest.approx(np.concatenate(errors).mean(), rel=1e-9)
     assert risk.rows == 1200
 
 
@@ -78,7 +78,7 @@ def test_a_framework_without_features_predicts_the_mean_of_the_sources() -> None
     table = make_table()
     model = fit(table, [], ~table.is_deploy)
     assert model.predict(np.empty((1, 0)))[0] == pytest.approx(table.target[~table.is_deploy].mean())
-    assert measure(table, ["unrelated"] * 3)["causal"].mean == pytest.approx(
+    assert measure(table, ["unrelated"] * 3)["causal"].value == pytest.approx(
         np.mean((table.target[table.is_deploy] - table.target[~table.is_deploy].mean()) ** 2)
     )
 
