@@ -1,9 +1,234 @@
 // The only pybind11 file: unpack, release the interpreter lock, call.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <deque>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "devices.h"
+#include "scm/lanes.h"
+#include "scm/paths.h"
+#include "scm/scm.h"
 
 namespace py = pybind11;
+namespace scm = settx::scm;
+
+namespace {
+
+// ---- The prior: a dictionary of plain values, read once into memory that outlives every call
+// --------------------------
+
+scm::Distribution as_distribution(const py::handle& value) {
+    const auto [kind, is_signed, low, high] = value.cast<std::tuple<int32_t, bool, float, float>>();
+    return {kind, is_signed, low, high};
+}
+
+std::vector<scm::Distribution> as_distributions(const py::handle& values) {
+    std::vector<scm::Distribution> distributions;
+    for (const py::handle value : values) distributions.push_back(as_distribution(value));
+    return distributions;
+}
+
+scm::Range as_range(const py::handle& value) {
+    const auto [low, high] = value.cast<std::pair<int32_t, int32_t>>();
+    return {low, high};
+}
+
+class OwnedPrior {
+  public:
+    explicit OwnedPrior(const py::dict& fields) {
+        prior_.num_variables = as_range(fields["num_variables"]);
+        prior_.source_environments = as_range(fields["source_environments"]);
+        prior_.target_environments = as_range(fields["target_environments"]);
+        prior_.target = fields["target"].cast<int32_t>();
+        prior_.weight = as_distribution(fields["weight"]);
+        prior_.bias = keep(as_distributions(fields["bias"]), &prior_.bias_per_variable);
+        prior_.noise_scale = keep(as_distributions(fields["noise_scale"]), &prior_.noise_scale_per_variable);
+        for (const py::handle graph : fields["graphs"]) graphs_.push_back(as_graph(graph.cast<py::dict>()));
+        for (const py::handle m : fields["mechanisms"]) mechanisms_.push_back(as_mechanism(m.cast<py::dict>()));
+        for (const py::handle noise : fields["noises"]) {
+            const auto [kind, parameter] = noise.cast<std::pair<int32_t, py::object>>();
+            noises_.push_back({kind, as_distribution(parameter)});
+        }
+        for (const py::handle i : fields["source_interventions"])
+            sources_.push_back(as_intervention(i.cast<py::dict>()));
+        for (const py::handle i : fields["target_interventions"])
+            targets_.push_back(as_intervention(i.cast<py::dict>()));
+        link(graphs_, &prior_.graphs, &prior_.num_graphs);
+        link(mechanisms_, &prior_.mechanisms, &prior_.num_mechanisms);
+        link(noises_, &prior_.noises, &prior_.num_noises);
+        link(sources_, &prior_.source_interventions, &prior_.num_source_interventions);
+        link(targets_, &prior_.target_interventions, &prior_.num_target_interventions);
+    }
+    OwnedPrior(const OwnedPrior&) = delete;
+
+    const scm::Prior& prior() const { return prior_; }
+
+  private:
+    template <class T>
+    static void link(const std::vector<T>& owned, const T** first, int32_t* count) {
+        *first = owned.data();
+        *count = int32_t(owned.size());
+    }
+
+    const scm::Distribution* keep(std::vector<scm::Distribution> values, bool* per_variable) {
+        *per_variable = values.size() > 1;
+        return distributions_.emplace_back(std::move(values)).data();
+    }
+
+    const int32_t* keep(std::vector<int32_t> values) { return numbers_.emplace_back(std::move(values)).data(); }
+
+    scm::Graph as_graph(const py::dict& graph) {
+        const auto edges = graph["edges"].cast<std::vector<int32_t>>();
+        bool ignored;
+        return {graph["kind"].cast<int32_t>(),
+                as_distribution(graph["parameter"]),
+                as_range(graph["edges_per_variable"]),
+                graph["hubs_in"].cast<bool>(),
+                keep(edges),
+                keep(as_distributions(graph["edge_weights"]), &ignored),
+                keep(graph["order"].cast<std::vector<int32_t>>()),
+                int32_t(edges.size() / 2)};
+    }
+
+    static scm::Mechanism as_mechanism(const py::dict& m) {
+        return {m["kind"].cast<int32_t>(), as_range(m["hidden"]), as_range(m["layers"]),
+                m["activation"].cast<int32_t>()};
+    }
+
+    scm::Intervention as_intervention(const py::dict& i) {
+        const int32_t* variables = nullptr;
+        int32_t count = 0;
+        if (!i["variables"].is_none()) {
+            auto given = i["variables"].cast<std::vector<int32_t>>();
+            count = int32_t(given.size());
+            given.push_back(0);  // never a null pointer: that means "at random"
+            variables = keep(std::move(given));
+        }
+        return {i["kind"].cast<int8_t>(), as_distribution(i["value"]), variables, count,
+                as_range(i["number"]),    i["on_target"].cast<bool>()};
+    }
+
+    scm::Prior prior_{};
+    std::vector<scm::Graph> graphs_;
+    std::vector<scm::Mechanism> mechanisms_;
+    std::vector<scm::Noise> noises_;
+    std::vector<scm::Intervention> sources_, targets_;
+    std::deque<std::vector<scm::Distribution>> distributions_;
+    std::deque<std::vector<int32_t>> numbers_;
+};
+
+// ---- Arrays ---------------------------------------------------------------------------------------------------------
+
+using Shape = std::vector<py::ssize_t>;
+
+template <class T>
+T* pointer(const py::dict& arrays, const char* name, const Shape& shape) {
+    if (!arrays.contains(name)) throw py::value_error(std::string(name) + ": expected an array, got none");
+    const py::array array = arrays[name].cast<py::array>();
+    const bool fits = py::isinstance<py::array_t<T, py::array::c_style>>(array) && array.writeable() &&
+                      Shape(array.shape(), array.shape() + array.ndim()) == shape;
+    if (fits) return static_cast<T*>(const_cast<void*>(array.data()));
+    const auto text = [](const py::handle& value) { return py::str(value).cast<std::string>(); };
+    throw py::value_error(std::string(name) + ": expected a contiguous " + text(py::dtype::of<T>()) +
+                          " array of shape " + text(py::cast(shape)) + ", got " + text(array.dtype()) + " of shape " +
+                          text(array.attr("shape")));
+}
+
+scm::Tables as_tables(const py::dict& arrays, int64_t B, int64_t V, int64_t K, int64_t P) {
+    scm::Tables t{};
+    t.datasets = B, t.variables = V, t.environments = K, t.num_parameters = P;
+    t.index = pointer<int64_t>(arrays, "index", {B});
+    t.num_variables = pointer<int64_t>(arrays, "num_variables", {B});
+    t.num_environments = pointer<int64_t>(arrays, "num_environments", {B});
+    t.is_target = pointer<bool>(arrays, "is_target_environment", {B, K});
+    t.target_index = pointer<int64_t>(arrays, "target_index", {B});
+    t.adjacency = pointer<bool>(arrays, "adjacency", {B, V, V});
+    t.order = pointer<int64_t>(arrays, "order", {B, V});
+    t.weights = pointer<float>(arrays, "weights", {B, K, V, V});
+    t.bias = pointer<float>(arrays, "bias", {B, K, V});
+    t.noise_scale = pointer<float>(arrays, "noise_scale", {B, K, V});
+    t.hard = pointer<bool>(arrays, "hard", {B, K, V});
+    t.intervention = pointer<int8_t>(arrays, "intervention", {B, K, V});
+    t.noise_kind = pointer<int64_t>(arrays, "noise_kind", {B, V});
+    t.noise_parameters = pointer<float>(arrays, "noise_parameters", {B, V, 2});
+    t.mechanism = pointer<int64_t>(arrays, "mechanism", {B, V});
+    t.mechanism_offset = pointer<int64_t>(arrays, "mechanism_offset", {B, K, V});
+    t.parameters = pointer<float>(arrays, "mechanism_parameters", {P});
+    return t;
+}
+
+const scm::Path& path_by_name(const std::string& name) {
+    if (name == "best") return scm::path(scm::num_paths() - 1);
+    for (int i = 0; i < scm::num_paths(); ++i)
+        if (name == scm::path(i).name) return scm::path(i);
+    throw py::value_error("path: expected one that this machine runs, got '" + name + "'");
+}
+
+// ---- Calls ----------------------------------------------------------------------------------------------------------
+
+void count_parameters(const OwnedPrior& prior, uint64_t seed, int64_t first_index, const py::dict& arrays,
+                      int64_t num_datasets, int num_threads, const std::string& path) {
+    int64_t* counts = pointer<int64_t>(arrays, "num_parameters", {num_datasets});
+    const scm::Path& chosen = path_by_name(path);
+    py::gil_scoped_release release;
+    scm::count_parameters(prior.prior(), seed, first_index, num_datasets, counts, num_threads, chosen);
+}
+
+void draw(const OwnedPrior& prior, uint64_t seed, const py::dict& arrays, std::array<int64_t, 4> shape, int num_threads,
+          const std::string& path) {
+    const auto [B, V, K, P] = shape;
+    const scm::Tables tables = as_tables(arrays, B, V, K, P);
+    const int64_t* offset = pointer<int64_t>(arrays, "parameter_offset", {B});
+    const scm::Path& chosen = path_by_name(path);
+    py::gil_scoped_release release;
+    scm::draw(prior.prior(), seed, offset, tables, num_threads, chosen);
+}
+
+void evaluate(const py::dict& arrays, std::array<int64_t, 4> shape, int64_t num_rows, uint64_t seed, int num_threads,
+              const std::string& path) {
+    const auto [B, V, K, P] = shape;
+    const scm::Tables tables = as_tables(arrays, B, V, K, P);
+    const scm::Rows rows{num_rows, pointer<int64_t>(arrays, "row_offset", {B, K + 1}), seed,
+                         pointer<float>(arrays, "values", {B, num_rows, V}),
+                         pointer<int64_t>(arrays, "environment", {B, num_rows})};
+    const scm::Path& chosen = path_by_name(path);
+    py::gil_scoped_release release;
+    scm::evaluate(tables, rows, num_threads, chosen);
+}
+
+py::array_t<float> noise(int32_t kind, float parameter, uint64_t seed, int64_t dataset, int32_t variable, int64_t count,
+                         const std::string& path) {
+    if (count % scm::BLOCK != 0)
+        throw py::value_error("count: expected a multiple of 64, got " + std::to_string(count));
+    py::array_t<float> out(count);
+    path_by_name(path).fill_noise(kind, parameter, seed, dataset, variable, count, out.mutable_data());
+    return out;
+}
+
+py::array_t<float> apply(const std::string& function, const py::array_t<float, py::array::c_style>& x,
+                         const std::string& path) {
+    py::array_t<float> out(x.size());
+    if (!path_by_name(path).apply(function.c_str(), x.data(), x.size(), out.mutable_data()))
+        throw py::value_error("function: expected one of math.h, got '" + function + "'");
+    return out;
+}
+
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {
+    const scm::Words w = scm::philox({counter[0], counter[1], counter[2], counter[3]}, seed);
+    return {w.w0, w.w1, w.w2, w.w3};
+}
+
+std::vector<std::string> path_names() {
+    std::vector<std::string> names;
+    for (int i = 0; i < scm::num_paths(); ++i) names.emplace_back(scm::path(i).name);
+    return names;
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_native, m) {
     m.doc() = "Native parts of settx_fast; knows neither torch nor the interpreter lock.";
@@ -13,4 +238,14 @@ PYBIND11_MODULE(_native, m) {
         .def_readonly("count", &settx::Devices::count)
         .def_readonly("problem", &settx::Devices::problem);
     m.def("find_devices", &settx::find_devices, "CUDA devices this build can see.");
+
+    py::class_<OwnedPrior>(m, "Prior").def(py::init<const py::dict&>());
+    m.def("count_parameters", &count_parameters, "Writes the number of mechanism parameters of every dataset.");
+    m.def("draw", &draw, "Fills zeroed tables.");
+    m.def("evaluate", &evaluate, "Fills values and environment from tables.");
+
+    m.def("path_names", &path_names, "Instruction sets this machine can use, best last.");
+    m.def("noise", &noise, "Standardised noise of the first rows of a variable.");
+    m.def("apply", &apply, "A function of math.h, element by element.");
+    m.def("philox", &philox, "One Philox4x32-10 block.");
 }

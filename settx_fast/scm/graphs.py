@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal
 
-from settx_fast.scm._fields import check
+from settx_fast.scm._fields import as_range, check
 from settx_fast.scm.distributions import Distribution, Parameter, as_distribution
 
 Edge = tuple[int | str, int | str] | tuple[int | str, int | str, Distribution]
@@ -46,12 +46,11 @@ class ScaleFree:
     causes (edges point to the newer variable), with `"in"` they are effects.
     """
 
-    edges_per_variable: Parameter = 2
+    edges_per_variable: int | tuple[int, int] = 2
     hubs: Literal["out", "in"] = "out"
 
     def __post_init__(self) -> None:
-        edges = as_distribution(self.edges_per_variable, "ScaleFree.edges_per_variable", 1, 1e6)
-        object.__setattr__(self, "edges_per_variable", edges)
+        as_range(self.edges_per_variable, "ScaleFree.edges_per_variable", 1, 4096)
         check(self.hubs in ("out", "in"), "ScaleFree.hubs", "'out' or 'in'", self.hubs)
 
     def __str__(self) -> str:

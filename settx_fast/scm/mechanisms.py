@@ -15,7 +15,7 @@ linear: no parameters. mlp: [hidden, layers, activation code], then W₁ (hidden
 `Batch.order`), b₁ (hidden), for every further layer W (hidden, hidden) and b (hidden), and last c (hidden).
 """
 
-Activation = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "gelu"]
+Activation = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 
 NOISES = ("gaussian", "laplace", "uniform", "student_t")
@@ -104,3 +104,8 @@ def as_noise(value: object, field: str) -> Noise:
     check(isinstance(value, Noise), field, f"a noise or one of {NOISES}", value)
     assert isinstance(value, Noise)
     return value
+
+
+def noise_name(noise: Noise) -> str:
+    """The name of a noise in `NOISES`."""
+    return next(name for name, cls in _BY_NAME.items() if isinstance(noise, cls))

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from settx_fast.scm._fields import check, is_int
+from settx_fast.scm._tables import (
+    LAYOUT,
+    Sizes,
+    check_memory,
+    check_seed,
+    draw_tables,
+    evaluate_tables,
+    rows_of_one_environment,
+    split_rows,
+    threads,
+)
 from settx_fast.scm.prior import INTERVENTIONS, Prior
 
 STREAM_VERSION = 1
 """Changes whenever the same (seed, index, prior) would give other bits than before."""
+
+
+MAX_INDEX = 1 << 48
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,8 +142,23 @@ def sample(
     device: str | torch.device = "cpu",
     num_threads: int | None = None,
 ) -> Batch:
-    """Draw datasets first_index … first_index + num_datasets − 1 of the stream named by (prior, seed)."""
-    raise NotImplementedError
+    """Draw datasets first_index … first_index + num_datasets − 1 of the stream named by (prior, seed).
+
+    A dataset is a pure function of (prior, seed, its index, num_rows): the same bits for any number of threads, any
+    split into batches and any processor. Rows are split over the environments as evenly as possible, or by
+    `prior.target_share`. num_threads: None for as many as torch uses.
+
+    Raises ValueError naming field, expected and got, before anything is allocated.
+    """
+    _check_request(prior, num_datasets, num_rows, first_index)
+    check_seed(seed)
+    check_device(device)
+    workers = threads(num_threads)
+    check_memory(Sizes(num_datasets, prior.max_variables, prior.max_environments, 0), num_rows)
+    tables = draw_tables(prior, num_datasets, seed, first_index, workers)
+    offset = split_rows(tables["is_target_environment"], tables["num_environments"], num_rows, prior.target_share)
+    tensors: dict[str, Any] = tables | evaluate_tables(tables, offset, num_rows, seed, workers)
+    return Batch(**tensors, prior=prior, seed=seed)
 
 
 def resample(
@@ -143,4 +174,52 @@ def resample(
     environments: None splits the rows over environments as `batch` does; a number, or one per dataset (B,) int64,
     draws every row from that environment.
     """
-    raise NotImplementedError
+    _check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
+    check_seed(seed)
+    if environments is None:
+        share = batch.prior.target_share
+        offset = split_rows(batch.is_target_environment, batch.num_environments, num_rows, share)
+    else:
+        offset = rows_of_one_environment(_as_environments(batch, environments), batch.bias.shape[1], num_rows)
+    tables = {name: getattr(batch, name).contiguous() for name in LAYOUT}
+    rows: dict[str, Any] = evaluate_tables(tables, offset, num_rows, seed, threads(num_threads))
+    return replace(batch, **rows, seed=seed)
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raise ValueError unless the sampler runs on `device`."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = None
+    check(kind == "cpu", "device", "'cpu' (this build samples on the CPU only)", str(device))
+
+
+def _check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: int) -> None:
+    check(isinstance(prior, Prior), "prior", "an scm.Prior", prior)
+    check(is_int(num_datasets) and num_datasets >= 1, "num_datasets", "an int ≥ 1", num_datasets)
+    _check_rows(num_rows, prior.max_environments)
+    check(is_int(first_index) and first_index >= 0, "first_index", "an int ≥ 0", first_index)
+    last = first_index + num_datasets
+    check(last <= MAX_INDEX, "first_index + num_datasets", f"at most 2⁴⁸ = {MAX_INDEX}", last)
+
+
+def _check_rows(num_rows: int, environments: int) -> None:
+    expected = f"an int in 1…2³² that leaves a row for each of up to {environments} environments"
+    check(is_int(num_rows) and environments <= num_rows <= 1 << 32, "num_rows", expected, num_rows)
+
+
+def _as_environments(batch: Batch, environments: int | Tensor) -> Tensor:
+    given = torch.as_tensor(environments)
+    check(given.dtype == torch.int64 and given.ndim <= 1, "environments", "an int or int64 (B,)", environments)
+    check(
+        given.ndim == 0 or len(given) == len(batch),
+        "environments",
+        f"one for each of {len(batch)}",
+        len(given.view(-1)),
+    )
+    known = (given >= 0) & (given < batch.num_environments)
+    check(
+        bool(known.all()), "environments", f"below num_environments = {batch.num_environments.tolist()}", environments
+    )
+    return given.expand(len(batch))

@@ -1,0 +1,120 @@
+// log, sincos, exp, tanh in float32 from explicit fused multiply-adds: the same bits from every compiler and processor
+// that rounds as IEEE 754 says. Branch-free, so that loops over them become vector code. Polynomials are minimax fits.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "philox.h"
+
+namespace settx::scm {
+
+SETTX_FN float fma(float a, float b, float c) {
+    return __builtin_fmaf(a, b, c);
+}
+SETTX_FN float sqrt(float x) {
+    return __builtin_sqrtf(x);
+}
+SETTX_FN float abs(float x) {
+    return __builtin_fabsf(x);
+}
+
+SETTX_FN uint32_t to_bits(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+SETTX_FN float from_bits(uint32_t bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+SETTX_FN float with_sign_of(float magnitude, uint32_t sign) {
+    return from_bits(to_bits(magnitude) | (sign & 0x80000000u));
+}
+
+// Natural logarithm of a positive normal number. x = m·2^e, m in [√½, √2), f = m − 1.
+SETTX_FN float log(float x) {
+    const uint32_t shifted = to_bits(x) - 0x3F3504F3u;
+    const int32_t exponent = int32_t(shifted) >> 23;
+    const float f = from_bits(to_bits(x) - (uint32_t(exponent) << 23)) - 1.0f;
+    float p = fma(-0.0763449371f, f, 0.12761575f);
+    p = fma(p, f, -0.131601825f);
+    p = fma(p, f, 0.142017588f);
+    p = fma(p, f, -0.166233569f);
+    p = fma(p, f, 0.200012267f);
+    p = fma(p, f, -0.250008196f);
+    p = fma(p, f, 0.333333313f);
+    const float e = float(exponent), square = f * f;
+    const float tail = fma(e, -2.12194440e-4f, fma(f * square, p, -0.5f * square));
+    return fma(e, 0.693359375f, f + tail);
+}
+
+// e^x; 0 below −87.3, ∞ above 88.7. x = n·ln 2 + r.
+SETTX_FN float exp(float x) {
+    const float clamped = x < -87.3f ? -87.3f : (x > 88.0f ? 88.0f : x);
+    const float shifted = fma(clamped, 1.44269504f, 12582912.0f);  // 1.5·2²³: the sum's low bits are n
+    const float n = shifted - 12582912.0f;
+    const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, clamped));
+    float p = fma(0.00138146128f, r, 0.00836871006f);
+    p = fma(p, r, 0.041668389f);
+    p = fma(p, r, 0.166665211f);
+    p = fma(p, r, 0.49999994f);
+    p = fma(r * r, p, r) + 1.0f;
+    const float value = from_bits(to_bits(p) + (to_bits(shifted) << 23));
+    return x < -87.3f ? 0.0f : (x > 88.0f ? from_bits(0x7F800000u) : value);
+}
+
+// |x| < 0.625: an odd polynomial; beyond: 1 − 2/(e^{2|x|} + 1).
+SETTX_FN float tanh(float x) {
+    const float a = abs(x), s = x * x;
+    float p = fma(-0.00570498686f, s, 0.020639088f);
+    p = fma(p, s, -0.0537397154f);
+    p = fma(p, s, 0.133314416f);
+    p = fma(p, s, -0.333332807f);
+    const float small = fma(a * s, p, a);
+    const float large = 1.0f - 2.0f / (exp(a + a) + 1.0f);
+    return with_sign_of(a < 0.625f ? small : large, to_bits(x));
+}
+
+SETTX_FN float sigmoid(float x) {
+    return 1.0f / (1.0f + exp(-x));
+}
+
+struct SinCos {
+    float sin, cos;
+};
+
+// Of quarter turns (quadrant) plus x, |x| ≤ π/4.
+SETTX_FN SinCos sincos_in_quadrant(float x, uint32_t quadrant) {
+    const float s = x * x;
+    const float p = fma(fma(-0.000195152825f, s, 0.0083321603f), s, -0.166666552f);
+    const float q = fma(fma(2.44331568e-05f, s, -0.00138873165f), s, 0.0416666456f);
+    const float sine = fma(x * s, p, x);
+    const float cosine = fma(s * s, q, fma(-0.5f, s, 1.0f));
+    const bool odd = quadrant & 1;
+    const uint32_t sin_sign = quadrant << 30, cos_sign = (quadrant + 1) << 30;
+    return {from_bits(to_bits(odd ? cosine : sine) ^ (sin_sign & 0x80000000u)),
+            from_bits(to_bits(odd ? sine : cosine) ^ (cos_sign & 0x80000000u))};
+}
+
+// Of word / 2³² turns; the reduction is exact.
+SETTX_FN SinCos sincos_of_turns(uint32_t word) {
+    const uint32_t quadrant = (word + 0x20000000u) >> 30;
+    const float x = float(int32_t(word - (quadrant << 30))) * 1.46291808e-9f;  // 2π / 2³²
+    return sincos_in_quadrant(x, quadrant);
+}
+
+// sin x. Three-part reduction: full accuracy for |x| < 10⁴; larger |x| are taken as ±10⁴.
+SETTX_FN float sin(float x) {
+    const float clamped = x < -1e4f ? -1e4f : (x > 1e4f ? 1e4f : x);
+    const float shifted = fma(clamped, 0.636619772f, 12582912.0f);
+    const float n = shifted - 12582912.0f;
+    float r = fma(n, -1.57079601f, clamped);
+    r = fma(n, -3.13916473e-7f, r);
+    r = fma(n, -5.39030253e-15f, r);
+    return sincos_in_quadrant(r, to_bits(shifted)).sin;
+}
+
+}  // namespace settx::scm

@@ -1,0 +1,42 @@
+// The same code compiled for several instruction sets, with the same bits from each; one is chosen at run time.
+#pragma once
+#include "scm.h"
+
+namespace settx::scm {
+
+// Rows [first, last) of one environment of one dataset. first is a multiple of BLOCK.
+struct Segment {
+    int64_t dataset;      // number in the batch
+    int64_t environment;  // number in the dataset
+    int64_t first, last;
+};
+
+// The parents of one dataset: those of variable v are parents[start[v]] … parents[start[v + 1] − 1], in topological
+// order.
+struct Parents {
+    const int32_t *start, *parents;
+};
+
+struct Path {
+    const char* name;
+    // Draws the graph into zeroed adjacency (V, V) and order (V,); scratch (V,). Returns the number of parameters.
+    int64_t (*draw_graph)(const Prior&, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
+                          int32_t* scratch);
+    // Draws dataset b of the tables; scratch (V,).
+    void (*draw_dataset)(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b,
+                         int32_t* scratch);
+    // Evaluates a segment; scratch has `scratch_floats(V, number of edges, widest MLP)` floats, aligned to 64 bytes.
+    void (*evaluate_segment)(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
+    int64_t (*scratch_floats)(int64_t V, int64_t num_edges, int64_t max_hidden);
+    // Noise of one kind for rows 0 … n − 1 (n a multiple of BLOCK).
+    void (*fill_noise)(int32_t kind, float parameter, uint64_t seed, int64_t dataset, int32_t variable, int64_t n,
+                       float* out);
+    // out[i] = function(x[i]) for a function of math.h by name; false: no such function.
+    bool (*apply)(const char* function, const float* x, int64_t n, float* out);
+};
+
+// The paths this build has and this machine can run, best last. num_paths ≥ 1.
+int num_paths();
+const Path& path(int number);
+
+}  // namespace settx::scm

@@ -1,0 +1,62 @@
+// Philox4x32-10: Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+#pragma once
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define SETTX_FN __host__ __device__ __forceinline__
+#else
+#define SETTX_FN static inline __attribute__((always_inline))
+#endif
+
+namespace settx::scm {
+
+// What a random word is for. The numbers are part of the stream: they never change.
+enum Purpose : uint32_t {
+    FOR_NOISE = 0,  // and 1: the second word of noises that need two
+    FOR_SIZES = 8,
+    FOR_ORDER = 9,
+    FOR_EDGES = 10,
+    FOR_TARGET = 11,
+    FOR_WEIGHT = 12,
+    FOR_BIAS = 13,
+    FOR_NOISE_SCALE = 14,
+    FOR_NOISE_KIND = 15,
+    FOR_MECHANISM = 16,
+    FOR_PARAMETERS = 17,
+    FOR_INTERVENTION = 18,
+};
+
+// Where in the stream a word lies: one counter for every (block, variable, purpose, environment, dataset).
+struct Address {
+    uint32_t block;                // word 0: rows, or a running number
+    uint32_t variable_purpose;     // word 1: variable in the low 24 bits, purpose above
+    uint32_t dataset_low;          // word 2
+    uint32_t dataset_environment;  // word 3: bits 32 to 47 of the dataset's index, environment above
+};
+
+SETTX_FN Address address(uint64_t dataset, uint32_t environment, uint32_t variable, uint32_t purpose) {
+    return {0, variable | purpose << 24, uint32_t(dataset), uint32_t(dataset >> 32) | environment << 16};
+}
+
+struct Words {
+    uint32_t w0, w1, w2, w3;
+};
+
+SETTX_FN Words philox(Address counter, uint64_t seed) {
+    uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
+    uint32_t w0 = counter.block, w1 = counter.variable_purpose;
+    uint32_t w2 = counter.dataset_low, w3 = counter.dataset_environment;
+    for (int round = 0; round < 10; ++round) {
+        const uint64_t product0 = uint64_t(0xD2511F53u) * w0;
+        const uint64_t product1 = uint64_t(0xCD9E8D57u) * w2;
+        w0 = uint32_t(product1 >> 32) ^ w1 ^ key0;
+        w1 = uint32_t(product1);
+        w2 = uint32_t(product0 >> 32) ^ w3 ^ key1;
+        w3 = uint32_t(product0);
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    return {w0, w1, w2, w3};
+}
+
+}  // namespace settx::scm

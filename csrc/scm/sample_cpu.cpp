@@ -1,0 +1,168 @@
+// Threads over datasets and chunks of rows. Who computes what never changes a bit.
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "lanes.h"
+#include "mechanism.h"
+#include "paths.h"
+
+namespace settx::scm {
+namespace {
+
+// Calls work(thread, item) for every item; work must not throw.
+template <class Work>
+void parallel_for(int64_t items, int num_threads, const Work& work) {
+    std::atomic<int64_t> next{0};
+    const auto run = [&](int thread) {
+        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(thread, item);
+    };
+    std::vector<std::thread> threads;
+    for (int thread = 1; thread < num_threads && thread < items; ++thread) threads.emplace_back(run, thread);
+    run(0);
+    for (std::thread& thread : threads) thread.join();
+}
+
+struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+};
+
+using Floats = std::unique_ptr<float[], Free>;
+
+Floats allocate_floats(int64_t count) {
+    void* memory = std::aligned_alloc(64, size_t(count * 4 + 63) / 64 * 64);
+    if (memory == nullptr) throw std::bad_alloc();
+    return Floats(static_cast<float*>(memory));
+}
+
+// The edges of one dataset by child, each child's parents in topological order.
+struct ParentLists {
+    std::vector<int32_t> start, parents, next;
+
+    ParentLists(int64_t V, int64_t max_edges) {  // filling must not allocate
+        start.reserve(size_t(V) + 1);
+        next.reserve(size_t(V) + 1);
+        parents.reserve(size_t(max_edges));
+    }
+
+    void fill(const Tables& t, int64_t b) {
+        const int64_t V = t.variables, n = t.num_variables[b];
+        const bool* adjacency = t.adjacency + b * V * V;
+        start.assign(size_t(n) + 1, 0);
+        for (int64_t p = 0; p < n; ++p)
+            for (int64_t v = 0; v < n; ++v) start[size_t(v) + 1] += adjacency[p * V + v];
+        for (int64_t v = 0; v < n; ++v) start[size_t(v) + 1] += start[size_t(v)];
+        next.assign(start.begin(), start.end());
+        parents.resize(size_t(start[size_t(n)]));
+        for (int64_t position = 0; position < n; ++position) {
+            const int64_t p = t.order[b * V + position];
+            for (int64_t v = 0; v < n; ++v)
+                if (adjacency[p * V + v]) parents[size_t(next[size_t(v)]++)] = int32_t(p);
+        }
+    }
+};
+
+int64_t count_edges(const Tables& t, int64_t b) {
+    const bool* adjacency = t.adjacency + b * t.variables * t.variables;
+    return std::count(adjacency, adjacency + t.variables * t.variables, true);
+}
+
+int64_t widest_mlp(const Tables& t) {
+    int64_t widest = 0;
+    for (int64_t b = 0; b < t.datasets; ++b)
+        for (int64_t v = 0; v < t.variables; ++v)
+            if (t.mechanism[b * t.variables + v] == MLP && t.num_parameters > 0)
+                for (int64_t k = 0; k < t.environments; ++k) {
+                    const int64_t offset = t.mechanism_offset[(b * t.environments + k) * t.variables + v];
+                    if (offset < t.num_parameters) widest = std::max(widest, int64_t(t.parameters[offset]));
+                }
+    return widest;
+}
+
+// About CHUNK rows of one dataset, from local row `first` of environment `environment` on.
+constexpr int64_t CHUNK = 16384;
+
+struct Item {
+    int64_t dataset, environment, first, rows;
+};
+
+std::vector<Item> work_items(const Tables& t, const Rows& rows) {
+    std::vector<Item> items;
+    for (int64_t b = 0; b < t.datasets; ++b) {
+        const int64_t* offset = rows.row_offset + b * (t.environments + 1);
+        Item item{b, 0, 0, 0};
+        for (int64_t k = 0; k < t.environments; ++k)
+            for (int64_t first = 0, n = offset[k + 1] - offset[k]; first < n; first += CHUNK) {
+                if (item.rows > 0 && item.rows + std::min(CHUNK, n - first) > CHUNK) {
+                    items.push_back(item);
+                    item = {b, k, first, 0};
+                }
+                item.rows += std::min(CHUNK, n - first);
+            }
+        items.push_back(item);
+    }
+    return items;
+}
+
+void evaluate_item(const Tables& t, const Rows& rows, const Item& item, ParentLists& lists, float* scratch,
+                   const Path& path) {
+    lists.fill(t, item.dataset);
+    const int64_t* offset = rows.row_offset + item.dataset * (t.environments + 1);
+    int64_t left = item.rows, first = item.first;
+    for (int64_t k = item.environment; left > 0; ++k, first = 0) {
+        const int64_t last = std::min(offset[k + 1] - offset[k], first + left);
+        if (last <= first) continue;
+        path.evaluate_segment(t, rows, {item.dataset, k, first, last}, {lists.start.data(), lists.parents.data()},
+                              scratch);
+        left -= last - first;
+    }
+}
+
+}  // namespace
+
+void count_parameters(const Prior& prior, uint64_t seed, int64_t first, int64_t count, int64_t* parameters,
+                      int num_threads, const Path& path) {
+    struct Workspace {
+        std::unique_ptr<bool[]> adjacency;
+        std::vector<int64_t> order;
+        std::vector<int32_t> scratch;
+    };
+    const int64_t V = prior.num_variables.high;
+    std::vector<Workspace> workspaces(static_cast<size_t>(num_threads));
+    for (Workspace& w : workspaces)
+        w = {std::make_unique<bool[]>(size_t(V * V)), std::vector<int64_t>(size_t(V)), std::vector<int32_t>(size_t(V))};
+    parallel_for(count, num_threads, [&](int thread, int64_t b) {
+        Workspace& w = workspaces[size_t(thread)];
+        std::fill_n(w.adjacency.get(), V * V, false);
+        parameters[b] = path.draw_graph(prior, seed, first + b, V, w.adjacency.get(), w.order.data(), w.scratch.data());
+    });
+}
+
+void draw(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, const Tables& tables, int num_threads,
+          const Path& path) {
+    std::vector<std::vector<int32_t>> scratch(static_cast<size_t>(num_threads),
+                                              std::vector<int32_t>(size_t(tables.variables)));
+    parallel_for(tables.datasets, num_threads, [&](int thread, int64_t b) {
+        path.draw_dataset(prior, seed, parameter_offset[b], tables, b, scratch[size_t(thread)].data());
+    });
+}
+
+void evaluate(const Tables& tables, const Rows& rows, int num_threads, const Path& path) {
+    int64_t max_edges = 0;
+    for (int64_t b = 0; b < tables.datasets; ++b) max_edges = std::max(max_edges, count_edges(tables, b));
+    const int64_t floats = path.scratch_floats(tables.variables, max_edges, widest_mlp(tables));
+    std::vector<Floats> scratch;
+    for (int thread = 0; thread < num_threads; ++thread) scratch.push_back(allocate_floats(floats));
+    std::vector<ParentLists> lists;
+    for (int thread = 0; thread < num_threads; ++thread) lists.emplace_back(tables.variables, max_edges);
+    const std::vector<Item> items = work_items(tables, rows);
+    parallel_for(int64_t(items.size()), num_threads, [&](int thread, int64_t i) {
+        evaluate_item(tables, rows, items[size_t(i)], lists[size_t(thread)], scratch[size_t(thread)].get(), path);
+    });
+}
+
+}  // namespace settx::scm

@@ -1,0 +1,117 @@
+// The contract of the sampler: plain structs and raw pointers, all memory the caller's.
+// B datasets · R rows · V variables (padded) · K environments (padded); every array is contiguous.
+#pragma once
+#include <cstdint>
+
+namespace settx::scm {
+
+// ---- The prior ------------------------------------------------------------------------------------------------------
+
+enum DistributionKind : int32_t { CONSTANT = 0, UNIFORM_BETWEEN = 1, LOG_UNIFORM = 2, NORMAL = 3 };
+
+struct Distribution {  // low, high: constant (low), ends of the range, or mean and standard deviation
+    int32_t kind;
+    bool is_signed;
+    float low, high;
+};
+
+struct Range {  // both ends included
+    int32_t low, high;
+};
+
+enum GraphKind : int32_t { ERDOS_RENYI_DEGREE = 0, ERDOS_RENYI_PROBABILITY = 1, SCALE_FREE = 2, USER_GRAPH = 3 };
+
+struct Graph {
+    int32_t kind;
+    Distribution parameter;            // Erdős–Rényi: expected in-degree or edge probability
+    Range edges_per_variable;          // scale-free
+    bool hubs_in;                      // scale-free: edges point to the older variable
+    const int32_t* edges;              // user graph: (num_edges, 2) cause, effect
+    const Distribution* edge_weights;  // user graph: (num_edges,)
+    const int32_t* order;              // user graph: (V,) topological order
+    int32_t num_edges;
+};
+
+struct Mechanism {
+    int32_t kind;  // MechanismKind
+    Range hidden, layers;
+    int32_t activation;  // Activation
+};
+
+struct Noise {
+    int32_t kind;  // NoiseKind
+    Distribution parameter;
+};
+
+enum InterventionKind : int8_t { NOTHING = 0, SHIFT = 1, SCALE = 2, SET_NOISE = 3, HARD = 4, REDRAW = 5 };
+
+struct Intervention {
+    int8_t kind;
+    Distribution value;
+    const int32_t* variables;  // the variables, or null: `number` of them at random
+    int32_t num_variables;
+    Range number;
+    bool on_target;  // may a random choice hit the target variable
+};
+
+enum TargetKind : int32_t { TARGET_RANDOM = -1, TARGET_INNER = -2 };
+
+struct Prior {
+    Range num_variables, source_environments, target_environments;
+    int32_t target;  // a variable or a TargetKind
+    Distribution weight;
+    const Distribution *bias, *noise_scale;  // one for all or one per variable
+    bool bias_per_variable, noise_scale_per_variable;
+    const Graph* graphs;
+    const Mechanism* mechanisms;
+    const Noise* noises;
+    const Intervention *source_interventions, *target_interventions;
+    int32_t num_graphs, num_mechanisms, num_noises, num_source_interventions, num_target_interventions;
+};
+
+// ---- The models: what draw writes and evaluate reads ----------------------------------------------------------------
+
+struct Tables {
+    int64_t datasets, variables, environments, num_parameters;  // B, V, K, P
+    int64_t* index;                                             // (B,) number of the dataset in its stream
+    int64_t* num_variables;                                     // (B,)
+    int64_t* num_environments;                                  // (B,)
+    bool* is_target;                                            // (B, K)
+    int64_t* target_index;                                      // (B,)
+    bool* adjacency;                                            // (B, V, V) [i, j]: i → j
+    int64_t* order;                                             // (B, V)
+    float* weights;                                             // (B, K, V, V)
+    float* bias;                                                // (B, K, V)
+    float* noise_scale;                                         // (B, K, V)
+    bool* hard;                                                 // (B, K, V)
+    int8_t* intervention;                                       // (B, K, V)
+    int64_t* noise_kind;                                        // (B, V)
+    float* noise_parameters;                                    // (B, V, 2)
+    int64_t* mechanism;                                         // (B, V)
+    int64_t* mechanism_offset;                                  // (B, K, V) into parameters
+    float* parameters;                                          // (P,)
+};
+
+struct Rows {
+    int64_t rows;               // R
+    const int64_t* row_offset;  // (B, K + 1): environment k has the rows [row_offset[k], row_offset[k + 1])
+    uint64_t seed;              // of the noise
+    float* values;              // (B, R, V)
+    int64_t* environment;       // (B, R)
+};
+
+// ---- Entry points: num_threads ≥ 1; path: see paths.h --------------------------------------------------------------
+
+struct Path;
+
+// Numbers of mechanism parameters of datasets first … first + count − 1.
+void count_parameters(const Prior&, uint64_t seed, int64_t first, int64_t count, int64_t* parameters, int num_threads,
+                      const Path&);
+
+// Fills tables that hold zeros; index and the first entry of every dataset's parameters are given:
+// parameter_offset (B,).
+void draw(const Prior&, uint64_t seed, const int64_t* parameter_offset, const Tables&, int num_threads, const Path&);
+
+void evaluate(const Tables&, const Rows&, int num_threads, const Path&);
+
+}  // namespace settx::scm

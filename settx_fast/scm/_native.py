@@ -1,0 +1,122 @@
+"""The native module, loaded when the first dataset is asked for, and priors in its terms."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from settx_fast.scm._fields import as_range
+from settx_fast.scm.distributions import Constant, Distribution, LogUniform, Normal, Uniform, as_distribution
+from settx_fast.scm.graphs import ErdosRenyi, Graph, ScaleFree, UserGraph, topological_order
+from settx_fast.scm.mechanisms import ACTIVATIONS, MLP, NOISES, Mechanism, Noise, StudentT, noise_name
+from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
+
+_ZERO = (0, False, 0.0, 0.0)
+_TARGETS = {"random": -1, "inner": -2}
+
+
+def native() -> ModuleType:
+    """settx_fast._native; ImportError with what to do where it is not built."""
+    try:
+        return import_module("settx_fast._native")
+    except ImportError as error:
+        raise ImportError(
+            "the SCM sampler needs the native module settx_fast._native, which is not built here or does not load "
+            f"({error}): run `pip install .` in the source tree (a C++17 compiler is all it takes)"
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def native_prior(prior: Prior) -> Any:
+    """`prior` as the native module's own record."""
+    per_variable = {
+        name: [_distribution(d) for d in (value.values if isinstance(value, PerVariable) else (value,))]
+        for name, value in (("bias", prior.bias), ("noise_scale", prior.noise_scale))
+    }
+    return native().Prior(
+        {
+            "num_variables": (prior.min_variables, prior.max_variables),
+            "source_environments": as_range(prior.source_environments, "source_environments", 1, 1 << 30),
+            "target_environments": as_range(prior.target_environments, "target_environments", 0, 1 << 30),
+            "target": _TARGETS.get(prior.target)
+            if prior.target in _TARGETS
+            else prior.variable(prior.target, "target"),
+            "weight": _distribution(prior.weight),
+            "graphs": [_graph(prior, graph) for graph in prior.graphs],
+            "mechanisms": [_mechanism(mechanism) for mechanism in prior.mechanisms],
+            "noises": [_noise(noise) for noise in prior.noises],
+            "source_interventions": [_intervention(prior, i) for i in prior.source_interventions],
+            "target_interventions": [_intervention(prior, i) for i in prior.target_interventions],
+        }
+        | per_variable
+    )
+
+
+def _distribution(value: object) -> tuple[int, bool, float, float]:
+    d: Distribution = as_distribution(value, "distribution")
+    match d:
+        case Constant():
+            return 0, False, d.value, d.value
+        case Uniform():
+            return 1, d.signed, d.low, d.high
+        case LogUniform():
+            return 2, d.signed, d.low, d.high
+        case Normal():
+            return 3, False, d.mean, d.sd
+
+
+def _graph(prior: Prior, graph: Graph) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "kind": 0,
+        "parameter": _ZERO,
+        "edges_per_variable": (0, 0),
+        "hubs_in": False,
+        "edges": [],
+        "edge_weights": [],
+        "order": [],
+    }
+    match graph:
+        case ErdosRenyi(expected_in_degree=None):
+            return fields | {"kind": 1, "parameter": _distribution(graph.edge_probability)}
+        case ErdosRenyi():
+            return fields | {"kind": 0, "parameter": _distribution(graph.expected_in_degree)}
+        case ScaleFree():
+            edges_per_variable = as_range(graph.edges_per_variable, "ScaleFree.edges_per_variable", 1, 1 << 30)
+            return fields | {"kind": 2, "edges_per_variable": edges_per_variable, "hubs_in": graph.hubs == "in"}
+        case UserGraph():
+            edges = prior.user_edges(graph)
+            return fields | {
+                "kind": 3,
+                "edges": [end for edge in edges for end in edge],
+                "edge_weights": [_distribution(e[2] if len(e) == 3 else prior.weight) for e in graph.edges],
+                "order": topological_order(edges, prior.max_variables),
+            }
+
+
+def _mechanism(mechanism: Mechanism) -> dict[str, object]:
+    if isinstance(mechanism, MLP):
+        return {
+            "kind": 1,
+            "hidden": as_range(mechanism.hidden, "MLP.hidden", 1, 1 << 30),
+            "layers": as_range(mechanism.layers, "MLP.layers", 1, 1 << 30),
+            "activation": ACTIVATIONS.index(mechanism.activation),
+        }
+    return {"kind": 0, "hidden": (0, 0), "layers": (0, 0), "activation": 0}
+
+
+def _noise(noise: Noise) -> tuple[int, tuple[int, bool, float, float]]:
+    parameter = _distribution(noise.degrees) if isinstance(noise, StudentT) else _ZERO
+    return NOISES.index(noise_name(noise)), parameter
+
+
+def _intervention(prior: Prior, i: Intervention) -> dict[str, object]:
+    variables = None if i.variables is None else [prior.variable(v, "Intervention.variables") for v in i.variables]
+    return {
+        "kind": INTERVENTIONS.index(i.kind),
+        "value": _ZERO if i.value is None else _distribution(i.value),
+        "variables": variables,
+        "number": as_range(i.number, "Intervention.number", 0, 1 << 30),
+        "on_target": i.on_target,
+    }

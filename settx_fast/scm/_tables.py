@@ -1,0 +1,134 @@
+"""Tables of SCMs: their layout, drawing them, and turning them into rows; all by the native module."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from settx_fast.scm._fields import check, is_int
+from settx_fast.scm._native import native, native_prior
+from settx_fast.scm.mechanisms import Linear
+from settx_fast.scm.prior import Prior
+
+
+class Sizes(NamedTuple):
+    """B datasets, V variables, K environments, P mechanism parameters."""
+
+    B: int
+    V: int
+    K: int
+    P: int
+
+
+Shape = Callable[[Sizes], tuple[int, ...]]
+
+LAYOUT: dict[str, tuple[Shape, torch.dtype]] = {
+    "index": (lambda s: (s.B,), torch.int64),
+    "num_variables": (lambda s: (s.B,), torch.int64),
+    "num_environments": (lambda s: (s.B,), torch.int64),
+    "is_target_environment": (lambda s: (s.B, s.K), torch.bool),
+    "target_index": (lambda s: (s.B,), torch.int64),
+    "adjacency": (lambda s: (s.B, s.V, s.V), torch.bool),
+    "order": (lambda s: (s.B, s.V), torch.int64),
+    "weights": (lambda s: (s.B, s.K, s.V, s.V), torch.float32),
+    "bias": (lambda s: (s.B, s.K, s.V), torch.float32),
+    "noise_scale": (lambda s: (s.B, s.K, s.V), torch.float32),
+    "hard": (lambda s: (s.B, s.K, s.V), torch.bool),
+    "intervention": (lambda s: (s.B, s.K, s.V), torch.int8),
+    "noise_kind": (lambda s: (s.B, s.V), torch.int64),
+    "noise_parameters": (lambda s: (s.B, s.V, 2), torch.float32),
+    "mechanism": (lambda s: (s.B, s.V), torch.int64),
+    "mechanism_offset": (lambda s: (s.B, s.K, s.V), torch.int64),
+    "mechanism_parameters": (lambda s: (s.P,), torch.float32),
+}
+"""Shape and dtype of every table of a batch."""
+
+
+def draw_tables(
+    prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int, path: str = "best"
+) -> dict[str, Tensor]:
+    """The tables of datasets first_index, first_index + 1, …; `path` names an instruction set."""
+    record, counts = native_prior(prior), torch.zeros(num_datasets, dtype=torch.int64)
+    if any(not isinstance(mechanism, Linear) for mechanism in prior.mechanisms):
+        arrays = {"num_parameters": counts.numpy()}
+        native().count_parameters(record, seed, first_index, arrays, num_datasets, num_threads, path)
+    ends = counts.cumsum(0)
+    sizes = Sizes(num_datasets, prior.max_variables, prior.max_environments, int(ends[-1]))
+    check_memory(sizes, 0)
+    tables = {name: torch.zeros(shape(sizes), dtype=dtype) for name, (shape, dtype) in LAYOUT.items()}
+    torch.arange(first_index, first_index + num_datasets, out=tables["index"])
+    arrays = {name: table.numpy() for name, table in tables.items()} | {"parameter_offset": (ends - counts).numpy()}
+    native().draw(record, seed, arrays, sizes, num_threads, path)
+    return tables
+
+
+def evaluate_tables(
+    tables: dict[str, Tensor], row_offset: Tensor, num_rows: int, seed: int, num_threads: int, path: str = "best"
+) -> dict[str, Tensor]:
+    """`values` and `environment`; row_offset (B, K + 1) says where every environment starts and ends."""
+    B, K, V = tables["bias"].shape
+    sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]))
+    check_memory(sizes, num_rows)
+    rows = {
+        "values": torch.empty(B, num_rows, V, dtype=torch.float32),
+        "environment": torch.empty(B, num_rows, dtype=torch.int64),
+    }
+    arrays = {name: tensor.numpy() for name, tensor in (tables | rows | {"row_offset": row_offset}).items()}
+    native().evaluate(arrays, sizes, num_rows, seed, num_threads, path)
+    return rows
+
+
+def split_rows(is_target: Tensor, num_environments: Tensor, num_rows: int, target_share: float | None) -> Tensor:
+    """row_offset (B, K + 1): equal shares for all environments, or `target_share` for the target environments.
+
+    Within a group of environments the first i of n get ⌊i · rows / n⌋ rows; every environment gets one at least.
+    """
+    B, K = is_target.shape
+    number = torch.arange(K + 1).expand(B, K + 1).minimum(num_environments[:, None])
+    if target_share is None:
+        return number * num_rows // num_environments[:, None]
+    targets = is_target.sum(1, keepdim=True)
+    sources = num_environments[:, None] - targets
+    wanted = torch.full_like(targets, round(target_share * num_rows))
+    target_rows = wanted.clamp(min=targets).minimum(num_rows - sources)
+    source_rows = num_rows - target_rows
+    in_sources = number.minimum(sources) * source_rows // sources
+    return in_sources + (number - sources).clamp(min=0) * target_rows // targets
+
+
+def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows: int) -> Tensor:
+    """row_offset (B, K + 1) that gives all rows of dataset b to environment[b]."""
+    return (torch.arange(num_environments + 1) > environment[:, None]) * num_rows
+
+
+def check_memory(sizes: Sizes, num_rows: int) -> None:
+    """Raise ValueError if a batch of these sizes does not fit this machine's memory."""
+    item = sum(torch.empty(0, dtype=dtype).element_size() * _count(shape(sizes)) for shape, dtype in LAYOUT.values())
+    needed = item + sizes.B * num_rows * (4 * sizes.V + 8)
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    expected = f"a batch within this machine's memory of {available / 1e9:.1f} GB"
+    check(needed <= available, "num_datasets, num_rows", expected, f"{needed / 1e9:.1f} GB")
+
+
+def check_seed(seed: object) -> None:
+    """Raise ValueError unless `seed` is an int of 64 bits."""
+    check(is_int(seed) and 0 <= seed < 1 << 64, "seed", "an int in 0…2⁶⁴ − 1", seed)  # type: ignore[operator]
+
+
+def threads(num_threads: int | None) -> int:
+    """`num_threads`, or as many as torch uses."""
+    if num_threads is None:
+        return torch.get_num_threads()
+    check(is_int(num_threads) and 1 <= num_threads <= 1024, "num_threads", "None or an int in 1…1024", num_threads)
+    return num_threads
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
