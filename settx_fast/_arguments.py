@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,9 +45,10 @@ def _enter_jagged(name: str, x: Tensor, also_ragged: bool) -> tuple[Sets, Restor
         )
     if also_ragged:
         raise ValueError(f"{name}: expected no lengths or mask beside a jagged nested tensor")
-    if x.lengths() is not None:
+    nested: Any = x  # its layout methods are not in Tensor's stubs
+    if nested.lengths() is not None:
         raise ValueError(f"{name}: expected a jagged nested tensor without holes, call contiguous() on it")
-    offsets = x.offsets()
+    offsets = nested.offsets()
     return Sets(x.values(), offsets=offsets.long()), lambda out: torch.nested.nested_tensor_from_jagged(out, offsets)
 
 
@@ -149,10 +151,14 @@ def expected_shapes(spec: BlockSpec, dim_query: int, dim_key: int, dim: int) -> 
     }
 
 
-def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in autocast's dtype where it is on for their device, else as they are."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+def autocast(tensor: Tensor) -> Tensor:
+    """The tensor in autocast's dtype where that is on for its device and would cast it, else as it is."""
+    device = tensor.device.type
+    if not torch.is_autocast_enabled(device) or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(device))
+
+
+def autocast_weights(weights: BlockWeights) -> BlockWeights:
+    """The weights, each through `autocast`."""
+    return BlockWeights(**{name: autocast(t) for name, t in weights._asdict().items() if t is not None})

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from settx_fast import blockwise, composed, reference
-from settx_fast._arguments import autocast, check_block, check_set, enter
+from settx_fast._arguments import autocast, autocast_weights, check_block, check_set, enter
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._dispatch import why_not_triton
 from settx_fast._sets import Sets
@@ -68,8 +68,7 @@ def attention_block(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
     """
-    query, key = autocast(query, key)
-    weights = BlockWeights(*autocast(*weights))
+    query, key, weights = autocast(query), autocast(key), autocast_weights(weights)
     queries, restore = enter("query", query, query_lengths, query_mask)
     keys, _ = enter("key", key, key_lengths, key_mask)
     check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
@@ -99,8 +98,8 @@ def induced_set_attention(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
-    x, inducing = autocast(x, inducing)
-    weights_a, weights_b = BlockWeights(*autocast(*weights_a)), BlockWeights(*autocast(*weights_b))
+    x, inducing = autocast(x), autocast(inducing)
+    weights_a, weights_b = autocast_weights(weights_a), autocast_weights(weights_b)
     sets, restore = enter("x", x, lengths, mask)
     check_set("inducing", inducing, like=sets.rows)
     if inducing.shape[0] != 1:

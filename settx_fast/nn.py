@@ -8,6 +8,7 @@ of `BlockSpec` come through keywords. Inputs are (B, N, C) tensors or jagged nes
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -90,7 +91,7 @@ class MAB(nn.Module):
     def weights(self) -> BlockWeights:
         """The parameters as `functional` takes them."""
         layers = {"q": "fc_q", "k": "fc_k", "v": "fc_v", "p": "fc_p", "o": "fc_o", "o2": "fc_o2"}
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for suffix, name in layers.items():
             layer = getattr(self, name, None)
             tensors |= {f"w_{suffix}": getattr(layer, "weight", None), f"b_{suffix}": getattr(layer, "bias", None)}
@@ -262,6 +263,6 @@ def _seeds(number: int, dim: int, options: BlockOptions) -> nn.Parameter:
 def _mlp(dim_in: int, dim_hidden: int, dim_out: int, factory: dict[str, Any]) -> nn.Sequential:
     widths = (dim_in, dim_hidden, dim_hidden, dim_hidden, dim_out)
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
+    for width_in, width_out in pairwise(widths):
         layers += [nn.Linear(width_in, width_out, **factory), nn.ReLU()]
     return nn.Sequential(*layers[:-1])

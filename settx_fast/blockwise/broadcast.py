@@ -1,0 +1,181 @@
+"""Long sets read few keys: a whole attention block on one tile of rows, with a backward that recomputes.
+
+Only rows, keys, values and weights are saved; what a tile computes lives until the next tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._sets import Sets
+from settx_fast.blockwise.block import Block
+from settx_fast.blockwise.tiles import tiles
+
+_SCORES_PER_TILE = 2**18
+
+Scalars = tuple[str, bool, str, bool, str, int | None, float]
+
+
+def scalars(spec: BlockSpec) -> Scalars:
+    """What the operator needs of a spec, in the operator's order."""
+    return (
+        spec.norm,
+        spec.norm_first,
+        spec.residual,
+        spec.output_projection,
+        spec.activation,
+        spec.ffn_dim,
+        spec.norm_eps,
+    )
+
+
+def query_weights(weights: BlockWeights) -> dict[str, Tensor]:
+    """The weights that the operator needs, by name and in its order: all but those that make keys and values."""
+    made = ("w_k", "b_k", "w_v", "b_v")
+    return {name: w for name, w in weights._asdict().items() if w is not None and name not in made}
+
+
+@custom_op("settx_fast::broadcast", mutates_args=())
+def broadcast(
+    rows: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    key_lengths: Tensor | None,
+    weights: list[Tensor],
+    norm: str,
+    norm_first: bool,
+    residual: str,
+    output_projection: bool,
+    activation: str,
+    ffn_dim: int | None,
+    eps: float,
+) -> Tensor:
+    """Attention block of rows (B, N, C) or (R, C) on scaled keys and values (B, h, M, e) → rows h·e wide.
+
+    Keys, values and `weights` (see `query_weights`) are in the compute dtype of the rows.
+    """
+    block = _block(keys, weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
+    out = rows.new_zeros(*rows.shape[:-1], weights[0].shape[0])
+    outside = _outside(keys, key_lengths)
+    for tile in tiles(Sets(rows, lengths, offsets), _rows_per_tile(keys)):
+        b = tile.sets
+        x = tile.load(rows, keys.dtype)
+        trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
+        tile.store(trace.out.view(*x.shape[:2], -1), out)
+    return out
+
+
+@custom_op("settx_fast::broadcast_backward", mutates_args=())
+def broadcast_backward(
+    d_out: Tensor,
+    rows: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    key_lengths: Tensor | None,
+    weights: list[Tensor],
+    norm: str,
+    norm_first: bool,
+    residual: str,
+    output_projection: bool,
+    activation: str,
+    ffn_dim: int | None,
+    eps: float,
+) -> list[Tensor]:
+    """Gradients of rows, keys, values and every weight."""
+    block = _block(keys, weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
+    d_rows, d_keys, d_values = torch.zeros_like(rows), torch.zeros_like(keys), torch.zeros_like(values)
+    outside = _outside(keys, key_lengths)
+    for tile in tiles(Sets(rows, lengths, offsets), _rows_per_tile(keys)):
+        b = tile.sets
+        x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
+        trace = block.forward(x, k, v, None if outside is None else outside[b])
+        d_x, d_k, d_v = block.backward(trace, tile.load(d_out, keys.dtype).flatten(0, 1), k, v)
+        d_keys[b] += d_k
+        d_values[b] += d_v
+        tile.store(d_x.view_as(x), d_rows)
+    return [d_rows, d_keys, d_values, *block.grads.values()]
+
+
+def _block(
+    keys: Tensor,
+    weights: list[Tensor],
+    norm: Any,
+    norm_first: bool,
+    residual: Any,
+    output_projection: bool,
+    activation: Any,
+    ffn_dim: int | None,
+    eps: float,
+) -> Block:
+    spec = BlockSpec(keys.shape[1], norm, norm_first, residual, output_projection, activation, ffn_dim, norm_eps=eps)
+    names = [name for name, used in _used(spec).items() if used]
+    return Block(spec, dict(zip(names, weights, strict=True)))
+
+
+def _used(spec: BlockSpec) -> dict[str, bool]:
+    projection, wide, normed, biased = (
+        spec.output_projection,
+        spec.ffn_dim is not None,
+        spec.norm != "none",
+        spec.norm == "layer",
+    )
+    return {
+        "w_q": True,
+        "b_q": True,
+        "w_o": True,
+        "b_o": True,
+        "w_p": projection,
+        "b_p": projection,
+        "w_o2": wide,
+        "b_o2": wide,
+        "g0": normed,
+        "b0": biased,
+        "g1": normed,
+        "b1": biased,
+    }
+
+
+def _outside(keys: Tensor, key_lengths: Tensor | None) -> Tensor | None:
+    """(B, 1, 1, M) bool, True for keys that do not count."""
+    if key_lengths is None:
+        return None
+    return (torch.arange(keys.shape[2]) >= key_lengths[:, None])[:, None, None]
+
+
+def _rows_per_tile(keys: Tensor) -> int:
+    return max(64, _SCORES_PER_TILE // max(keys.shape[1] * keys.shape[2], keys.shape[1] * keys.shape[3]))
+
+
+@broadcast.register_fake
+def _(rows, lengths, offsets, keys, values, key_lengths, weights, *spec):  # type: ignore[no-untyped-def]
+    return rows.new_empty(*rows.shape[:-1], weights[0].shape[0])
+
+
+@broadcast_backward.register_fake
+def _(d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *spec):  # type: ignore[no-untyped-def]
+    return [torch.empty_like(t) for t in (rows, keys, values, *weights)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, weights = inputs[:7]
+    ctx.scalars = inputs[7:]
+    ctx.save_for_backward(*tensors, *weights)
+
+
+def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
+    rows, lengths, offsets, keys, values, key_lengths, *weights = ctx.saved_tensors
+    gradients = broadcast_backward(d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *ctx.scalars)
+    d_rows, d_keys, d_values, *d_weights = gradients
+    return d_rows, None, None, d_keys, d_values, None, d_weights, *(None for _ in ctx.scalars)
+
+
+broadcast.register_autograd(_differentiate, setup_context=_save)
