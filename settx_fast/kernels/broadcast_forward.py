@@ -1,0 +1,205 @@
+"""Stage B: the elements of every set read M keys, then the whole rest of the block, in one kernel with one write.
+
+Heads are kept apart in groups: the keys of a group's heads are the diagonal blocks of one matrix (heads · keys,
+features), which makes a group two plain products. All heads are one group where their keys are few; else a loop takes
+them in turn and puts a group's features in place with a selection matrix, or with its slice of the output projection.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast.kernels.blocks import Rows, length_of, locate, num_blocks, row_offsets
+from settx_fast.kernels.broadcast_config import Block, ForwardTiles, forward_tiles
+from settx_fast.kernels.primitives import (
+    LOG2_E,
+    contiguous,
+    finish,
+    load_tile,
+    load_vector,
+    load_weight,
+    multiply,
+    multiply_add,
+    store_tile,
+)
+from settx_fast.kernels.sets import SetView
+
+
+class Recomputed(NamedTuple):
+    """What the backward pass makes again of a chunk of rows, packed."""
+
+    x: Tensor  # (rows, C), as the query projection reads it
+    q: Tensor  # (rows, D)
+    a: Tensor | None  # (rows, D), what an output projection reads
+    o: Tensor  # (rows, D), attention and residual
+
+
+@triton.jit
+def row_statistics(x_ptr, offsets, valid, block: tl.constexpr, CHUNK: tl.constexpr):
+    """Mean (0 under "rms") and reciprocal deviation of elements, each (rows,), chunk of columns by chunk."""
+    C: tl.constexpr = block.C
+    total = tl.zeros(offsets.shape, tl.float32)
+    if block.spec.norm == "layer":
+        for first in range(0, C, CHUNK):
+            inputs = first + tl.arange(0, CHUNK)
+            total += tl.sum(load_tile(x_ptr, offsets, inputs, valid, inputs < C).to(tl.float32), 1)
+    mean = total / C
+    squares = tl.zeros(offsets.shape, tl.float32)
+    for first in range(0, C, CHUNK):
+        inputs = first + tl.arange(0, CHUNK)
+        x = load_tile(x_ptr, offsets, inputs, valid, inputs < C).to(tl.float32) - mean[:, None]
+        squares += tl.sum(tl.where((inputs < C)[None, :], x * x, 0.0), 1)
+    return mean, tl.rsqrt(squares / C + block.spec.norm_eps)
+
+
+@triton.jit
+def load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block: tl.constexpr, CHUNK: tl.constexpr):
+    """Columns first … first + CHUNK of elements, normed where the block norms its input."""
+    inputs = first + tl.arange(0, CHUNK)
+    inside = inputs < block.C
+    x = load_tile(x_ptr, offsets, inputs, valid, inside)
+    if block.norm_input:
+        standard = (x.to(tl.float32) - mean[:, None]) * factor[:, None]
+        normed = standard * load_vector(w.g0, inputs, inside)[None, :] + load_vector(w.b0, inputs, inside)[None, :]
+        x = normed.to(x.dtype)
+    return x
+
+
+@triton.jit
+def load_heads(ptr, first, block: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr):
+    """Keys or values (M, D) of heads first … first + GROUP: (GROUP · keys, WIDTH), zero off the diagonal blocks."""
+    KEYS: tl.constexpr = block.keys
+    rows, features = tl.arange(0, GROUP * KEYS), tl.arange(0, WIDTH)
+    own = (rows // KEYS)[:, None] == (features // block.E)[None, :]
+    keys = rows % KEYS
+    pointers = ptr + keys[:, None] * block.D + (first * block.E + features)[None, :]
+    return tl.load(pointers, mask=own & (keys < block.M)[:, None], other=0.0)
+
+
+@triton.jit
+def attention(q, keys, block: tl.constexpr, GROUP: tl.constexpr):
+    """Softmax over the keys of each head of a group: (rows, GROUP · keys) in fp32, zero for padded keys."""
+    KEYS: tl.constexpr = block.keys
+    PRECISION: tl.constexpr = block.precision
+    scores = multiply(q, tl.trans(keys), PRECISION) * (block.scale * LOG2_E)
+    scores = tl.reshape(scores, (q.shape[0], GROUP, KEYS))
+    if block.M < KEYS:
+        scores = tl.where((tl.arange(0, KEYS) < block.M)[None, None, :], scores, float("-inf"))
+    p = tl.exp2(scores - tl.max(scores, 2)[:, :, None])
+    return tl.reshape(p / tl.sum(p, 2)[:, :, None], (q.shape[0], GROUP * KEYS))
+
+
+@triton.jit
+def attend(
+    x_ptr, offsets, valid, k_ptr, v_ptr, w, kept, kept_rows, kept_valid, block: tl.constexpr, tiles: tl.constexpr
+):  # fmt: skip
+    """O = R + proj(concat_h(A_h V_h)) of a tile of elements of one set: (rows, width) in fp32.
+
+    Stores Q, the attended values and the normed elements in `kept` (None: nowhere).
+    """
+    C: tl.constexpr = block.C
+    E: tl.constexpr = block.E
+    WIDTH: tl.constexpr = block.width
+    PRECISION: tl.constexpr = block.precision
+    GROUP: tl.constexpr = tiles.group
+    GROUP_WIDTH: tl.constexpr = tiles.group_width
+    CHUNK: tl.constexpr = tiles.inputs
+    columns = tl.arange(0, WIDTH)
+    inside = columns < block.D
+    mean, factor = None, None
+    if block.norm_input:
+        mean, factor = row_statistics(x_ptr, offsets, valid, block, CHUNK)
+    # (rows, CHUNK): the whole of x where it fits, then read once
+    x = load_inputs(x_ptr, offsets, valid, 0, mean, factor, w, block, CHUNK)
+    if kept is not None:
+        for first in range(0, C, CHUNK):
+            if C > CHUNK:
+                x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
+            inputs = first + tl.arange(0, CHUNK)
+            store_tile(kept.x, kept_rows * C, inputs, kept_valid, inputs < C, x)
+    # (rows, width)
+    o = tl.zeros((offsets.shape[0], WIDTH), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
+    for head in range(0, block.spec.num_heads, GROUP):
+        local = tl.arange(0, GROUP_WIDTH)
+        features, own = head * E + local, local < GROUP * E
+        # (rows, GROUP_WIDTH)
+        q = tl.zeros((offsets.shape[0], GROUP_WIDTH), tl.float32) + load_vector(w.b_q, features, own)[None, :]
+        for first in range(0, C, CHUNK):
+            if C > CHUNK:
+                x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
+            inputs = first + tl.arange(0, CHUNK)
+            q = multiply_add(x, load_weight(w.w_q, inputs, features, inputs < C, own, C), q, PRECISION)
+        p = attention(q, load_heads(k_ptr, head, block, GROUP, GROUP_WIDTH), block, GROUP)
+        a = multiply(p, load_heads(v_ptr, head, block, GROUP, GROUP_WIDTH), PRECISION)
+        if kept is not None:
+            store_tile(kept.q, kept_rows * block.D, features, kept_valid, own, q)
+            if kept.a is not None:
+                store_tile(kept.a, kept_rows * block.D, features, kept_valid, own, a)
+        if block.spec.output_projection:
+            o = multiply_add(a, load_weight(w.w_p, features, columns, own, inside, block.D), o, PRECISION)
+            direct = q
+        elif block.spec.residual == "projected":
+            direct = q + a
+        else:
+            direct = a
+        if block.spec.residual == "projected" or not block.spec.output_projection:
+            if block.spec.num_heads == GROUP:
+                o += direct
+            else:
+                place = (features[:, None] == columns[None, :]) & own[:, None]
+                o = multiply_add(direct, place.to(x.dtype), o, PRECISION)
+    if block.spec.residual == "input":
+        o += load_tile(x_ptr, offsets, columns, valid, inside).to(tl.float32)
+    return o
+
+
+@triton.jit
+def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles: tl.constexpr):
+    """The block on rows first … first + tiles.rows of set b (both int64); zeros for padded rows past its length."""
+    ROWS: tl.constexpr = tiles.rows
+    WIDTH: tl.constexpr = block.width
+    length = length_of(x, b)
+    rows = first + tl.arange(0, ROWS)
+    columns = tl.arange(0, WIDTH)
+    y = tl.zeros((ROWS, WIDTH), tl.float32)
+    if first < length:
+        own_keys = b * (block.M * block.D)
+        o = attend(
+            x.ptr, row_offsets(x, b, rows), rows < length, k_ptr + own_keys, v_ptr + own_keys, w, None, None, None,
+            block, tiles,
+        )  # fmt: skip
+        y = finish(o, w, block, tiles)
+        y = tl.where((rows < length)[:, None], y, 0.0)
+    writable = rows < (length if x.offsets is not None else x.N)
+    store_tile(out.ptr, row_offsets(out, b, rows), columns, writable, columns < block.D, y)
+
+
+@triton.jit
+def broadcast_forward_kernel(x, out, num_sets, k_ptr, v_ptr, w, block: tl.constexpr, tiles: tl.constexpr):
+    """One program, one tile of rows of one set."""
+    b, first = locate(tl.program_id(0), x, num_sets, tiles.rows)
+    broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block, tiles)
+
+
+def broadcast_forward(
+    x: SetView, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, tiles: ForwardTiles | None = None
+) -> Tensor:
+    """Output of the block whose queries are the elements of x: (B, N, D) or packed (R, D), zero outside the sets.
+
+    k and v (B, M, D) are the keys' and values' projections, every one of the M rows a key; all tensors of one dtype.
+    """
+    block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
+    tiles = tiles or forward_tiles(block)
+    out = x.x.new_empty(*x.x.shape[:-1], block.D)
+    if out.numel():
+        broadcast_forward_kernel[(num_blocks(x, tiles.rows),)](
+            Rows(*x.arguments), Rows(*x.like(out).arguments), x.num_sets, k.contiguous(), v.contiguous(),
+            contiguous(weights), block, tiles,
+            num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,111 @@
+"""One problem of stage B, its kernels as a differentiable function, and the fp64 oracle's answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from settx_fast import reference
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._layers import first_norm
+from settx_fast._sets import Sets
+from settx_fast.kernels.broadcast_forward import broadcast_forward
+from settx_fast.kernels.sets import SetView
+from settx_fast.testing import assert_close_to_oracle, make_weights
+
+
+@dataclass(frozen=True)
+class Case:
+    """A stage B problem: lengths of the sets (None: all N), how they are laid out, and the block's options."""
+
+    batch: int = 2
+    elements: int = 63
+    dim_in: int = 16
+    dim: int = 32
+    heads: int = 2
+    keys: int = 8
+    options: dict[str, Any] = field(default_factory=lambda: {"norm": "layer"}, hash=False)
+    lengths: tuple[int, ...] | None = None
+    packed: bool = False
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def spec(self) -> BlockSpec:
+        return BlockSpec(self.heads, **self.options)
+
+
+class Problem(NamedTuple):
+    """Tensors of a case: elements, the rows that keys are made of, weights, and the gradient of the output."""
+
+    x: Sets
+    h: Tensor  # (B, M, ·)
+    weights: BlockWeights
+    grad: Tensor
+
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Problem:
+        """Copies; floating tensors in a dtype, requiring grad."""
+
+        def move(t: Tensor | None) -> Tensor | None:
+            if t is None or not t.is_floating_point():
+                return None if t is None else t.to(device)
+            return t.detach().to(device, dtype, copy=True).requires_grad_()
+
+        return Problem(Sets(*map(move, self.x)), move(self.h), BlockWeights(*map(move, self.weights)), move(self.grad))
+
+    def named(self) -> dict[str, Tensor]:
+        """Every differentiable input by name."""
+        return {"x": self.x.rows, "h": self.h} | {n: w for n, w in self.weights._asdict().items() if w is not None}
+
+
+def make_problem(case: Case, seed: int = 0, junk: float = float("nan")) -> Problem:
+    """Random inputs with peaked attention, rounded to bfloat16; rows outside their set hold `junk`."""
+    generator = torch.Generator().manual_seed(seed)
+    spec, lengths = case.spec, None if case.lengths is None else torch.tensor(case.lengths)
+    dim_key = case.dim_in if spec.norm_first and spec.norm != "none" else case.dim
+    x = Sets(torch.randn(case.batch, case.elements, case.dim_in, generator=generator), lengths)
+    grad = torch.randn(case.batch, case.elements, case.dim, generator=generator)
+    h = torch.randn(case.batch, case.keys, dim_key, generator=generator)
+    weights = make_weights(spec, case.dim_in, dim_key, case.dim, generator)
+    if lengths is not None:
+        outside = ~x.valid()[..., None]
+        x, grad = Sets(x.rows.masked_fill(outside, junk), lengths), grad.masked_fill(outside, junk)
+    if case.packed:
+        offsets = F.pad(torch.full((case.batch,), case.elements) if lengths is None else lengths, (1, 0)).cumsum(0)
+        packed = Sets(x.rows, offsets=offsets)
+        x, grad = Sets(packed.packed_like(x.rows), offsets=offsets), packed.packed_like(grad)
+    return Problem(x, h, weights, grad).to(torch.bfloat16)
+
+
+def view(x: Sets) -> SetView:
+    """What kernels read."""
+    return SetView(x.rows, x.offsets, x.lengths)
+
+
+def keys_values(problem: Problem, spec: BlockSpec) -> tuple[Tensor, Tensor]:
+    """The keys' and values' projections (B, M, D) of a problem."""
+    w = problem.weights
+    source = first_norm(problem.h, w, spec)
+    return F.linear(source, w.w_k, w.b_k), F.linear(source, w.w_v, w.b_v)
+
+
+def forward(problem: Problem, spec: BlockSpec) -> Tensor:
+    """The kernels' output."""
+    with torch.no_grad():
+        return broadcast_forward(view(problem.x), *keys_values(problem, spec), problem.weights, spec)
+
+
+def oracle(problem: Problem, spec: BlockSpec) -> Tensor:
+    """The reference's output."""
+    return reference.attention_block(problem.x, Sets(problem.h), problem.weights, spec)
+
+
+def check_forward(case: Case, device: torch.device) -> None:
+    """The kernels are as close to the fp64 oracle as the reference in the case's dtype."""
+    problem = make_problem(case)
+    actual = forward(problem.to(case.dtype, device), case.spec)
+    expected = [oracle(problem.to(dtype), case.spec) for dtype in (case.dtype, torch.float64)]
+    assert_close_to_oracle(actual, *expected)

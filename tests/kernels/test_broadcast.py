@@ -1,0 +1,85 @@
+"""Stage B's kernels against the fp64 oracle: every option of the block, every layout of the sets, awkward shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from broadcast_case import Case, check_forward, forward, make_problem
+
+from settx_fast.testing import TABULAR, VARIANTS
+
+SHAPES = {
+    "one element": Case(elements=1),
+    "two elements, one set": Case(batch=1, elements=2),
+    "a whole tile and a part": Case(elements=100),
+    "keys not a power of two": Case(keys=11, elements=20),
+    "one key": Case(keys=1, elements=20),
+    "points in space": Case(dim_in=3, elements=20),
+    "one column": Case(dim_in=1, elements=20),
+    "wide elements, read in chunks": Case(dim_in=150, elements=20),
+    "wide elements, normed in chunks": Case(dim_in=150, elements=20, options=VARIANTS["prenorm-projected"]),
+    "head of 8": Case(dim=32, heads=4, elements=20),
+    "head of 40, width not a power of two": Case(dim=80, heads=2, elements=20),
+    "many keys, head by head": Case(dim=32, heads=2, keys=130, elements=20),
+    "many keys, head of 8, head by head": Case(dim=24, heads=3, keys=65, elements=20),
+    "many keys, projected": Case(dim=48, dim_in=48, heads=3, keys=65, elements=20, options=TABULAR),
+    "hidden layer not a multiple of a chunk": Case(dim_in=32, elements=20, options={**TABULAR, "ffn_dim": 72}),
+    "lengths, one set empty": Case(batch=4, elements=100, lengths=(100, 0, 63, 65)),
+    "packed, sets empty at the start, within and at the end": Case(
+        batch=6, elements=130, lengths=(0, 63, 0, 130, 1, 0), packed=True
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("keys", [12, 130], ids=["heads together", "head by head"])
+def test_every_option_matches_the_oracle(variant: str, keys: int, device: torch.device) -> None:
+    check_forward(Case(batch=1, dim_in=32, elements=70, keys=keys, options=VARIANTS[variant]), device)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_matches_the_oracle(name: str, device: torch.device) -> None:
+    check_forward(SHAPES[name], device)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", ["original", "tabular"])
+def test_low_precision_is_no_worse_than_the_reference(variant: str, dtype: torch.dtype, device: torch.device) -> None:
+    check_forward(Case(batch=1, dim_in=32, elements=70, options=VARIANTS[variant], dtype=dtype), device)
+
+
+def test_rows_outside_their_set_are_zero_and_never_influence_others(device: torch.device) -> None:
+    case = Case(batch=3, elements=70, lengths=(70, 0, 5))
+    nan, ones = (
+        forward(make_problem(case, junk=junk).to(torch.float32, device), case.spec) for junk in (float("nan"), 1.0)
+    )
+    assert torch.equal(nan, ones)
+    assert not nan[1].any()
+    assert not nan[2, 5:].any()
+
+
+def test_layouts_of_the_same_sets_give_the_same_bits(device: torch.device) -> None:
+    case = Case(batch=3, elements=70, lengths=(70, 3, 64))
+    padded, packed = (
+        forward(make_problem(c).to(torch.float32, device), c.spec) for c in (case, replace(case, packed=True))
+    )
+    assert torch.equal(torch.cat([padded[b, :length] for b, length in enumerate(case.lengths)]), packed)
+
+
+def test_strided_elements_are_read_in_place(device: torch.device) -> None:
+    case = Case(elements=70, dim_in=16)
+    problem = make_problem(case).to(torch.float32, device)
+    rows = problem.x.rows.detach()
+    expected = forward(problem, case.spec)
+    wide = torch.full((70, 2, 40), float("nan"), device=device)
+    strided = wide.transpose(0, 1)[..., 3:19]
+    strided.copy_(rows)
+    assert torch.equal(forward(problem._replace(x=problem.x._replace(rows=strided)), case.spec), expected)
+
+
+@pytest.mark.parametrize(("batch", "elements"), [(0, 5), (2, 0)])
+def test_no_rows_give_no_rows(batch: int, elements: int, device: torch.device) -> None:
+    case = Case(batch=batch, elements=elements)
+    assert forward(make_problem(case).to(torch.float32, device), case.spec).shape == (batch, elements, case.dim)
