@@ -139,7 +139,9 @@ def scan(
     y = tl.zeros((BLOCK_R, BLOCK_W), tl.float32)
     begin, end = piece(length, split, num_splits, BLOCK_N)
     for tile in range(begin, end):
-        x, rows = load_elements(base_ptr, row_stride, tile, length, w.g0, w.b0, C, NORM, spec.norm_eps, BLOCK_N, BLOCK_C)
+        x, rows = load_elements(
+            base_ptr, row_stride, tile, length, w.g0, w.b0, C, NORM, spec.norm_eps, BLOCK_N, BLOCK_C
+        )
         if ABSORBED:
             keys, values = x, x
         else:
@@ -165,7 +167,11 @@ def store_attention(
     """log₂-sum-exp (B, H · M), −∞ for an empty set, and Y (H, B, M, C) or the attended values (B, M, D)."""
     h, m = r // M, r % M
     y = y / tl.where(total > 0.0, total, 1.0)[:, None]
-    tl.store(lse_ptr + b * (H * M) + r, tl.where(total > 0.0, top + tl.log2(tl.where(total > 0.0, total, 1.0)), float("-inf")), mask=r < last)
+    tl.store(
+        lse_ptr + b * (H * M) + r,
+        tl.where(total > 0.0, top + tl.log2(tl.where(total > 0.0, total, 1.0)), float("-inf")),
+        mask=r < last,
+    )
     if ABSORBED:
         ok = (r < last)[:, None] & (columns < C)[None, :]
         target = y_ptr + ((h * num_sets + b) * M + m)[:, None] * C + columns[None, :]
@@ -254,9 +260,20 @@ def finish(
     if spec_next is not None:
         if spec_next.norm != "none" and spec_next.norm_first:
             norm_rows(
-                to.out, to.keys_from, w_next.g0, w_next.b0, rows, rows_ok, D, spec_next.norm, spec_next.norm_eps, BLOCK_D
+                to.out,
+                to.keys_from,
+                w_next.g0,
+                w_next.b0,
+                rows,
+                rows_ok,
+                D,
+                spec_next.norm,
+                spec_next.norm_eps,
+                BLOCK_D,
             )
-        make_keys_values(to.keys_from, w_next, to.next_keys, to.next_values, rows, rows_ok, D, D_NEXT, BLOCK_K, PRECISION)
+        make_keys_values(
+            to.keys_from, w_next, to.next_keys, to.next_values, rows, rows_ok, D, D_NEXT, BLOCK_K, PRECISION
+        )
 
 
 @triton.jit
@@ -329,9 +346,7 @@ def merge_kernel(
     top, total, y = merge(
         tops_ptr, totals_ptr, ys_ptr, b, r, num_rows, columns, num_splits, num_rows, WIDTH, BLOCK_S, BLOCK_R, BLOCK_W
     )
-    store_attention(
-        top, total, y, lse_ptr, y_ptr, b_v_ptr, b, r, num_rows, columns, M, num_sets, H, C, E, ABSORBED
-    )
+    store_attention(top, total, y, lse_ptr, y_ptr, b_v_ptr, b, r, num_rows, columns, M, num_sets, H, C, E, ABSORBED)
 
 
 @triton.jit

@@ -91,3 +91,42 @@ def _scan_bytes(problem: Problem, block_r: int, block_n: int, stages: int) -> in
     width = padded(problem.C)
     resident = block_r * width if problem.absorbed else (2 * width + block_r + 2 * block_n) * padded(problem.E)
     return problem.itemsize * (resident + stages * block_n * width + block_r * block_n)
+
+
+class BackwardScan(NamedTuple):
+    """Tiles of the backward passes: one sums over elements, one makes dX; `fused` when the first does both."""
+
+    fused: bool
+    block_r: int
+    block_n: int
+    group: int  # sets a program adds up
+    num_splits: int  # programs that share a set
+    element_splits: int  # the same of the dX pass
+    num_warps: int
+    num_stages: int
+
+
+def backward_scan(problem: Problem, shared_queries: bool) -> BackwardScan:
+    """Tiles of the backward: the registers hold a block of queries' gradients, the tile's and dX at once."""
+    width = padded(problem.C)
+    rows = problem.H * problem.M if problem.absorbed else problem.M
+    budget = 16384 if problem.itemsize == 2 else 4096 if problem.exact else 8192
+    block_r = max(16, min(padded(rows), 128, budget // width))
+    block_n = 64 if problem.itemsize == 2 else 32
+    while block_n > 16 and _backward_bytes(problem, block_r, block_n) > problem.shared:
+        block_n //= 2
+    while block_r > 16 and _backward_bytes(problem, block_r, block_n) > problem.shared:
+        block_r //= 2
+    blocks = triton.cdiv(rows, block_r) * (1 if problem.absorbed else problem.H)
+    group = max(1, problem.num_sets * blocks // (2 * PROGRAMS)) if shared_queries else 1
+    warps = 8 if block_r * width >= 128 * 64 or block_n * width >= 64 * 128 else 4
+    return BackwardScan(
+        problem.absorbed and rows <= block_r, block_r, block_n, group,
+        splits(problem, blocks) if group == 1 else 1, splits(problem, 1), warps, 2,
+    )  # fmt: skip
+
+
+def _backward_bytes(problem: Problem, block_r: int, block_n: int) -> int:
+    width = padded(problem.C)
+    resident = 2 * block_r * width if problem.absorbed else 2 * (width + block_r + 2 * block_n) * padded(problem.E)
+    return problem.itemsize * (resident + 2 * block_n * width + 2 * block_r * block_n)

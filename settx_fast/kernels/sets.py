@@ -77,7 +77,7 @@ def set_length(b, N, offsets_ptr, lengths_ptr):
 @triton.jit
 def first_row(b, set_stride, row_stride, offsets_ptr):
     """Where row 0 of set b (int64) begins, in elements, int64."""
-    if offsets_ptr is not None:
+    if offsets_ptr is not None:  # noqa: SIM108
         start = tl.load(offsets_ptr + b).to(tl.int64) * row_stride
     else:
         start = b * set_stride
