@@ -35,6 +35,19 @@ def test_parents_that_never_move_carry_no_signal():
     assert math.isinf(computed.noise_to_signal.item())
 
 
+def test_rounding_in_the_mean_of_a_constant_is_no_variation():
+    # in floating point, 3/7, 3/7 and 1/7 of a constant 0.7 do not add up to it
+    edges, hard = {(0, 1): 1.0}, [(k, 0) for k in range(4)]
+    batch = hand_batch(edges, [[0, 0.3]] * 4, [[0.7, 0.1]] * 4, target=1, hard=hard)
+    batch = replace(batch, environment=torch.tensor([[0] * 3 + [1] * 3 + [2] + [3] * 5]))
+    assert pooled_source(batch).covariance[0, 0, 0] != 0
+    assert pooled_source(batch).variance[0, 0] == 0
+    computed = properties.compute(batch)
+    assert math.isinf(computed.noise_to_signal.item())
+    assert computed.covariate_shift.item() == 0
+    assert computed.risk[0].tolist() == pytest.approx([0.09] * 3)
+
+
 def test_a_target_without_noise_has_none_to_compare():
     computed = properties.compute(hand_batch({(0, 1): 2.0}, [[1.0, 0.0], [1.0, 0.0]], [[0, 0], [0, 0]], target=1))
     assert computed.noise_to_signal.item() == 0
@@ -109,6 +122,12 @@ def test_environments_weigh_by_their_rows_and_equally_without_any():
     rowless = replace(batch, environment=torch.full_like(environment, 2))
     assert properties.environment_share(rowless, target=False).tolist() == [[0.5, 0.5, 0]]
     assert properties.environment_share(rowless, target=True).tolist() == [[0, 0, 1]]
+    padded = replace(
+        rowless,
+        num_environments=torch.tensor([2]),
+        is_target_environment=torch.tensor([[False, True, False]]),
+    )
+    assert properties.environment_share(padded, target=False).tolist() == [[1, 0, 0]]
 
 
 def test_without_a_target_environment_the_error_names_what_is_missing():

@@ -82,7 +82,7 @@ def _population(batch: Batch, monte_carlo_rows: int, seed: int | None) -> tuple[
     index = torch.nonzero(~is_linear(batch)).flatten()
     if not len(index):
         return population, source_share
-    seed = batch.seed + SEED_OFFSET if seed is None else seed
+    seed = (batch.seed + SEED_OFFSET) % 2**64 if seed is None else seed
     sampled = sampled_population(select(batch, index), source_share[index], monte_carlo_rows, seed)
     return merged(population, sampled, index), source_share
 

@@ -61,11 +61,11 @@ def sampled_population(batch: Batch, source_share: Tensor, num_rows: int, seed: 
     target_noise = at_target(batch.noise_scale.double().square(), batch.target_index)
     deviation = moments.pooled(source_share).variance.sqrt()
     silenced = batch.noise_scale.scatter(2, _target_column(batch), 0.0)
-    signal = _environment_moments(replace(batch, noise_scale=silenced), num_rows, seed).pooled(source_share)
+    signal = _target_moments(replace(batch, noise_scale=silenced), num_rows, seed).pooled(source_share)
     return Population(
         moments,
         target_noise,
-        at_target(signal.variance, batch.target_index),
+        signal.variance.squeeze(1),
         sampled_total_effect(batch, source_share, deviation, num_rows, seed),
     )
 
@@ -86,9 +86,9 @@ def sampled_total_effect(batch: Batch, share: Tensor, deviation: Tensor, num_row
     for variable in ranked.T[: int(cause.sum(1).max())]:  # (B,): one ancestor of every dataset at a time
         moved = cause & is_target(variable, step.shape[1])
         delta = (step * moved)[:, None].float()
-        high = _target_mean(replace(batch, bias=batch.bias + delta), share, rows, seed)
-        low = _target_mean(replace(batch, bias=batch.bias - delta), share, rows, seed)
-        effect = torch.where(moved, (high - low)[:, None] / (2 * step), effect)
+        high = _target_moments(replace(batch, bias=batch.bias + delta), rows, seed).pooled(share).mean  # (B, 1)
+        low = _target_moments(replace(batch, bias=batch.bias - delta), rows, seed).pooled(share).mean
+        effect = torch.where(moved, (high - low) / (2 * step), effect)
     return effect
 
 
@@ -125,11 +125,14 @@ def _by_environment(batch: Batch, num_rows: int, seed: int) -> Iterator[Tensor]:
 
 
 def _environment_moments(batch: Batch, num_rows: int, seed: int) -> Moments:
-    each = [sample_moments(values) for values in _by_environment(batch, num_rows, seed)]
+    return _stacked([sample_moments(values) for values in _by_environment(batch, num_rows, seed)])
+
+
+def _target_moments(batch: Batch, num_rows: int, seed: int) -> Moments:
+    """Of the target alone: mean (B, K, 1) and covariance (B, K, 1, 1)."""
+    rows = _by_environment(batch, num_rows, seed)
+    return _stacked([sample_moments(at_target(values, batch.target_index)[..., None]) for values in rows])
+
+
+def _stacked(each: list[Moments]) -> Moments:
     return Moments(torch.stack([m.mean for m in each], 1), torch.stack([m.covariance for m in each], 1))
-
-
-def _target_mean(batch: Batch, share: Tensor, num_rows: int, seed: int) -> Tensor:
-    """(B,) mean of the target over environments with shares (B, K)."""
-    each = [at_target(values, batch.target_index).double().mean(1) for values in _by_environment(batch, num_rows, seed)]
-    return (share * torch.stack(each, 1)).sum(1)

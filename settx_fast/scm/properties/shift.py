@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from settx_fast.scm.properties.moments import Moments
+from settx_fast.scm.properties.moments import CONSTANT_RTOL, Moments
 
 RESOLUTION = 1e-8  # variance, in units of the variable's spread, with which every variable is read
 
@@ -23,11 +23,12 @@ def shift_decomposition(source: Moments, target: Moments, target_index: Tensor) 
     same constant on both sides costs nothing.
     """
     last = _target_last(target_index, source.mean.shape[1])
-    gap, spread = target.mean - source.mean, source.variance + target.variance + (target.mean - source.mean).square()
-    scale = torch.where(spread > 0, spread.rsqrt(), 0.0)
-    error = torch.where(spread > 0, RESOLUTION, 1.0)
-    factor_s = _factor(source.covariance, scale, error, last)
-    factor_t = _factor(target.covariance, scale, error, last)
+    gap = target.mean - source.mean
+    spread = source.variance + target.variance + gap.square()
+    constant = spread <= CONSTANT_RTOL * (source.mean.square() + target.mean.square())
+    scale = torch.where(constant, 0.0, spread.rsqrt())
+    factor_s = _factor(source.covariance, scale, last)
+    factor_t = _factor(target.covariance, scale, last)
     gap = (scale * gap).gather(1, last)
     seen = torch.linalg.solve_triangular(factor_s, torch.cat([factor_t, gap[..., None]], 2), upper=False)
     ratio = factor_s.diagonal(dim1=1, dim2=2) / factor_t.diagonal(dim1=1, dim2=2)
@@ -53,8 +54,9 @@ def _target_last(target_index: Tensor, width: int) -> Tensor:
     return order
 
 
-def _factor(covariance: Tensor, scale: Tensor, error: Tensor, order: Tensor) -> Tensor:
+def _factor(covariance: Tensor, scale: Tensor, order: Tensor) -> Tensor:
     """Cholesky factor (B, V, V) of the scaled, blurred and reordered covariance."""
-    blurred = scale[:, :, None] * covariance * scale[:, None, :] + torch.diag_embed(error)
+    error = RESOLUTION * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    blurred = scale[:, :, None] * covariance * scale[:, None, :] + error
     rows = blurred.gather(1, order[:, :, None].expand_as(blurred))
     return torch.linalg.cholesky(rows.gather(2, order[:, None, :].expand_as(blurred)))
