@@ -75,12 +75,12 @@ def load_statistics(lse_ptr, delta_ptr, b, first, last, num_rows, BLOCK_R: tl.co
 
 @triton.jit
 def score_gradient(keys, values, q, grad, lse, delta, inside, PRECISION: tl.constexpr):
-    """Probabilities and score gradients (elements, queries) of a tile, from its keys and values."""
-    # (BLOCK_N, BLOCK_R)
-    s = tl.dot(keys, tl.trans(q), input_precision=PRECISION)
-    p = tl.where(inside[:, None], tl.exp2(s - lse[None, :]), 0.0)
-    dp = tl.dot(values, tl.trans(grad), input_precision=PRECISION)
-    ds = p * (dp - delta[None, :]) * LN2
+    """Probabilities and score gradients (queries, elements) of a tile, from its keys and values."""
+    # (BLOCK_R, BLOCK_N)
+    s = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
+    p = tl.where(inside[None, :], tl.exp2(s - lse[:, None]), 0.0)
+    dp = tl.dot(grad, tl.trans(values), input_precision=PRECISION)
+    ds = p * (dp - delta[:, None]) * LN2
     return p.to(keys.dtype), ds.to(keys.dtype)
 
 
@@ -149,10 +149,10 @@ def absorbed_kernel(
             raw, rows = load_raw(base_ptr, row_stride, tile, length, C, BLOCK_N, BLOCK_C)
             x, standard, factor = norm_elements(raw, w.g0, w.b0, C, NORM, spec.norm_eps)
             p, ds = score_gradient(x, x, q, dy, lse, delta, rows < length, PRECISION)
-            dfolded = tl.dot(tl.trans(ds), x, dfolded, input_precision=PRECISION)
+            dfolded = tl.dot(ds, x, dfolded, input_precision=PRECISION)
             if WRITE_X:
-                dx = tl.dot(p, dy, input_precision=PRECISION)
-                dx = tl.dot(ds, q, dx, input_precision=PRECISION)
+                dx = tl.dot(tl.trans(p), dy, input_precision=PRECISION)
+                dx = tl.dot(tl.trans(ds), q, dx, input_precision=PRECISION)
                 gain_part, bias_part = store_element_gradient(
                     dx_ptr, first_row(b, dx_set_stride, dx_row_stride, offsets_ptr), dx_row_stride, rows, length,
                     dx, standard, factor, w.g0, C, NORM, ADD, BLOCK_C,
@@ -203,11 +203,11 @@ def projected_kernel(
             keys = tl.dot(x, w_k, input_precision=PRECISION).to(x.dtype)
             values = tl.dot(x, w_v, input_precision=PRECISION).to(x.dtype)
             p, ds = score_gradient(keys, values, q, do, lse, delta, rows < length, PRECISION)
-            dkeys = tl.dot(ds, q, input_precision=PRECISION).to(x.dtype)
-            dvalues = tl.dot(p, do, input_precision=PRECISION).to(x.dtype)
+            dkeys = tl.dot(tl.trans(ds), q, input_precision=PRECISION).to(x.dtype)
+            dvalues = tl.dot(tl.trans(p), do, input_precision=PRECISION).to(x.dtype)
             dw_k = tl.dot(tl.trans(x), dkeys, dw_k, input_precision=PRECISION)
             dw_v = tl.dot(tl.trans(x), dvalues, dw_v, input_precision=PRECISION)
-            dfolded = tl.dot(tl.trans(ds), keys, dfolded, input_precision=PRECISION)
+            dfolded = tl.dot(ds, keys, dfolded, input_precision=PRECISION)
     store_matrix(dfolded_ptr + (program * H * M + first) * E, dfolded, last - first, E, E, 1)
     weight = ((program * blocks + block) * H + h) * E * C
     store_matrix(dw_k_ptr + weight, dw_k, C, E, 1, C)
@@ -247,8 +247,8 @@ def elements_kernel(
                 dy = load_queries(grad_ptr + b * num_rows * C, first, num_rows, C, BLOCK_R, BLOCK_C)
                 lse, delta = load_statistics(lse_ptr, delta_ptr, b, first, num_rows, num_rows, BLOCK_R)
                 p, ds = score_gradient(x, x, q, dy, lse, delta, rows < length, PRECISION)
-                dx = tl.dot(p, dy, dx, input_precision=PRECISION)
-                dx = tl.dot(ds, q, dx, input_precision=PRECISION)
+                dx = tl.dot(tl.trans(p), dy, dx, input_precision=PRECISION)
+                dx = tl.dot(tl.trans(ds), q, dx, input_precision=PRECISION)
         else:
             for h in range(H):
                 w_k, w_v = load_head(w.w_k, h, E, C, BLOCK_E, BLOCK_C), load_head(w.w_v, h, E, C, BLOCK_E, BLOCK_C)
@@ -262,8 +262,8 @@ def elements_kernel(
                     do = load_head_grad(grad_ptr, b, first, last, M, D, E, BLOCK_R, BLOCK_E)
                     lse, delta = load_statistics(lse_ptr, delta_ptr, b, first, last, num_rows, BLOCK_R)
                     p, ds = score_gradient(keys, values, q, do, lse, delta, rows < length, PRECISION)
-                    dkeys = tl.dot(ds, q, dkeys, input_precision=PRECISION)
-                    dvalues = tl.dot(p, do, dvalues, input_precision=PRECISION)
+                    dkeys = tl.dot(tl.trans(ds), q, dkeys, input_precision=PRECISION)
+                    dvalues = tl.dot(tl.trans(p), do, dvalues, input_precision=PRECISION)
                 dx = tl.dot(dkeys.to(x.dtype), tl.trans(w_k), dx, input_precision=PRECISION)
                 dx = tl.dot(dvalues.to(x.dtype), tl.trans(w_v), dx, input_precision=PRECISION)
         gain_part, bias_part = store_element_gradient(
