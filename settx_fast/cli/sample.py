@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,7 @@ def sample(
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out: there is no directory '{out.parent}' to write to")
     chosen = load_prior(prior)
+    check_memory(chosen, num_rows)
     write_datasets(chosen, out, num_datasets, num_rows, seed, first_index)
     Console(stderr=True).print(f"{num_datasets:,} datasets of {num_rows:,} rows in [bold]{out}[/]")
 
@@ -53,6 +55,15 @@ def load_prior(name: str) -> scm.Prior:
     if name not in PRESETS:
         raise ValueError(f"There is no preset '{name}': expected {', '.join(PRESETS)} or a file that ends in .json.")
     return getattr(scm.presets, name)()
+
+
+def check_memory(prior: scm.Prior, num_rows: int) -> None:
+    """Raise ValueError where one dataset, sampled and written, does not fit the memory that is free."""
+    needed = num_rows * (12 * prior.max_variables + 40)  # the values three times: sampled, column by column, encoded
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    if needed > free:
+        sizes = f"takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        raise ValueError(f"--num-rows: a dataset of {num_rows:,} rows {sizes}")
 
 
 def write_datasets(prior: scm.Prior, out: Path, num_datasets: int, num_rows: int, seed: int, first_index: int) -> None:

@@ -13,9 +13,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import norm
 
 from settx_fast.predictor.losses import Z90
+from settx_fast.predictor.wording import number
 
 COLOURS = {"model": "#2f7ed8", "classical": "#e8871e", "mean": "#8a8f98", "measured": "#d1495b", "true": "#8a8f98"}
 _INK = "#7b818c"  # contrast above 3.9 on white and on #14171c
@@ -41,7 +43,7 @@ class Image:
 
 def loss_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Image:
     """Losses over training steps; `curves` holds (steps, losses) by name."""
-    with _drawing(7.2, 2.7) as (figure, axes):
+    with _drawing(7.2, 2.7, left=0.75) as (figure, axes):
         for (name, (steps, losses)), colour in zip(curves.items(), (COLOURS["mean"], COLOURS["model"]), strict=False):
             axes.plot(steps, losses, color=colour, label=name, linewidth=1.8, marker="o", markersize=2.5)
         axes.set(xlabel="step", ylabel="loss")
@@ -115,14 +117,14 @@ def risks(
                 continue
             y = np.array([row + offset for row, _ in rows])
             centre, low, high = np.array([value for _, value in rows]).T
-            label = "predicted" if kind == "model" else "measured"
             axes.hlines(y, np.maximum(low, centre * 1e-2), high, color=COLOURS[kind], linewidth=2.2, alpha=0.6)
-            axes.plot(centre, y, "o", color=COLOURS[kind], markersize=6, label=label)
-        axes.set(xscale="log", yticks=range(len(titles)), xlabel="risk, squared units of the target")
-        axes.set_yticklabels(titles)
+            axes.plot(centre, y, "o", color=COLOURS[kind], markersize=6)
+        axes.set(xscale="log", ylim=(len(titles) - 0.5, -0.5), xlabel="risk, squared units of the target")
+        axes.set_yticks(range(len(titles)), titles)
         axes.get_yticklabels()[best].set_fontweight("bold")
-        axes.invert_yaxis()
-        axes.legend(loc="best")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     return _image(figure, "Predicted and measured risk of every framework", vector=True)
 
 

@@ -165,8 +165,14 @@ def _assemble(table: Table, directory: Path, estimates: Mapping[str, Estimate], 
         frameworks=compared,
         recommended=recommended,
         decisive=all(best.risk.high < other.risk.low for other in compared if other is not best),
-        notes=(*table.notes, *([note] if note else [])),
+        notes=(*table.notes, *([note] if note else []), *_empty_note(best)),
     )
+
+
+def _empty_note(best: Framework) -> list[str]:
+    if best.features:
+        return []
+    return [f"No column has a role that {best.title} uses: as it stands it predicts the mean of the target."]
 
 
 def _column(table: Table, index: int, estimates: Mapping[str, Estimate]) -> Column:

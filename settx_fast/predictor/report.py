@@ -27,6 +27,14 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class MetricTable:
+    """Predictors by metric, and for every property one (value, whether it is the best) under each of them."""
+
+    columns: dict[str, list[str]]
+    rows: list[tuple[str, list[tuple[float | None, bool]]]]
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything a run directory holds, ready for the page; what is not there yet is None or empty."""
 
@@ -35,7 +43,7 @@ class Run:
     feature_names: tuple[str, ...]
     loss: Image | None
     evaluation: dict[str, Any] | None
-    rows: list[dict[str, Any]]
+    metrics: list[MetricTable]
     scatters: list[tuple[str, str, Image]]
     calibration: list[tuple[str, Image]]
     predictions: list[dict[str, Any]]
@@ -54,9 +62,7 @@ def write_report(directory: str | Path) -> Path:
     )
     if not runs:
         raise FileNotFoundError(f"There is no training run in '{directory}': `settx-fast train` writes one.")
-    page = _template().render(
-        runs=[read_run(run) for run in runs], predictors=PREDICTORS, roles=ROLES, wording=PROPERTIES
-    )
+    page = _template().render(runs=[read_run(run) for run in runs], wording=PROPERTIES, colours=figures.COLOURS)
     path = directory / REPORT
     path.write_text(page, encoding="utf-8")
     return path
@@ -74,7 +80,7 @@ def read_run(directory: Path) -> Run:
         feature_names=names,
         loss=_loss(directory / "metrics.csv"),
         evaluation=evaluation,
-        rows=list(_metric_rows(evaluation, names)) if evaluation else [],
+        metrics=_metric_tables(evaluation, names) if evaluation else [],
         scatters=list(_scatters(arrays, evaluation, names)) if evaluation else [],
         calibration=list(_calibration(arrays)) if evaluation else [],
         predictions=[_prediction(path) for path in sorted(directory.glob("prediction-*.json"))],
@@ -84,7 +90,7 @@ def read_run(directory: Path) -> Run:
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "words": lambda name: title(name).replace("_", " ")}
+    environment.filters |= {"number": number, "words": title}
     environment.undefined = jinja2.StrictUndefined
     return environment.get_template("report.html.j2")
 
@@ -111,18 +117,30 @@ def _loss(path: Path) -> Image | None:
     return figures.loss_curve(curves) if curves else None
 
 
-def _metric_rows(evaluation: dict[str, Any], names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """One row per property and metric: the value of every predictor, and which of them is best."""
+def _metric_tables(evaluation: dict[str, Any], names: tuple[str, ...]) -> list[MetricTable]:
+    """One table for all properties that are measured alike."""
+    alike: dict[tuple[str, ...], list[str]] = {}
     for key, by_predictor in evaluation["metrics"].items():
-        for position, metric in enumerate(by_predictor["model"]):
-            values = {name: by_predictor.get(name, {}).get(metric) for name in PREDICTORS}
-            yield {
-                "property": title(key, names) if position == 0 else "",
-                "span": len(by_predictor["model"]) if position == 0 else 0,
-                "metric": METRICS.get(metric, metric),
-                "by": values,
-                "best": _best(metric, values),
-            }
+        alike.setdefault(tuple(by_predictor["model"]), []).append(key)
+    return [_metric_table(metrics, keys, evaluation["metrics"], names) for metrics, keys in alike.items()]
+
+
+def _metric_table(
+    metrics: tuple[str, ...], keys: list[str], values: dict[str, dict[str, dict[str, float]]], names: tuple[str, ...]
+) -> MetricTable:
+    def columns_of(metric: str) -> list[str]:
+        return [name for name in PREDICTORS if any(metric in values[key].get(name, {}) for key in keys)]
+
+    columns = {metric: columns_of(metric) for metric in metrics}
+    rows = []
+    for key in keys:
+        cells = []
+        for metric, predictors in columns.items():
+            found = {name: values[key].get(name, {}).get(metric) for name in predictors}
+            best = _best(metric, found)
+            cells += [(value, name == best) for name, value in found.items()]
+        rows.append((title(key, names), cells))
+    return MetricTable({METRICS.get(metric, metric): predictors for metric, predictors in columns.items()}, rows)
 
 
 def _best(metric: str, values: dict[str, float | None]) -> str | None:

@@ -244,7 +244,8 @@ def _fill(name: str, values: np.ndarray, is_source: np.ndarray) -> tuple[np.ndar
     if not len(source):
         return None, [f"Column '{name}' was left out: it holds no values outside the deployment."]
     if np.ptp(source) == 0:
-        return None, [f"Column '{name}' was left out: it is constant{'' if is_source.all() else ' over the sources'}."]
+        where = "" if np.nanmin(values) == np.nanmax(values) else " outside the deployment"
+        return None, [f"Column '{name}' was left out: it is constant{where}."]
     missing = np.isnan(values)
     if not missing.any():
         return values, []
