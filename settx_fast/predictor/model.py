@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from settx_fast.nn import SetTransformer
 from settx_fast.predictor.features import FeatureConfig, SetInputs
-from settx_fast.predictor.losses import Z90, Band, loss_named, masked_mean
-from settx_fast.predictor.targets import BY_NAME, TARGETS, Target
+from settx_fast.predictor.losses import Z90, Band, loss_named, masked_mean, order_cost
+from settx_fast.predictor.targets import BY_NAME, FRAMEWORKS, TARGETS, Target
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -68,11 +68,13 @@ class PropertyPredictor(nn.Module):
             ln=self.config.ln,
         )
         self.heads = nn.ModuleDict({target.name: self._head(target) for target in TARGETS})
+        pairs = len(FRAMEWORKS) * (len(FRAMEWORKS) - 1) // 2
+        self.log_steepness = nn.Parameter(torch.full((pairs,), 1.0))
         for target in TARGETS:
             if target.kind == "number":  # of the training distribution, on the model's scale
-                self.register_buffer(f"mean_{target.name}", torch.zeros(target.width))
-                self.register_buffer(f"deviation_{target.name}", torch.ones(target.width))
-                self.register_buffer(f"spread_{target.name}", torch.ones(target.width))
+                self.register_buffer(f"mean_{target.name}", torch.zeros(target.shape))
+                self.register_buffer(f"deviation_{target.name}", torch.ones(target.shape))
+                self.register_buffer(f"spread_{target.name}", torch.ones(target.shape))
 
     def _head(self, target: Target) -> nn.Module:
         outputs = self.loss.outputs if target.kind == "number" else 1
@@ -80,31 +82,40 @@ class PropertyPredictor(nn.Module):
         return nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, target.width * outputs))
 
     def forward(self, elements: Tensor) -> dict[str, Tensor]:
-        """Head outputs by property: numbers (B, width, outputs) or (B, F, 1, outputs), classes (B, F, classes)."""
+        """Head outputs by property: the shape of the property and one axis more, of `loss.outputs` or classes."""
         tokens = self.trunk(elements)  # (B, 1 + F, hidden)
         outputs = {}
         for target in TARGETS:
             of = tokens[:, 0] if target.level == "dataset" else tokens[:, 1:]
-            head = self.heads[target.name](of)
-            outputs[target.name] = head if target.kind == "classes" else head.unflatten(-1, (target.width, -1))
+            output = self.heads[target.name](of)
+            several = target.kind == "number" and target.shape
+            outputs[target.name] = output.unflatten(-1, (*target.shape, -1)) if several else output
         return outputs
 
     def costs(self, inputs: SetInputs, truth: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Mean loss of every property; `truth` on the model's scale as `targets.model_truth` returns it."""
+        """Mean loss of every property, and of the order of the risks, on which decisions rest.
+
+        truth: on the model's scale, as `data.Example.model_truth` returns it.
+        """
         outputs = self(inputs.elements)
-        return {target.name: self._cost(target, outputs[target.name], truth[target.name]) for target in TARGETS}
+        costs = {target.name: self._cost(target, outputs[target.name], truth[target.name]) for target in TARGETS}
+        risk = self.band(BY_NAME["risk"], outputs["risk"]).centre
+        return costs | {"order_of_risks": order_cost(risk, truth["risk"], self.log_steepness.exp())}
 
     def _cost(self, target: Target, output: Tensor, truth: Tensor) -> Tensor:
         if target.kind == "classes":
             known = truth >= 0
             cost = nn.functional.cross_entropy(output.mT, truth.clamp(min=0), reduction="none")
             return masked_mean(cost, known)
-        known = truth.isfinite()
         mean, deviation = self.standard(target)
+        known = truth.isfinite() & (deviation > 0)
         return masked_mean(self.loss.cost(output, ((truth - mean) / deviation).where(known, 0.0)), known)
 
     def standard(self, target: Target) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (width,) of the property over the training distribution, model scale."""
+        """Mean and standard deviation (`target.shape`) over the training distribution, on the model's scale.
+
+        A property that never varies has deviation 0: it costs nothing and is predicted exactly.
+        """
         return self.get_buffer(f"mean_{target.name}"), self.get_buffer(f"deviation_{target.name}")
 
     @torch.no_grad()
@@ -122,11 +133,10 @@ class PropertyPredictor(nn.Module):
         return Estimate(centre, (upper - lower) / (2 * Z90), lower, upper)
 
     def band(self, target: Target, output: Tensor) -> Band:
-        """Centre and 90 % interval of a number on the model's scale: (B,), (B, width) or (B, F) each."""
+        """Centre and 90 % interval of a number on the model's scale: (B,), (B, several) or (B, F) each."""
         mean, deviation = self.standard(target)
         band = self.loss.band(output, self.get_buffer(f"spread_{target.name}"))
-        parts = [value * deviation + mean for value in band]
-        return Band(*(value.squeeze(-1) if target.width == 1 else value for value in parts))
+        return Band(*(value * deviation + mean for value in band))
 
     def save(self, directory: Path | str) -> None:
         """Write `model.safetensors`; the training loop writes the `config.json` that `load` reads beside it."""

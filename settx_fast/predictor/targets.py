@@ -38,6 +38,11 @@ class Target:
         """Numbers or classes per dataset or variable."""
         return max(1, len(self.labels))
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the numbers of one dataset or variable: () for one, (several,) for more."""
+        return (len(self.labels),) if self.kind == "number" and self.labels else ()
+
 
 def _within(low: float, high: float) -> Convert:
     return lambda value, inputs: value.clamp(low, high)

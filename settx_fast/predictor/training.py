@@ -2,49 +2,120 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import csv
+import math
+from dataclasses import replace
 from pathlib import Path
 
-from settx_fast.predictor.features import FeatureConfig
-from settx_fast.predictor.model import ModelConfig
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from settx_fast.predictor.config import TrainConfig
+from settx_fast.predictor.data import Example, Stream, draw
+from settx_fast.predictor.losses import penalty
+from settx_fast.predictor.model import CONFIG, PropertyPredictor
+from settx_fast.predictor.targets import TARGETS
+
+WARMUP = 0.05  # share of the steps over which the learning rate rises; it then falls along a cosine
+VALIDATION_SEED = 2**31  # added to the training seed: datasets that training never sees
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that determines a training run; saved as the run directory's `config.json`.
+class Training(lightning.LightningModule):
+    """The predictor, its losses and its optimiser."""
 
-    prior: a preset of `scm.presets` ("chain", "lucas", "random"). steps: batches of `batch_size` datasets, each batch
-    with min_rows … max_rows rows. validate_every: steps between two validations; checkpoints are written there.
-    l1, l2: penalties on weight matrices. permute: random column and environment permutations.
-    """
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = PropertyPredictor(config.features, config.model)
 
-    prior: str
-    features: FeatureConfig
-    model: ModelConfig = ModelConfig()
-    seed: int = 0
-    steps: int = 2000
-    batch_size: int = 32
-    min_rows: int = 256
-    max_rows: int = 1000
-    learning_rate: float = 1e-3
-    l1: float = 0.0
-    l2: float = 0.0
-    permute: bool = True
-    validate_every: int = 250
-    validation_datasets: int = 256
-    workers: int = 0
+    def setup(self, stage: str) -> None:
+        if self.trainer.ckpt_path is None:
+            standardise(self.model, self.config)
 
-    @staticmethod
-    def preset(name: str) -> TrainConfig:
-        """The configuration the command line and the demo use for "chain", "lucas" or "random"."""
-        raise NotImplementedError
+    def training_step(self, example: Example, step: int) -> Tensor:
+        loss = self._loss("train", example)
+        return loss + penalty(self.model.parameters(), self.config.l1, self.config.l2)
 
-    def to_json(self) -> str:
-        raise NotImplementedError
+    def validation_step(self, example: Example, step: int) -> None:
+        self._loss("valid", example)
 
-    @staticmethod
-    def load(directory: Path | str) -> TrainConfig:
-        raise NotImplementedError
+    def _loss(self, stage: str, example: Example) -> Tensor:
+        costs = self.model.costs(example.inputs, example.model_truth())
+        loss = torch.stack(list(costs.values())).sum()
+        for name, cost in {"loss": loss, **costs}.items():
+            self.log(
+                f"{stage}/{name}",
+                cost.detach(),
+                prog_bar=name == "loss",
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(example.columns),
+                sync_dist=True,
+            )
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.learning_rate, weight_decay=0.0)
+        steps, warmup = self.config.steps, max(1, round(WARMUP * self.config.steps))
+
+        def rate(step: int) -> float:
+            return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        """The stream from the current step on; asked for anew at every epoch, so that resuming needs nothing else."""
+        stream = Stream(self.config, self.global_step, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(stream, batch_size=None, num_workers=self.config.workers)
+
+    def val_dataloader(self) -> DataLoader[Example]:
+        return DataLoader(validation_set(self.config), batch_size=None)  # type: ignore[arg-type]
+
+
+def standardise(model: PropertyPredictor, config: TrainConfig, datasets: int = 1024) -> None:
+    """Store mean and standard deviation of every number over the first datasets of the training stream."""
+    truth = draw(config, config.seed, 0, datasets, config.min_rows).model_truth()
+    for target in TARGETS:
+        if target.kind == "classes":
+            continue
+        values = truth[target.name].reshape(-1, *target.shape).double()
+        known = values.isfinite()
+        count = known.sum(0).clamp(min=1)
+        mean = values.where(known, 0.0).sum(0) / count
+        deviation = ((values - mean).where(known, 0.0).square().sum(0) / count).sqrt()
+        buffer_mean, buffer_deviation = model.standard(target)
+        buffer_mean.copy_(mean)
+        buffer_deviation.copy_(deviation.where(deviation > 1e-6, 0.0))
+
+
+def validation_set(config: TrainConfig) -> list[Example]:
+    """The fixed held-out batches that validation losses are measured on."""
+    seed, size = config.seed + VALIDATION_SEED, config.batch_size
+    starts = range(0, config.validation_datasets, size)
+    return [draw(config, seed, at, min(size, config.validation_datasets - at), config.max_rows) for at in starts]
+
+
+@torch.no_grad()
+def measure_spread(model: PropertyPredictor, examples: list[Example]) -> None:
+    """Store the standard deviation of held-out residuals: the uncertainty of losses that predict a point."""
+    outputs = [model(example.inputs.elements) for example in examples]
+    truths = [example.model_truth() for example in examples]
+    for target in TARGETS:
+        if target.kind == "classes":
+            continue
+        centre = torch.cat([model.band(target, output[target.name]).centre for output in outputs])
+        error = (centre - torch.cat([truth[target.name] for truth in truths])).reshape(-1, *target.shape)
+        known = error.isfinite()
+        spread = (error.where(known, 0.0).square().sum(0) / known.sum(0).clamp(min=1)).sqrt()
+        model.get_buffer(f"spread_{target.name}").copy_((spread / model.standard(target)[1]).nan_to_num(0.0))
 
 
 def train(
@@ -59,8 +130,72 @@ def train(
 ) -> Path:
     """Train and write a run directory: config.json, model.safetensors, checkpoints/last.ckpt, metrics.csv, TensorBoard.
 
-    resume: go on from checkpoints/last.ckpt of `out`, whose config must be the same but for `steps`.
+    resume: go on from checkpoints/last.ckpt of `out`, whose config must be the same but for `epochs` and `workers`.
     accelerator, devices, strategy: passed to Lightning's Trainer; each rank draws its own slice of the datasets.
-    Raises FileExistsError where `out` holds a run and `resume` is False, FileNotFoundError for the reverse.
+    Raises FileExistsError where `out` holds a run and `resume` is False, FileNotFoundError where there is none to resume,
+    ValueError where the configs differ.
     """
-    raise NotImplementedError
+    out = Path(out)
+    checkpoint = out / "checkpoints" / "last.ckpt"
+    _check_directory(config, out, checkpoint, resume)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG).write_text(config.to_json())
+    training = Training(config)
+    trainer = lightning.Trainer(
+        max_epochs=config.epochs,
+        limit_train_batches=config.epoch_steps,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=max(1, config.epoch_steps // 4),
+        gradient_clip_val=1.0,
+        accelerator=accelerator,
+        devices=devices,
+        strategy=strategy,
+        logger=_loggers(out),
+        callbacks=_callbacks(checkpoint, progress),
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+    )
+    trainer.fit(training, ckpt_path=checkpoint if resume else None)
+    if trainer.is_global_zero:
+        model = training.model.cpu().eval()
+        measure_spread(model, validation_set(config))
+        model.save(out)
+    return out
+
+
+def _check_directory(config: TrainConfig, out: Path, checkpoint: Path, resume: bool) -> None:
+    if not resume:
+        if (out / CONFIG).exists():
+            raise FileExistsError(f"{out} holds a training run; resume it, or choose another directory")
+        return
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"nothing to resume: {checkpoint} is missing")
+    before = replace(TrainConfig.load(out), epochs=config.epochs, workers=config.workers)
+    if before != config:
+        raise ValueError(f"resume: expected the config of the run in {out}, got another")
+
+
+def _callbacks(checkpoint: Path, progress: bool) -> list[lightning.Callback]:
+    keep = ModelCheckpoint(
+        checkpoint.parent,
+        filename=checkpoint.stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return [keep, RichProgressBar()] if progress else [keep]
+
+
+def _loggers(out: Path) -> list[Logger]:
+    history = _history(out / "metrics.csv")
+    table = CSVLogger(out, name="", version="")
+    table.experiment.metrics.extend(history)
+    return [table, TensorBoardLogger(out, name="tensorboard", version="")]
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    """Rows logged so far, which a CSVLogger would throw away."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]

@@ -1,0 +1,123 @@
+"""The endless stream of freshly sampled datasets that the predictor is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from settx_fast import scm
+from settx_fast.predictor.config import TrainConfig
+from settx_fast.predictor.features import FeatureConfig, Observed, SetInputs, encode
+from settx_fast.predictor.targets import TARGETS
+from settx_fast.scm import properties as scm_properties
+
+
+class Example(NamedTuple):
+    """B datasets as set elements, and their true properties in their own units, columns in the order of the elements.
+
+    truth: property → (B,) or (B, width) per dataset, (B, F) per variable; NaN (class −1) where undefined.
+    columns (B, F): which variable of the SCM each feature is; absent ones point at the target.
+    """
+
+    inputs: SetInputs
+    truth: dict[str, Tensor]
+    columns: Tensor
+
+    def model_truth(self) -> dict[str, Tensor]:
+        """`truth` on the scale on which the model learns."""
+        return {target.name: target.to_model(self.truth[target.name], self.inputs) for target in TARGETS}
+
+
+def draw(config: TrainConfig, seed: int, first_index: int, count: int, rows: int, permute: bool = False) -> Example:
+    """Datasets first_index … first_index + count − 1 of the stream (config.prior, seed), as the model sees them."""
+    batch = scm.sample(config.prior, count, rows, seed=seed, first_index=first_index, num_threads=1)
+    generator = _generator(seed, first_index) if permute else None
+    observed, columns = observe(batch, config.features, generator)
+    inputs = encode(observed, config.features)
+    return Example(inputs, truth(scm_properties.compute(batch), columns, observed.present), columns)
+
+
+def observe(
+    batch: scm.Batch, config: FeatureConfig, generator: torch.Generator | None = None
+) -> tuple[Observed, Tensor]:
+    """What is seen of sampled datasets, target rows unlabelled, and which variable each feature is, (B, F).
+
+    With a generator the order of columns and the ids of environments are random.
+    """
+    sets, variables = batch.variable_mask.shape
+    is_feature = batch.variable_mask & (torch.arange(variables) != batch.target_index[:, None])
+    columns = _order(is_feature, generator)[:, : variables - 1]
+    present = is_feature.gather(1, columns)
+    absent = config.max_variables - variables
+    if absent < 0:
+        raise ValueError(f"max_variables: expected at least the prior's {variables}, got {config.max_variables}")
+    columns = torch.cat([columns, columns.new_zeros(sets, absent)], 1)
+    present = torch.cat([present, present.new_zeros(sets, absent)], 1)
+    columns = columns.where(present, batch.target_index[:, None])
+
+    ids = _order(torch.ones(sets, config.max_environments, dtype=torch.bool), generator)
+    is_target = batch.is_target_environment.gather(1, batch.environment)
+    observed = Observed(
+        features=batch.values.gather(2, columns[:, None].expand(-1, batch.values.shape[1], -1)),
+        target=batch.values.gather(2, batch.target_index[:, None, None].expand(-1, batch.values.shape[1], 1)).squeeze(
+            2
+        ),
+        environment=ids.gather(1, batch.environment),
+        is_target=is_target,
+        labelled=~is_target,
+        present=present,
+    )
+    return observed, columns
+
+
+def truth(properties: scm_properties.Properties, columns: Tensor, present: Tensor) -> dict[str, Tensor]:
+    """The true properties by name, those of variables in the order of `columns` (B, F)."""
+    values = {}
+    for target in TARGETS:
+        value = getattr(properties, target.name)
+        if target.level == "variable":
+            value = value.gather(1, columns).masked_fill(~present, -1 if target.kind == "classes" else torch.nan)
+        values[target.name] = value if target.kind == "classes" else value.float()
+    return values
+
+
+class Stream(IterableDataset[Example]):
+    """Training batches `first_step`, `first_step` + 1, … of one rank, without end.
+
+    The batch of (step, rank) is a pure function of the config, whatever the number of loader workers.
+    """
+
+    def __init__(self, config: TrainConfig, first_step: int = 0, rank: int = 0, ranks: int = 1) -> None:
+        self.config, self.first_step, self.rank, self.ranks = config, first_step, rank, ranks
+
+    def __iter__(self) -> Iterator[Example]:
+        worker = get_worker_info()
+        start, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = self.first_step + start
+        while True:
+            yield self.batch(step)
+            step += stride
+
+    def batch(self, step: int) -> Example:
+        """The batch of that step of this rank."""
+        config, number = self.config, step * self.ranks + self.rank
+        first_index = number * config.batch_size
+        rows = torch.randint(config.min_rows, config.max_rows + 1, (), generator=_generator(config.seed, ~number))
+        return draw(config, config.seed, first_index, config.batch_size, int(rows), config.permute)
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, number % 2**64]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _order(first: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(B, n) mask → (B, n) permutation, the True ones first, in random order if there is a generator."""
+    size = first.shape[1]
+    key = torch.arange(size) / size if generator is None else torch.rand(first.shape, generator=generator)
+    return (key + (~first).float()).argsort(dim=-1, stable=True)
