@@ -4,13 +4,16 @@
 #include "noise.h"
 #include "path_functions.h"
 
+// A function that is one loop: kept apart, so that the loop gets all the registers.
+#define SETTX_LOOP __attribute__((noinline))
+
 namespace settx::scm::SETTX_PATH {
 namespace {
 
 // ---- Noise ----------------------------------------------------------------------------------------------------------
 
-// out (BLOCK,): standardised noise of the rows whose counters start at `at`.
-void noise_block(int32_t kind, float parameter, Address at, uint64_t seed, float* __restrict out) {
+// x (BLOCK,) += scale · noise of the rows whose counters start at `at`.
+SETTX_LOOP void add_noise(int32_t kind, float parameter, float scale, Address at, uint64_t seed, float* __restrict x) {
     alignas(64) uint32_t words[BLOCK], more[BLOCK];
     philox_lanes(at, seed, words);
     switch (kind) {
@@ -18,20 +21,20 @@ void noise_block(int32_t kind, float parameter, Address at, uint64_t seed, float
             for (int half = 0; half < BLOCK; half += 2 * LANES)
                 for (int i = half; i < half + LANES; ++i) {
                     const Pair pair = gaussian_pair(words[i], words[i + LANES]);
-                    out[i] = pair.first;
-                    out[i + LANES] = pair.second;
+                    x[i] = fma(scale, pair.first, x[i]);
+                    x[i + LANES] = fma(scale, pair.second, x[i + LANES]);
                 }
             break;
         case LAPLACE:
-            for (int i = 0; i < BLOCK; ++i) out[i] = laplace(words[i]);
+            for (int i = 0; i < BLOCK; ++i) x[i] = fma(scale, laplace(words[i]), x[i]);
             break;
         case UNIFORM:
-            for (int i = 0; i < BLOCK; ++i) out[i] = uniform(words[i]);
+            for (int i = 0; i < BLOCK; ++i) x[i] = fma(scale, uniform(words[i]), x[i]);
             break;
         case STUDENT_T:
             at.variable_purpose += 1u << 24;
             philox_lanes(at, seed, more);
-            for (int i = 0; i < BLOCK; ++i) out[i] = student_t(words[i], more[i], parameter);
+            for (int i = 0; i < BLOCK; ++i) x[i] = fma(scale, student_t(words[i], more[i], parameter), x[i]);
             break;
     }
 }
@@ -55,92 +58,113 @@ struct Node {
     float* scratch;
 };
 
-// sum (BLOCK,) += Σ weights · parents, for rows of the tile from `row`.
-SETTX_FN void add_linear(const Node& node, int64_t row, float* __restrict sum) {
-    for (int32_t p = 0; p < node.num_parents; ++p) {
-        const float* __restrict z = node.tile + node.parents[p] * node.stride + row;
-        const float weight = node.weights[p];
-        for (int i = 0; i < BLOCK; ++i) sum[i] = fma(weight, z[i], sum[i]);
-    }
+SETTX_LOOP void fill(float* __restrict x, int64_t count, float value) {
+    for (int64_t i = 0; i < count; ++i) x[i] = value;
 }
 
-// out (num_units, BLOCK) = activation(W in + b), in (num_inputs, BLOCK).
+SETTX_LOOP void add_scaled(float* __restrict x, const float* __restrict z, int64_t count, float weight) {
+    for (int64_t i = 0; i < count; ++i) x[i] = fma(weight, z[i], x[i]);
+}
+
+// One layer of an MLP for BLOCK rows: in (num_inputs, BLOCK); parameters W (num_units, num_inputs), b, and c after
+// them.
+struct Layer {
+    const float *W, *b, *in;
+    int32_t num_inputs, num_units;
+};
+
+// unit (BLOCK,) = activation(W in + b) for unit j.
 template <int32_t activation>
-SETTX_FN void dense_layer(const float* __restrict W, const float* __restrict b, const float* __restrict in,
-                          int32_t num_inputs, int32_t num_units, float* __restrict out) {
-    for (int32_t j = 0; j < num_units; ++j) {
-        float* __restrict unit = out + j * BLOCK;
-        for (int i = 0; i < BLOCK; ++i) unit[i] = b[j];
-        for (int32_t p = 0; p < num_inputs; ++p)
-            for (int i = 0; i < BLOCK; ++i) unit[i] = fma(W[j * num_inputs + p], in[p * BLOCK + i], unit[i]);
-        for (int i = 0; i < BLOCK; ++i) unit[i] = activate<activation>(unit[i]);
+SETTX_FN void evaluate_unit(const Layer& layer, int32_t j, float* __restrict unit) {
+    const float* __restrict W = layer.W + int64_t(j) * layer.num_inputs;
+    for (int i = 0; i < BLOCK; ++i) unit[i] = layer.b[j];
+    for (int32_t p = 0; p < layer.num_inputs; ++p) {
+        const float* __restrict in = layer.in + p * BLOCK;
+        for (int i = 0; i < BLOCK; ++i) unit[i] = fma(W[p], in[i], unit[i]);
     }
+    for (int i = 0; i < BLOCK; ++i) unit[i] = activate<activation>(unit[i]);
 }
 
 template <int32_t activation>
-void add_mlp(const Node& node, int64_t row, float* __restrict sum) {
+SETTX_LOOP void hidden_layer(const Layer& layer, float* __restrict out) {
+    for (int32_t j = 0; j < layer.num_units; ++j) evaluate_unit<activation>(layer, j, out + j * BLOCK);
+}
+
+// x (BLOCK,) += Σ c_j · unit j.
+template <int32_t activation>
+SETTX_LOOP void last_layer(const Layer& layer, float* __restrict x) {
+    const float* c = layer.b + layer.num_units;
+    alignas(64) float unit[BLOCK], sum[BLOCK] = {};
+    for (int32_t j = 0; j < layer.num_units; ++j) {
+        evaluate_unit<activation>(layer, j, unit);
+        for (int i = 0; i < BLOCK; ++i) sum[i] = fma(c[j], unit[i], sum[i]);
+    }
+    for (int i = 0; i < BLOCK; ++i) x[i] += sum[i];
+}
+
+template <int32_t activation>
+void add_mlp(const Node& node, int64_t row) {
     const int32_t hidden = int32_t(node.parameters[0]), layers = int32_t(node.parameters[1]);
     const int64_t width = hidden > node.num_parents ? hidden : node.num_parents;
     float *in = node.scratch, *out = node.scratch + width * BLOCK;
     for (int32_t p = 0; p < node.num_parents; ++p) {
-        const float* z = node.tile + node.parents[p] * node.stride + row;
-        for (int i = 0; i < BLOCK; ++i) in[p * BLOCK + i] = node.weights[p] * z[i];
+        fill(in + p * BLOCK, BLOCK, 0.0f);
+        add_scaled(in + p * BLOCK, node.tile + node.parents[p] * node.stride + row, BLOCK, node.weights[p]);
     }
     const float* W = node.parameters + MlpShape::HEADER;
-    for (int32_t layer = 0, num_inputs = node.num_parents; layer < layers; ++layer, num_inputs = hidden) {
+    int32_t num_inputs = node.num_parents;
+    for (int32_t left = layers; left > 1; --left, num_inputs = hidden) {
         const float* b = W + int64_t(hidden) * num_inputs;
-        dense_layer<activation>(W, b, in, num_inputs, hidden, out);
+        hidden_layer<activation>({W, b, in, num_inputs, hidden}, out);
         W = b + hidden;
         float* swap = in;
         in = out;
         out = swap;
     }
-    alignas(64) float f[BLOCK] = {};
-    for (int32_t j = 0; j < hidden; ++j)
-        for (int i = 0; i < BLOCK; ++i) f[i] = fma(W[j], in[j * BLOCK + i], f[i]);
-    for (int i = 0; i < BLOCK; ++i) sum[i] += f[i];
+    last_layer<activation>({W, W + int64_t(hidden) * num_inputs, in, num_inputs, hidden}, node.x + row);
 }
 
-void add_mechanism(const Node& node, int64_t row, float* sum) {
-    if (node.num_parents == 0) return;
-    if (node.mechanism == LINEAR) return add_linear(node, row, sum);
+void add_mlp(const Node& node, int64_t row) {
     switch (int32_t(node.parameters[2])) {
         case TANH:
-            return add_mlp<TANH>(node, row, sum);
+            return add_mlp<TANH>(node, row);
         case RELU:
-            return add_mlp<RELU>(node, row, sum);
+            return add_mlp<RELU>(node, row);
         case LEAKY_RELU:
-            return add_mlp<LEAKY_RELU>(node, row, sum);
+            return add_mlp<LEAKY_RELU>(node, row);
         case SIGMOID:
-            return add_mlp<SIGMOID>(node, row, sum);
+            return add_mlp<SIGMOID>(node, row);
         case SINE:
-            return add_mlp<SINE>(node, row, sum);
+            return add_mlp<SINE>(node, row);
     }
 }
 
-// Rows [row, row + count) of the tile, count a multiple of BLOCK; local_row is the first one's number in the
-// environment.
+// Rows 0 … count − 1 of the tile, count a multiple of BLOCK; local_row is the first one's number in the environment.
 void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
-    for (int64_t row = 0; row < count; row += BLOCK) {
-        alignas(64) float sum[BLOCK], noise[BLOCK];
-        for (int i = 0; i < BLOCK; ++i) sum[i] = node.bias;
-        add_mechanism(node, row, sum);
-        if (node.noise_scale != 0.0f) {
-            Address at = node.noise_at;
-            at.block += uint32_t((local_row + row) / (BLOCK / LANES));
-            noise_block(node.noise_kind, node.noise_parameter, at, node.seed, noise);
-            for (int i = 0; i < BLOCK; ++i) sum[i] = fma(node.noise_scale, noise[i], sum[i]);
-        }
-        for (int i = 0; i < BLOCK; ++i) node.x[row + i] = sum[i];
-    }
+    fill(node.x, count, node.bias);
+    if (node.mechanism == LINEAR)
+        for (int32_t p = 0; p < node.num_parents; ++p)
+            add_scaled(node.x, node.tile + node.parents[p] * node.stride, count, node.weights[p]);
+    else if (node.num_parents > 0)
+        for (int64_t row = 0; row < count; row += BLOCK) add_mlp(node, row);
+    if (node.noise_scale == 0.0f) return;
+    Address at = node.noise_at;
+    at.block += uint32_t(local_row / (BLOCK / LANES));
+    for (int64_t row = 0; row < count; row += BLOCK, at.block += LANES)
+        add_noise(node.noise_kind, node.noise_parameter, node.noise_scale, at, node.seed, node.x + row);
 }
 
 // ---- Tiles ----------------------------------------------------------------------------------------------------------
 
 // T: a tile of (V, T) floats in 32 KB where V allows it.
 int64_t tile_rows(int64_t V) {
-    const int64_t fitting = 8192 / V / BLOCK * BLOCK;
+    const int64_t fitting = 4096 / V / BLOCK * BLOCK;
     return fitting < BLOCK ? BLOCK : (fitting > 1024 ? 1024 : fitting);
+}
+
+// Fetches lines while arithmetic runs, which a burst of stores would wait for.
+SETTX_FN void prefetch_for_write(const float* first, const float* last) {
+    for (; first < last; first += 16) __builtin_prefetch(first, 1, 3);
 }
 
 typedef float Four __attribute__((vector_size(16)));
@@ -157,7 +181,7 @@ SETTX_FN void store_four(float* to, Four four) {
 }
 
 // out (rows, V) = tile (V, T) transposed, four by four.
-void write_rows(const float* __restrict tile, int64_t T, int64_t V, int64_t rows, float* __restrict out) {
+SETTX_LOOP void write_rows(const float* __restrict tile, int64_t T, int64_t V, int64_t rows, float* __restrict out) {
     const int64_t whole_rows = rows / 4 * 4, whole_variables = V / 4 * 4;
     for (int64_t r = 0; r < whole_rows; r += 4)
         for (int64_t v = 0; v < whole_variables; v += 4) {
@@ -192,7 +216,9 @@ int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden) {
 void fill_noise(int32_t kind, float parameter, uint64_t seed, int64_t dataset, int32_t variable, int64_t n,
                 float* out) {
     Address at = address(uint64_t(dataset), 0, uint32_t(variable), FOR_NOISE);
-    for (int64_t row = 0; row < n; row += BLOCK, at.block += LANES) noise_block(kind, parameter, at, seed, out + row);
+    fill(out, n, 0.0f);
+    for (int64_t row = 0; row < n; row += BLOCK, at.block += LANES)
+        add_noise(kind, parameter, 1.0f, at, seed, out + row);
 }
 
 void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment, const Parents& parents,
@@ -209,7 +235,10 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
     const int64_t first_row = rows.row_offset[b * (t.environments + 1) + k];
     for (int64_t local = segment.first; local < segment.last; local += T) {
         const int64_t count = segment.last - local < T ? segment.last - local : T;
+        const int64_t row = b * rows.rows + first_row + local;
+        float* out = rows.values + row * V;
         for (int64_t position = 0; position < n; ++position) {
+            prefetch_for_write(out + position * count * V / n, out + (position + 1) * count * V / n);
             const int64_t v = t.order[b * V + position], bv = b * V + v, bkv = bk * V + v;
             const int32_t first_parent = parents.start[v];
             evaluate_node({tile + v * T, tile, T, parents.parents + first_parent, edge_weights + first_parent,
@@ -219,8 +248,7 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
                            address(uint64_t(t.index[b]), uint32_t(k), uint32_t(v), FOR_NOISE), rows.seed, tile + V * T},
                           (count + BLOCK - 1) / BLOCK * BLOCK, local);
         }
-        const int64_t row = b * rows.rows + first_row + local;
-        write_rows(tile, T, V, count, rows.values + row * V);
+        write_rows(tile, T, V, count, out);
         for (int64_t i = 0; i < count; ++i) rows.environment[row + i] = k;
     }
 }

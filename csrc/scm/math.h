@@ -30,6 +30,12 @@ SETTX_FN float from_bits(uint32_t bits) {
     return x;
 }
 
+// Two steps, each one instruction; a NaN stays.
+SETTX_FN float clamp(float x, float low, float high) {
+    const float raised = low > x ? low : x;
+    return high < raised ? high : raised;
+}
+
 SETTX_FN float with_sign_of(float magnitude, uint32_t sign) {
     return from_bits(to_bits(magnitude) | (sign & 0x80000000u));
 }
@@ -51,9 +57,9 @@ SETTX_FN float log(float x) {
     return fma(e, 0.693359375f, f + tail);
 }
 
-// e^x; 0 below −87.3, ∞ above 88.7. x = n·ln 2 + r.
+// e^x; 0 below −87.3, ∞ above 88. x = n·ln 2 + r.
 SETTX_FN float exp(float x) {
-    const float clamped = x < -87.3f ? -87.3f : (x > 88.0f ? 88.0f : x);
+    const float clamped = clamp(x, -87.3f, 88.0f);
     const float shifted = fma(clamped, 1.44269504f, 12582912.0f);  // 1.5·2²³: the sum's low bits are n
     const float n = shifted - 12582912.0f;
     const float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, clamped));
@@ -63,19 +69,22 @@ SETTX_FN float exp(float x) {
     p = fma(p, r, 0.49999994f);
     p = fma(r * r, p, r) + 1.0f;
     const float value = from_bits(to_bits(p) + (to_bits(shifted) << 23));
-    return x < -87.3f ? 0.0f : (x > 88.0f ? from_bits(0x7F800000u) : value);
+    const float not_small = x < -87.3f ? 0.0f : value;
+    return x > 88.0f ? from_bits(0x7F800000u) : not_small;
 }
 
-// |x| < 0.625: an odd polynomial; beyond: 1 − 2/(e^{2|x|} + 1).
+// x·P(x²) / Q(x²), a minimax fit for |x| ≤ 9, where tanh is ±1 to the last bit; |result| ≤ 1.
 SETTX_FN float tanh(float x) {
-    const float a = abs(x), s = x * x;
-    float p = fma(-0.00570498686f, s, 0.020639088f);
-    p = fma(p, s, -0.0537397154f);
-    p = fma(p, s, 0.133314416f);
-    p = fma(p, s, -0.333332807f);
-    const float small = fma(a * s, p, a);
-    const float large = 1.0f - 2.0f / (exp(a + a) + 1.0f);
-    return with_sign_of(a < 0.625f ? small : large, to_bits(x));
+    const float a = clamp(x, -9.0f, 9.0f), s = a * a;
+    float p = fma(1.3353735894838792e-08f, s, 2.060856786556542e-05f);
+    p = fma(p, s, 0.0034955639857798815f);
+    p = fma(p, s, 0.13381007313728333f);
+    p = fma(p, s, 1.0f);
+    float q = fma(7.776224038025248e-07f, s, 0.00032855902099981904f);
+    q = fma(q, s, 0.02587689831852913f);
+    q = fma(q, s, 0.4671432375907898f);
+    q = fma(q, s, 1.0f);
+    return clamp(a * p / q, -1.0f, 1.0f);
 }
 
 SETTX_FN float sigmoid(float x) {
@@ -108,7 +117,7 @@ SETTX_FN SinCos sincos_of_turns(uint32_t word) {
 
 // sin x. Three-part reduction: full accuracy for |x| < 10⁴; larger |x| are taken as ±10⁴.
 SETTX_FN float sin(float x) {
-    const float clamped = x < -1e4f ? -1e4f : (x > 1e4f ? 1e4f : x);
+    const float clamped = clamp(x, -1e4f, 1e4f);
     const float shifted = fma(clamped, 0.636619772f, 12582912.0f);
     const float n = shifted - 12582912.0f;
     float r = fma(n, -1.57079601f, clamped);

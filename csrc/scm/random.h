@@ -17,10 +17,6 @@ SETTX_FN int32_t pick(uint32_t word, Range r) {
     return r.low + pick(word, r.high - r.low + 1);
 }
 
-SETTX_FN float clamp(float x, float low, float high) {
-    return x < low ? low : (x > high ? high : x);
-}
-
 SETTX_FN float draw_number(const Distribution& d, Words w) {
     float x = d.low;
     if (d.kind == UNIFORM_BETWEEN) x = clamp(fma(unit(w.w0), d.high - d.low, d.low), d.low, d.high);

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,24 +28,24 @@ class Sizes(NamedTuple):
 
 Shape = Callable[[Sizes], tuple[int, ...]]
 
-LAYOUT: dict[str, tuple[Shape, torch.dtype]] = {
-    "index": (lambda s: (s.B,), torch.int64),
-    "num_variables": (lambda s: (s.B,), torch.int64),
-    "num_environments": (lambda s: (s.B,), torch.int64),
-    "is_target_environment": (lambda s: (s.B, s.K), torch.bool),
-    "target_index": (lambda s: (s.B,), torch.int64),
-    "adjacency": (lambda s: (s.B, s.V, s.V), torch.bool),
-    "order": (lambda s: (s.B, s.V), torch.int64),
-    "weights": (lambda s: (s.B, s.K, s.V, s.V), torch.float32),
-    "bias": (lambda s: (s.B, s.K, s.V), torch.float32),
-    "noise_scale": (lambda s: (s.B, s.K, s.V), torch.float32),
-    "hard": (lambda s: (s.B, s.K, s.V), torch.bool),
-    "intervention": (lambda s: (s.B, s.K, s.V), torch.int8),
-    "noise_kind": (lambda s: (s.B, s.V), torch.int64),
-    "noise_parameters": (lambda s: (s.B, s.V, 2), torch.float32),
-    "mechanism": (lambda s: (s.B, s.V), torch.int64),
-    "mechanism_offset": (lambda s: (s.B, s.K, s.V), torch.int64),
-    "mechanism_parameters": (lambda s: (s.P,), torch.float32),
+LAYOUT: dict[str, tuple[Shape, type[np.generic]]] = {
+    "index": (lambda s: (s.B,), np.int64),
+    "num_variables": (lambda s: (s.B,), np.int64),
+    "num_environments": (lambda s: (s.B,), np.int64),
+    "is_target_environment": (lambda s: (s.B, s.K), np.bool_),
+    "target_index": (lambda s: (s.B,), np.int64),
+    "adjacency": (lambda s: (s.B, s.V, s.V), np.bool_),
+    "order": (lambda s: (s.B, s.V), np.int64),
+    "weights": (lambda s: (s.B, s.K, s.V, s.V), np.float32),
+    "bias": (lambda s: (s.B, s.K, s.V), np.float32),
+    "noise_scale": (lambda s: (s.B, s.K, s.V), np.float32),
+    "hard": (lambda s: (s.B, s.K, s.V), np.bool_),
+    "intervention": (lambda s: (s.B, s.K, s.V), np.int8),
+    "noise_kind": (lambda s: (s.B, s.V), np.int64),
+    "noise_parameters": (lambda s: (s.B, s.V, 2), np.float32),
+    "mechanism": (lambda s: (s.B, s.V), np.int64),
+    "mechanism_offset": (lambda s: (s.B, s.K, s.V), np.int64),
+    "mechanism_parameters": (lambda s: (s.P,), np.float32),
 }
 """Shape and dtype of every table of a batch."""
 
@@ -59,11 +61,12 @@ def draw_tables(
     ends = counts.cumsum(0)
     sizes = Sizes(num_datasets, prior.max_variables, prior.max_environments, int(ends[-1]))
     check_memory(sizes, 0)
-    tables = {name: torch.zeros(shape(sizes), dtype=dtype) for name, (shape, dtype) in LAYOUT.items()}
-    torch.arange(first_index, first_index + num_datasets, out=tables["index"])
-    arrays = {name: table.numpy() for name, table in tables.items()} | {"parameter_offset": (ends - counts).numpy()}
-    native().draw(record, seed, arrays, sizes, num_threads, path)
-    return tables
+    # NumPy's zeros come from the system untouched; torch's are written by all its threads.
+    arrays = {name: np.zeros(shape(sizes), dtype) for name, (shape, dtype) in LAYOUT.items()}
+    arrays["index"][:] = np.arange(first_index, first_index + num_datasets)
+    offset = {"parameter_offset": (ends - counts).numpy()}
+    native().draw(record, seed, arrays | offset, sizes, num_threads, path)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def evaluate_tables(
@@ -73,9 +76,9 @@ def evaluate_tables(
     B, K, V = tables["bias"].shape
     sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]))
     check_memory(sizes, num_rows)
-    rows = {
-        "values": torch.empty(B, num_rows, V, dtype=torch.float32),
-        "environment": torch.empty(B, num_rows, dtype=torch.int64),
+    rows = {  # NumPy asks for huge pages, torch does not
+        "values": torch.from_numpy(np.empty((B, num_rows, V), np.float32)),
+        "environment": torch.from_numpy(np.empty((B, num_rows), np.int64)),
     }
     arrays = {name: tensor.numpy() for name, tensor in (tables | rows | {"row_offset": row_offset}).items()}
     native().evaluate(arrays, sizes, num_rows, seed, num_threads, path)
@@ -107,7 +110,7 @@ def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows
 
 def check_memory(sizes: Sizes, num_rows: int) -> None:
     """Raise ValueError if a batch of these sizes does not fit this machine's memory."""
-    item = sum(torch.empty(0, dtype=dtype).element_size() * _count(shape(sizes)) for shape, dtype in LAYOUT.values())
+    item = sum(np.dtype(dtype).itemsize * math.prod(shape(sizes)) for shape, dtype in LAYOUT.values())
     needed = item + sizes.B * num_rows * (4 * sizes.V + 8)
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     expected = f"a batch within this machine's memory of {available / 1e9:.1f} GB"
@@ -125,10 +128,3 @@ def threads(num_threads: int | None) -> int:
         return torch.get_num_threads()
     check(is_int(num_threads) and 1 <= num_threads <= 1024, "num_threads", "None or an int in 1…1024", num_threads)
     return num_threads
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
