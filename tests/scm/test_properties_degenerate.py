@@ -48,6 +48,12 @@ def test_rounding_in_the_mean_of_a_constant_is_no_variation():
     assert computed.risk[0].tolist() == pytest.approx([0.09] * 3)
 
 
+@pytest.mark.parametrize("rounding", [1e-16, 0.0, -1e-16])
+def test_a_signal_of_rounding_errors_is_no_signal(rounding):
+    noise, signal, parents = torch.tensor([1.0]), torch.tensor([rounding]), torch.tensor([1])
+    assert properties.noise_to_signal(noise, signal, parents).item() == math.inf
+
+
 def test_a_target_without_noise_has_none_to_compare():
     computed = properties.compute(hand_batch({(0, 1): 2.0}, [[1.0, 0.0], [1.0, 0.0]], [[0, 0], [0, 0]], target=1))
     assert computed.noise_to_signal.item() == 0
