@@ -16,7 +16,7 @@ from settx_fast.kernels import aggregate_backward as backward
 from settx_fast.kernels import aggregate_forward as forward
 from settx_fast.kernels import rows_backward
 from settx_fast.kernels.aggregate_forward import Latents, Queries
-from settx_fast.kernels.config import Problem, backward_scan, forward_scan, shared_memory
+from settx_fast.kernels.config import Problem, Tile, backward_config, forward_config, gpu_of, products_of
 from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.rows_backward import LatentGrads, QueryGrads
 from settx_fast.kernels.sets import SetView
@@ -51,12 +51,11 @@ class Stage:
 
 def problem_of(view: SetView, num_queries: int, stage: Stage) -> Problem:
     """The shape that tiles are chosen by."""
-    x = view.x
-    exact = x.dtype == torch.float32 and matrix_precision(x.dtype) == "ieee"
+    dim, heads = stage.dim, stage.spec.num_heads
+    products = products_of(view.x.dtype)
     return Problem(
-        view.num_sets, view.longest, view.width, stage.dim, stage.spec.num_heads, num_queries, x.element_size(), exact,
-        shared_memory(x.device),
-    )  # fmt: skip
+        view.num_sets, view.longest, view.width, dim, heads, num_queries, products, *gpu_of(view.x.device)
+    )
 
 
 def aggregate_forward(view: SetView, query: Tensor, stage: Stage) -> Aggregated:
@@ -101,31 +100,30 @@ def attend(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Read the sets: log₂-sum-exp, Y (absorbed only), and the attended values (filled unless absorbed)."""
     x, B, H, M = view.x, problem.num_sets, problem.H, problem.M
-    tiles = forward_scan(problem)
+    tile, num_splits = forward_config(problem)
     width = problem.C if problem.absorbed else problem.E
     lse = x.new_empty(B, H * M, dtype=torch.float32)
     attended = x.new_empty(B, M, problem.D)
     y = x.new_empty(H, B, M, problem.C) if problem.absorbed else None
     target = attended if y is None else y
-    split = tiles.num_splits > 1
-    pieces = (B, tiles.num_splits, H * M) if split else (0,)
+    split = num_splits > 1
+    pieces = (B, num_splits, H * M) if split else (0,)
     tops, totals = (x.new_empty(pieces, dtype=torch.float32) for _ in range(2))
     ys = x.new_empty(*pieces, width, dtype=torch.float32)
-    blocks = triton.cdiv(H * M, tiles.block_r) if problem.absorbed else H * triton.cdiv(M, tiles.block_r)
-    forward.scan_kernel[(B * tiles.num_splits * blocks,)](
+    forward.scan_kernel[(B * num_splits * problem.blocks(tile.block_r),)](
         *view.arguments, queries.folded, H * M * width if own else 0, stage.weights,
-        lse, target, tops, totals, ys, B, tiles.num_splits, M,
+        lse, target, tops, totals, ys, B, num_splits, M,
         stage.spec, problem.C, problem.D, problem.absorbed, split,
-        BLOCK_R=tiles.block_r, BLOCK_N=tiles.block_n, BLOCK_C=padded(problem.C), BLOCK_E=padded(problem.E),
-        PRECISION=matrix_precision(x.dtype), num_warps=tiles.num_warps, num_stages=tiles.num_stages,
+        BLOCK_R=tile.block_r, BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_E=padded(problem.E),
+        PRECISION=matrix_precision(x.dtype), num_warps=tile.warps, num_stages=tile.stages,
         enable_fp_fusion=True,
     )  # fmt: skip
     if split:
         block_w = min(64, padded(width))
         forward.merge_kernel[(B * triton.cdiv(H * M, 2) * triton.cdiv(width, block_w),)](
-            tops, totals, ys, stage.weights.b_v, lse, target, B, tiles.num_splits, M,
+            tops, totals, ys, stage.weights.b_v, lse, target, B, num_splits, M,
             H, problem.C, problem.E, problem.absorbed,
-            BLOCK_S=8 if tiles.num_splits <= 8 else 32, BLOCK_R=2, BLOCK_W=block_w, num_warps=4, enable_fp_fusion=True,
+            BLOCK_S=8 if num_splits <= 8 else 32, BLOCK_R=2, BLOCK_W=block_w, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return lse, y, attended
 
@@ -286,50 +284,53 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
     """Through the elements: gradients of the folded queries (fp32), dWk and dWv (projected only), and the norm's."""
     x, B, H, M, C = view.x, problem.num_sets, problem.H, problem.M, problem.C
-    tiles = backward_scan(problem, not own)
+    config = backward_config(problem, not own)
     width = C if problem.absorbed else problem.E
     folded_stride = H * M * width if own else 0
-    programs = triton.cdiv(B, tiles.group) * tiles.num_splits
+    programs = triton.cdiv(B, config.group) * config.num_splits
     dfolded = x.new_empty(programs, H * M * width, dtype=torch.float32)
     normed = stage.spec.norm_first and stage.spec.norm != "none"
     wanted = dx is not None or normed
-    fused = tiles.fused and wanted
+    fused = config.fused and wanted
     dnorm = None
     if normed:
-        dnorm = x.new_empty(2, programs if fused else B * tiles.element_splits, C, dtype=torch.float32)
+        dnorm = x.new_empty(2, programs if fused else B * config.element_splits, C, dtype=torch.float32)
     dgain, dbias = (None, None) if dnorm is None else dnorm.unbind()
     target = view.like(dx).arguments[:3] if dx is not None else (None, 0, 0)
-    common = {
-        "BLOCK_R": tiles.block_r, "BLOCK_N": tiles.block_n, "BLOCK_C": padded(C), "PRECISION": matrix_precision(x.dtype),
-        "num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "enable_fp_fusion": True,
-    }  # fmt: skip
+    launch = {"BLOCK_C": problem.width, "PRECISION": matrix_precision(x.dtype), "enable_fp_fusion": True}
+    sums, elements = ({**launch, **tile_arguments(tile)} for tile in (config.sums, config.elements))
     dw_k = dw_v = None
     if problem.absorbed:
-        blocks = triton.cdiv(H * M, tiles.block_r)
+        blocks = problem.blocks(config.sums.block_r)
         backward.absorbed_kernel[(programs * blocks,)](
             *view.arguments, *target, saved.queries.folded, folded_stride, stage.weights, grads.y, saved.lse,
-            grads.delta, dfolded, dgain, dbias, B, tiles.group, tiles.num_splits, H * M, stage.spec, C, fused, add, **common,
+            grads.delta, dfolded, dgain, dbias, B, config.group, config.num_splits, H * M, stage.spec, C, fused, add, **sums,
         )  # fmt: skip
     else:
-        blocks = triton.cdiv(M, tiles.block_r)
+        blocks = triton.cdiv(M, config.sums.block_r)
         dw = x.new_empty(2, programs * blocks, problem.D * C, dtype=torch.float32)
         dw_k, dw_v = dw.unbind()
         backward.projected_kernel[(programs * blocks * H,)](
             *view.arguments, saved.queries.folded, folded_stride, stage.weights, grads.attended, saved.lse, grads.delta,
-            dfolded, dw_k, dw_v, B, tiles.group, tiles.num_splits, M, stage.spec, C, problem.D,
-            BLOCK_E=padded(problem.E), **common,
+            dfolded, dw_k, dw_v, B, config.group, config.num_splits, M, stage.spec, C, problem.D,
+            BLOCK_E=padded(problem.E), **sums,
         )  # fmt: skip
     if wanted and not fused:
-        backward.elements_kernel[(B * tiles.element_splits,)](
+        backward.elements_kernel[(B * config.element_splits,)](
             *view.arguments, *target, saved.queries.folded, folded_stride, stage.weights,
-            grads.attended if grads.y is None else grads.y, saved.lse, grads.delta, dgain, dbias, tiles.element_splits,
-            M, stage.spec, C, problem.D, problem.absorbed, add, BLOCK_E=padded(problem.E), **common,
+            grads.attended if grads.y is None else grads.y, saved.lse, grads.delta, dgain, dbias, config.element_splits,
+            M, stage.spec, C, problem.D, problem.absorbed, add, BLOCK_E=padded(problem.E), **elements,
         )  # fmt: skip
     sets = B if own else 1
     dfolded = sum_parts(dfolded.view(sets, -1, H * M * width), torch.float32)
     if dw_k is not None and dw_v is not None:
         dw_k, dw_v = sum_parts(dw, x.dtype).view(2, problem.D, C).unbind()
     return dfolded, dw_k, dw_v, None if dnorm is None else sum_parts(dnorm, x.dtype)
+
+
+def tile_arguments(tile: Tile) -> dict[str, int]:
+    """A tile as kernels and their launcher call it."""
+    return {"BLOCK_R": tile.block_r, "BLOCK_N": tile.block_n, "num_warps": tile.warps, "num_stages": tile.stages}
 
 
 def queries_backward(

@@ -1,16 +1,23 @@
-"""How large the tiles are, how many programs share a set: by shape and GPU, never by the exact number of elements."""
+"""How large the tiles are and how many programs share a set: by shape and GPU, never by the exact number of elements.
+
+The rules below fit the registers and the shared memory of every supported GPU. `configs/<gpu>.json`, written by
+`python -m benchmarks.tune`, replaces what a rule says for the shapes it was measured on; see `tuned`.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import triton
 
-from settx_fast.kernels.primitives import padded
+from settx_fast.kernels.primitives import matrix_precision, padded
 
-# Bytes of shared memory one program may use; the smallest of the supported GPUs where the device is unknown.
+# Bytes of shared memory one program may use, by compute capability.
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 PROGRAMS = 256  # enough to fill a GPU: a set is split until so many programs work
 MIN_PIECE = 256  # elements that are worth a program of their own
@@ -18,7 +25,10 @@ MIN_PIECE = 256  # elements that are worth a program of their own
 
 @dataclass(frozen=True)
 class Problem:
-    """The shape of stage A: B sets of at most N elements C wide, H heads of M queries, D out, and the element size."""
+    """The shape of stage A: B sets of at most N elements C wide, H heads of M queries, D out, in a type.
+
+    `products` is how matrices are multiplied: "half", "tf32", or "exact" (fp32 without tensor cores).
+    """
 
     num_sets: int
     longest: int
@@ -26,9 +36,9 @@ class Problem:
     D: int
     H: int
     M: int
-    itemsize: int
-    exact: bool = False  # fp32 products without tensor cores
+    products: str
     shared: int = min(SHARED_MEMORY.values())
+    gpu: str = ""
 
     @property
     def E(self) -> int:
@@ -36,97 +46,181 @@ class Problem:
         return self.D // self.H
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return 2 if self.products == "half" else 4
+
+    @property
+    def width(self) -> int:
+        """C as tiles hold it."""
+        return padded(self.C)
+
+    @property
     def absorbed(self) -> bool:
         """Whether folding the key projection into the queries costs less than projecting every element.
 
-        The projected kernel holds one head's weights on chip, so wide heads and wide elements are always absorbed.
+        The projected kernels hold one head's weights on chip, so wide heads and wide elements are always absorbed.
         """
         cheap = self.H * self.M * self.C <= self.D * (self.C + self.M)
-        return cheap or padded(self.E) > 64 or padded(self.C) > 256
+        return cheap or padded(self.E) > 64 or self.width > 256
+
+    @property
+    def rows(self) -> int:
+        """Folded queries that one element tile may meet: of all heads when absorbed, of one when projected."""
+        return self.H * self.M if self.absorbed else self.M
+
+    def blocks(self, block_r: int) -> int:
+        """Programs that share an element tile, each with a block of the folded queries."""
+        return triton.cdiv(self.rows, block_r) * (1 if self.absorbed else self.H)
+
+    @property
+    def key(self) -> str:
+        """The bucket that tuned tables are keyed by."""
+        sizes = f"B{_bucket(self.num_sets)} N{_bucket(self.longest)} C{self.C} D{self.D} H{self.H} M{self.M}"
+        return f"{sizes} {self.products}"
 
 
-class Scan(NamedTuple):
-    """Tiles of one pass over the sets."""
+class Tile(NamedTuple):
+    """Folded queries and elements a program holds at once, and how it runs."""
 
-    block_r: int  # folded queries
-    block_n: int  # elements
+    block_r: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+class Forward(NamedTuple):
+    """The pass over the elements."""
+
+    tile: Tile
+    num_splits: int  # programs that share a set
+
+
+class Backward(NamedTuple):
+    """The passes of the backward: `sums` adds over elements, `elements` makes dX; `fused` where the first does both."""
+
+    sums: Tile
+    group: int  # sets a program adds up
     num_splits: int
-    num_warps: int
-    num_stages: int
+    elements: Tile
+    element_splits: int
+    fused: bool
 
 
-def shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory one program may use on a device."""
+def products_of(dtype: torch.dtype) -> str:
+    """How matrices of a dtype are multiplied."""
+    if dtype != torch.float32:
+        return "half"
+    return "exact" if matrix_precision(dtype) == "ieee" else "tf32"
+
+
+@cache
+def gpu_of(device: torch.device) -> tuple[int, str]:
+    """Bytes of shared memory one program may use, and the name that configuration files carry."""
     if device.type != "cuda":
-        return min(SHARED_MEMORY.values())
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        return min(SHARED_MEMORY.values()), ""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.shared_memory_per_block_optin, properties.name.lower().replace(" ", "-")
+
+
+def forward_config(problem: Problem) -> Forward:
+    """Tiles of the forward pass: as many queries a program as its registers hold, so that elements are read once."""
+    tile = tuned(problem, "forward") or fit(problem, forward_tile(problem), resident=1)
+    return Forward(tile, splits(problem, problem.blocks(tile.block_r)))
+
+
+def backward_config(problem: Problem, shared_queries: bool) -> Backward:
+    """Tiles of the backward passes: the registers hold a block of queries' gradients and a tile's at once."""
+    sums = tuned(problem, "sums") or fit(problem, sums_tile(problem), resident=2)
+    elements = tuned(problem, "elements") or fit(problem, elements_tile(problem), resident=2)
+    blocks = problem.blocks(sums.block_r)
+    group = max(1, problem.num_sets * blocks // (2 * PROGRAMS)) if shared_queries else 1
+    num_splits = splits(problem, blocks) if group == 1 else 1
+    fused = problem.absorbed and problem.rows <= sums.block_r
+    return Backward(sums, group, num_splits, elements, splits(problem, 1), fused)
+
+
+def forward_tile(problem: Problem) -> Tile:
+    """What the forward would like."""
+    block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
+    narrow = problem.width <= 32
+    block_n = {"half": 128 if narrow else 64, "tf32": 64 if narrow else 32, "exact": 32}[problem.products]
+    large = problem.products == "exact" or block_r * problem.width >= 128 * 128
+    return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 3)
+
+
+def sums_tile(problem: Problem) -> Tile:
+    """What the sums over elements would like."""
+    block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
+    wide = problem.width > 128
+    block_n = {"half": 32 if wide else 64, "tf32": 16 if wide else 32, "exact": 16}[problem.products]
+    large = problem.products == "exact" or block_r * problem.width >= 128 * 128
+    return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 2)
+
+
+def elements_tile(problem: Problem) -> Tile:
+    """What dX would like, where it has a pass of its own."""
+    tile = sums_tile(problem)
+    return Tile(min(tile.block_r, 64), tile.block_n, 8, 1)
+
+
+def _block_r(problem: Problem, registers: dict[str, int]) -> int:
+    most = 32 if problem.products == "exact" else 128
+    return max(16, min(padded(problem.rows), most, registers[problem.products] // problem.width))
+
+
+def fit(problem: Problem, tile: Tile, resident: int) -> Tile:
+    """The tile, made smaller until it fits shared memory: fewer stages first, then elements, then queries."""
+    while shared_bytes(problem, tile, resident) > problem.shared:
+        if tile.stages > 1:
+            tile = tile._replace(stages=tile.stages - 1)
+        elif tile.block_n > 16:
+            tile = tile._replace(block_n=tile.block_n // 2)
+        elif tile.block_r > 16:
+            tile = tile._replace(block_r=tile.block_r // 2)
+        else:
+            break
+    return tile
+
+
+def shared_bytes(problem: Problem, tile: Tile, resident: int) -> int:
+    """Estimate: `resident` matrices of queries (and a head's weights when projected), element tiles, scores."""
+    if problem.absorbed:
+        held = resident * tile.block_r * problem.width
+    else:
+        held = (2 * problem.width + resident * tile.block_r + 2 * tile.block_n) * padded(problem.E)
+    moving = tile.stages * tile.block_n * problem.width + resident * tile.block_r * tile.block_n
+    return problem.itemsize * (held + moving)
 
 
 def splits(problem: Problem, blocks: int) -> int:
-    """Programs that share one set, from its number of query blocks."""
+    """Programs that share one set, when `blocks` programs read each of its elements."""
     wanted = triton.cdiv(PROGRAMS, max(1, problem.num_sets * blocks))
     return max(1, min(wanted, triton.cdiv(problem.longest, MIN_PIECE)))
 
 
-def forward_scan(problem: Problem) -> Scan:
-    """Tiles of the forward pass: as many queries a program as its registers hold, so that elements are read once."""
-    width = padded(problem.C)
-    rows = problem.H * problem.M if problem.absorbed else problem.M
-    most = {True: 32, False: 128}[problem.exact]
-    block_r = min(padded(rows), most, max(16, 16384 // width // (2 if problem.itemsize == 4 else 1)))
-    block_n = 128 if width <= 32 else 64
-    if problem.itemsize == 4:
-        block_n = 32 if width > 64 else block_n // 2
-    stages = 3
-    while stages > 1 and _scan_bytes(problem, block_r, block_n, stages) > problem.shared:
-        stages -= 1
-    while block_n > 16 and _scan_bytes(problem, block_r, block_n, stages) > problem.shared:
-        block_n //= 2
-    blocks = triton.cdiv(rows, block_r) * (1 if problem.absorbed else problem.H)
-    warps = 8 if block_r * width >= 128 * 128 else 4
-    return Scan(block_r, block_n, splits(problem, blocks), warps, stages)
+def tuned(problem: Problem, name: str) -> Tile | None:
+    """The measured tile of a pass on this GPU and bucket, if there is one."""
+    return load_table(problem.gpu).get(problem.key, {}).get(name)
 
 
-def _scan_bytes(problem: Problem, block_r: int, block_n: int, stages: int) -> int:
-    width = padded(problem.C)
-    resident = block_r * width if problem.absorbed else (2 * width + block_r + 2 * block_n) * padded(problem.E)
-    return problem.itemsize * (resident + stages * block_n * width + block_r * block_n)
+@cache
+def load_table(gpu: str) -> dict[str, dict[str, Tile]]:
+    """Tuned tiles of a GPU: bucket → pass → tile. Raises ValueError for a file that says something else."""
+    path = Path(__file__).parent / "configs" / f"{gpu}.json"
+    if not gpu or not path.exists():
+        return {}
+    table = json.loads(path.read_text())
+    return {key: {name: _checked(path, key, name, tile) for name, tile in tiles.items()} for key, tiles in table.items()}
 
 
-class BackwardScan(NamedTuple):
-    """Tiles of the backward passes: one sums over elements, one makes dX; `fused` when the first does both."""
-
-    fused: bool
-    block_r: int
-    block_n: int
-    group: int  # sets a program adds up
-    num_splits: int  # programs that share a set
-    element_splits: int  # the same of the dX pass
-    num_warps: int
-    num_stages: int
+def _checked(path: Path, key: str, name: str, tile: dict[str, int]) -> Tile:
+    sizes = [tile.get(field) for field in Tile._fields] if isinstance(tile, dict) else []
+    powers = all(isinstance(size, int) and size > 0 and size & (size - 1) == 0 for size in sizes[:3])
+    if name not in ("forward", "sums", "elements") or set(tile) != set(Tile._fields) or not powers:
+        raise ValueError(f"{path.name}: expected powers of two {Tile._fields} at {key!r}/{name!r}, got {tile!r}")
+    return Tile(**tile)
 
 
-def backward_scan(problem: Problem, shared_queries: bool) -> BackwardScan:
-    """Tiles of the backward: the registers hold a block of queries' gradients, the tile's and dX at once."""
-    width = padded(problem.C)
-    rows = problem.H * problem.M if problem.absorbed else problem.M
-    budget = 16384 if problem.itemsize == 2 else 4096 if problem.exact else 8192
-    block_r = max(16, min(padded(rows), 128, budget // width))
-    block_n = 64 if problem.itemsize == 2 else 32
-    while block_n > 16 and _backward_bytes(problem, block_r, block_n) > problem.shared:
-        block_n //= 2
-    while block_r > 16 and _backward_bytes(problem, block_r, block_n) > problem.shared:
-        block_r //= 2
-    blocks = triton.cdiv(rows, block_r) * (1 if problem.absorbed else problem.H)
-    group = max(1, problem.num_sets * blocks // (2 * PROGRAMS)) if shared_queries else 1
-    warps = 8 if block_r * width >= 128 * 64 or block_n * width >= 64 * 128 else 4
-    return BackwardScan(
-        problem.absorbed and rows <= block_r, block_r, block_n, group,
-        splits(problem, blocks) if group == 1 else 1, splits(problem, 1), warps, 2,
-    )  # fmt: skip
-
-
-def _backward_bytes(problem: Problem, block_r: int, block_n: int) -> int:
-    width = padded(problem.C)
-    resident = 2 * block_r * width if problem.absorbed else 2 * (width + block_r + 2 * block_n) * padded(problem.E)
-    return problem.itemsize * (resident + 2 * block_n * width + 2 * block_r * block_n)
+def _bucket(size: int) -> int:
+    return triton.next_power_of_2(max(1, size))
