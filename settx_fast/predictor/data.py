@@ -18,12 +18,13 @@ from settx_fast.scm import properties as scm_properties
 
 
 class Example(NamedTuple):
-    """B datasets as set elements, and their true properties in their own units, columns in the order of the elements.
+    """B datasets as they are seen, as set elements, and their true properties in their own units.
 
-    truth: property → (B,) or (B, width) per dataset, (B, F) per variable; NaN (class −1) where undefined.
+    truth: property → (B,) or (B, several) per dataset, (B, F) per variable; NaN (class −1) where undefined.
     columns (B, F): which variable of the SCM each feature is; absent ones point at the target.
     """
 
+    observed: Observed
     inputs: SetInputs
     truth: dict[str, Tensor]
     columns: Tensor
@@ -36,10 +37,14 @@ class Example(NamedTuple):
 def draw(config: TrainConfig, seed: int, first_index: int, count: int, rows: int, permute: bool = False) -> Example:
     """Datasets first_index … first_index + count − 1 of the stream (config.prior, seed), as the model sees them."""
     batch = scm.sample(config.prior, count, rows, seed=seed, first_index=first_index, num_threads=1)
-    generator = _generator(seed, first_index) if permute else None
-    observed, columns = observe(batch, config.features, generator)
-    inputs = encode(observed, config.features)
-    return Example(inputs, truth(scm_properties.compute(batch), columns, observed.present), columns)
+    return view(batch, config.features, _generator(seed, first_index) if permute else None)
+
+
+def view(batch: scm.Batch, config: FeatureConfig, generator: torch.Generator | None = None) -> Example:
+    """Sampled datasets as the model sees them, in random order of columns and environments if there is a generator."""
+    observed, columns = observe(batch, config, generator)
+    properties = scm_properties.compute(batch)
+    return Example(observed, encode(observed, config), truth(properties, columns, observed.present), columns)
 
 
 def observe(

@@ -2,33 +2,196 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from settx_fast import scm
+from settx_fast.predictor.baselines import TrainingMean, anticausal_wins, classical, has_fixed_graph, tied
+from settx_fast.predictor.config import TrainConfig
+from settx_fast.predictor.data import Example, view
+from settx_fast.predictor.features import SetInputs
+from settx_fast.predictor.metrics import METRICS, measure
+from settx_fast.predictor.model import Estimate, PropertyPredictor
+from settx_fast.predictor.targets import TARGETS, Target
+
+SEED_OFFSET = 2**32  # added to the evaluation seed: never a training or validation stream
+CHUNK = 50  # datasets encoded at a time
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` measured; the content of `evaluation.json`.
 
-    metrics[property][predictor][metric] with predictor in "model", "mean", "classical" (absent where there is no
-    classical estimator) and metrics that fit the property: r2, mae, coverage for numbers; auroc, accuracy,
-    calibration for roles. The keys of several-number properties are `risk/erm`, `risk/causal`, `risk/anticausal`; of
-    per-variable ones under a fixed graph also `direct_effect_on_target/0`, … by column.
+    metrics[property][predictor][metric] with predictor in "model", "mean", "classical" and the metrics that fit the
+    property: r2, mae, coverage (of the 90 % interval) for numbers; auroc, accuracy, calibration for roles; null where
+    undefined. `risk` has a key per framework, `risk/erm`; effects of variables also one per column,
+    `direct_effect_on_target/0`, under a prior whose graph is fixed. Properties that never vary are left out. Noise to
+    signal, shifts and risks are compared on the unit-free scale of `targets.TARGETS`, everything else in raw units.
     framework: share of datasets whose better framework of causal and anticausal ERM was named correctly, by "model",
-    "majority", "classical".
+    "majority" (of the training distribution) and "classical"; `framework_datasets` of them, where the two differ.
     """
 
     prior: str
     seed: int
     num_datasets: int
     num_rows: int
-    metrics: dict[str, dict[str, dict[str, float]]]
+    metrics: dict[str, dict[str, dict[str, float | None]]]
     framework: dict[str, float]
+    framework_datasets: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Held-out datasets: what is true, and what each predictor says; a leading axis of datasets."""
+
+    inputs: SetInputs
+    truth: dict[str, Tensor]
+    estimates: dict[str, dict[str, Estimate]]
 
 
 def evaluate(directory: Path | str, num_datasets: int = 500, seed: int = 1, num_rows: int = 1000) -> Evaluation:
     """Evaluate a run on held-out datasets of its prior; write evaluation.json and evaluation.npz.
 
-    evaluation.npz holds `{property}/true`, `/model`, `/lower`, `/upper`, `/mean`, `/classical` with a leading axis of datasets.
+    evaluation.npz holds, in raw units, `{property}/true`, `/model`, `/lower`, `/upper`, `/mean`, `/classical` with a
+    leading axis of datasets; classes as ids in `/true`, as probabilities elsewhere.
+    Raises FileNotFoundError where `directory` holds no trained model, ValueError for fewer than 2 datasets.
     """
-    raise NotImplementedError
+    if num_datasets < 2:
+        raise ValueError(f"num_datasets: expected at least 2, got {num_datasets}")
+    config, model = TrainConfig.load(directory), PropertyPredictor.load(directory)
+    mean = TrainingMean.of(config)
+    compared = compare(config, model, mean, num_datasets, seed, num_rows)
+    risk = compared.truth["risk"]
+    differ = ~tied(risk)
+    evaluation = Evaluation(
+        prior=config.name,
+        seed=seed,
+        num_datasets=num_datasets,
+        num_rows=num_rows,
+        metrics=_metrics(compared, by_column=has_fixed_graph(config.prior)),
+        framework=_framework(compared, differ, mean.anticausal_wins),
+        framework_datasets=int(differ.sum()),
+    )
+    (Path(directory) / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=2) + "\n")
+    np.savez_compressed(Path(directory) / "evaluation.npz", **_arrays(compared))
+    return evaluation
+
+
+def compare(
+    config: TrainConfig, model: PropertyPredictor, mean: TrainingMean, count: int, seed: int, rows: int
+) -> Compared:
+    """Model and baselines on the first `count` datasets of the evaluation stream."""
+    parts = []
+    for first in range(0, count, CHUNK):
+        size = min(CHUNK, count - first)
+        batch = scm.sample(config.prior, size, rows, seed=SEED_OFFSET + seed, first_index=first)
+        example = view(batch, config.features)
+        graph = _known_graph(batch, example) if has_fixed_graph(config.prior) else None
+        said = {
+            "model": model.predict(example.inputs),
+            "mean": mean.predict(example.inputs),
+            "classical": classical(example.observed, graph),
+        }
+        parts.append(Compared(example.inputs._replace(elements=torch.empty(size, 0)), example.truth, said))
+    return _joined(parts)
+
+
+def _known_graph(batch: scm.Batch, example: Example) -> Tensor:
+    """(B, F + 1, F + 1): the true graph in the order of the features, target last."""
+    order = torch.cat([example.columns, batch.target_index[:, None]], 1)
+    graph = batch.adjacency.gather(1, order[:, :, None].expand(-1, -1, batch.adjacency.shape[2]))
+    graph = graph.gather(2, order[:, None, :].expand(-1, graph.shape[1], -1))
+    there = torch.cat([example.observed.present, torch.ones(len(order), 1, dtype=torch.bool)], 1)
+    return graph & there[:, :, None] & there[:, None, :]
+
+
+def _joined(parts: list[Compared]) -> Compared:
+    def estimates(predictor: str, name: str) -> Estimate:
+        fields = zip(*(part.estimates[predictor][name] for part in parts), strict=True)
+        return Estimate._make(None if values[0] is None else torch.cat(values) for values in fields)
+
+    return Compared(
+        SetInputs._make(map(torch.cat, zip(*(part.inputs for part in parts), strict=True))),
+        {name: torch.cat([part.truth[name] for part in parts]) for name in parts[0].truth},
+        {
+            predictor: {name: estimates(predictor, name) for name in by_name}
+            for predictor, by_name in parts[0].estimates.items()
+        },
+    )
+
+
+def _metrics(compared: Compared, by_column: bool) -> dict[str, dict[str, dict[str, float | None]]]:
+    result = {}
+    for key, target, column in _keys(by_column, compared.inputs.present.shape[1]):
+        truth, estimates = _on_scale(compared, target)
+        if column is not None:
+            truth = truth[:, column]
+            estimates = {name: _map(estimate, lambda x, c=column: x[:, c]) for name, estimate in estimates.items()}
+        known = truth >= 0 if target.kind == "classes" else truth.isfinite()
+        if not known.any() or bool((truth[known] == truth[known][0]).all()):
+            continue
+        result[key] = {
+            name: _measured(target, _map(estimate, lambda x, k=known: x[k]), truth[known])
+            for name, estimate in estimates.items()
+        }
+    return result
+
+
+def _keys(by_column: bool, features: int) -> Iterator[tuple[str, Target, int | None]]:
+    """Key of every entry of the metrics, its property, and the column of the property it is about."""
+    for target in TARGETS:
+        if target.shape:
+            yield from ((f"{target.name}/{label}", target, index) for index, label in enumerate(target.labels))
+            continue
+        yield target.name, target, None
+        if by_column and target.level == "variable" and target.kind == "number":
+            yield from ((f"{target.name}/{column}", target, column) for column in range(features))
+
+
+def _on_scale(compared: Compared, target: Target) -> tuple[Tensor, dict[str, Estimate]]:
+    """Truth and estimates on the scale on which the property is compared."""
+    truth = compared.truth[target.name]
+    estimates = {name: by_name[target.name] for name, by_name in compared.estimates.items()}
+    if target.compare == "raw":
+        return truth, estimates
+
+    def convert(value: Tensor) -> Tensor:
+        return target.to_model(value, compared.inputs)
+
+    return convert(truth), {name: _map(estimate, convert) for name, estimate in estimates.items()}
+
+
+def _map(estimate: Estimate, function: Callable[[Tensor], Tensor]) -> Estimate:
+    return Estimate._make(None if value is None else function(value) for value in estimate)
+
+
+def _measured(target: Target, estimate: Estimate, truth: Tensor) -> dict[str, float | None]:
+    values = {metric: measure(metric, target, estimate, truth) for metric in METRICS[target.kind]}
+    return {metric: value if math.isfinite(value) else None for metric, value in values.items()}
+
+
+def _framework(compared: Compared, differ: Tensor, majority: bool) -> dict[str, float]:
+    """Share of the datasets in which the better of causal and anticausal ERM was named correctly."""
+    truth = anticausal_wins(compared.truth["risk"])[differ]
+    said = {name: anticausal_wins(compared.estimates[name]["risk"].value)[differ] for name in ("model", "classical")}
+    said["majority"] = torch.full_like(truth, majority)
+    return {name: float((said[name] == truth).double().mean()) for name in ("model", "majority", "classical")}
+
+
+def _arrays(compared: Compared) -> dict[str, np.ndarray]:
+    arrays = {}
+    for target in TARGETS:
+        arrays[f"{target.name}/true"] = compared.truth[target.name]
+        for predictor, by_name in compared.estimates.items():
+            arrays[f"{target.name}/{predictor}"] = by_name[target.name].value
+        model = compared.estimates["model"][target.name]
+        if model.lower is not None and model.upper is not None:
+            arrays |= {f"{target.name}/lower": model.lower, f"{target.name}/upper": model.upper}
+    return {name: value.numpy() for name, value in arrays.items()}
