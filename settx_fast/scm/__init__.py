@@ -1,6 +1,6 @@
 """Datasets from structural causal models (SCMs): a prior over SCMs, a sampler in C++, and exact properties."""
 
-from settx_fast.scm import presets
+from settx_fast.scm import presets, properties
 from settx_fast.scm.distributions import Constant, LogUniform, Normal, Uniform
 from settx_fast.scm.graphs import ErdosRenyi, ScaleFree, UserGraph
 from settx_fast.scm.mechanisms import (
@@ -41,6 +41,7 @@ __all__ = [
     "UniformNoise",
     "UserGraph",
     "presets",
+    "properties",
     "resample",
     "sample",
 ]
