@@ -73,9 +73,9 @@ SETTX_FN float exp(float x) {
     return x > 88.0f ? from_bits(0x7F800000u) : not_small;
 }
 
-// x·P(x²) / Q(x²), a minimax fit for |x| ≤ 9, where tanh is ±1 to the last bit; |result| ≤ 1.
+// x·P(x²) / Q(x²), a minimax fit for |x| ≤ 9. At the ends of the clamp the quotient is ±1 exactly.
 SETTX_FN float tanh(float x) {
-    const float a = clamp(x, -9.0f, 9.0f), s = a * a;
+    const float a = clamp(x, -8.9999990f, 8.9999990f), s = a * a;
     float p = fma(1.3353735894838792e-08f, s, 2.060856786556542e-05f);
     p = fma(p, s, 0.0034955639857798815f);
     p = fma(p, s, 0.13381007313728333f);

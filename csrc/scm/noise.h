@@ -28,7 +28,7 @@ SETTX_FN float laplace(uint32_t word) {
 }
 
 SETTX_FN float uniform(uint32_t word) {
-    return float(int32_t(word)) * 8.0656899e-10f;
+    return float(int32_t(word)) * 8.06549e-10f;
 }  // √3 / 2³¹
 
 // Bailey, "Polar generation of random variates with the t-distribution" (1994), over √(d / (d − 2)), its own scale.

@@ -1,0 +1,131 @@
+"""The sampler's oracle: Philox, the transforms and the evaluation of tables in NumPy and float64. Slow and obvious."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from settx_fast.scm.mechanisms import ACTIVATIONS, MECHANISMS, NOISES
+from settx_fast.scm.sampler import Batch
+
+Floats = NDArray[np.float64]
+Words = NDArray[np.uint32]
+
+LANES = 16
+"""Row r takes word (r mod 64) div 16 of Philox counter 16 · (r div 64) + r mod 16."""
+
+
+def philox(counters: Words, seed: int) -> Words:
+    """Philox4x32-10 of counters (..., 4) uint32 (Salmon et al. 2011); the key is the seed, low word first."""
+    mask = np.uint64(0xFFFFFFFF)
+    x0, x1, x2, x3 = np.moveaxis(counters.astype(np.uint64), -1, 0)
+    key0, key1 = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        product0, product1 = np.uint64(0xD2511F53) * x0, np.uint64(0xCD9E8D57) * x2
+        x0 = (product1 >> np.uint64(32)) ^ x1 ^ np.uint64(key0)
+        x2 = (product0 >> np.uint64(32)) ^ x3 ^ np.uint64(key1)
+        x1, x3 = product1 & mask, product0 & mask
+        key0, key1 = (key0 + 0x9E3779B9) & 0xFFFFFFFF, (key1 + 0xBB67AE85) & 0xFFFFFFFF
+    return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
+
+
+def noise_words(seed: int, dataset: int, environment: int, variable: int, num_rows: int, purpose: int = 0) -> Words:
+    """(blocks, 4, LANES): the words of rows 64·block + 16·j + lane of one variable in one environment."""
+    blocks = -(-num_rows // 64)
+    counters = np.empty((blocks * LANES, 4), np.uint32)
+    counters[:, 0] = np.arange(blocks * LANES)
+    counters[:, 1] = variable | purpose << 24
+    counters[:, 2] = dataset & 0xFFFFFFFF
+    counters[:, 3] = dataset >> 32 | environment << 16
+    return philox(counters, seed).reshape(blocks, LANES, 4).swapaxes(1, 2)
+
+
+def uniform(words: Words) -> Floats:
+    """(word + ½) / 2³²: a uniform number in (0, 1)."""
+    return (words.astype(np.float64) + 0.5) / 2**32
+
+
+def noise(
+    kind: str, parameter: float, seed: int, dataset: int, environment: int, variable: int, num_rows: int
+) -> Floats:
+    """(num_rows,): standardised noise of one variable in one environment."""
+    words = noise_words(seed, dataset, environment, variable, num_rows)
+    if kind == "gaussian":  # Box & Muller: words 0, 1 and words 2, 3 make two normals each
+        radius = np.sqrt(-2 * np.log(uniform(words[:, 0::2])))
+        turn = words[:, 1::2] / 2**32 * 2 * np.pi
+        result = np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=2)
+    elif kind == "laplace":
+        sign = np.where(words >> 31, -1, 1)
+        result = sign * -np.log(uniform(words << np.uint32(1))) / np.sqrt(2)
+    elif kind == "uniform":
+        result = words.view(np.int32) / 2**31 * np.sqrt(3)
+    elif kind == "student_t":  # Bailey 1994
+        turn = noise_words(seed, dataset, environment, variable, num_rows, purpose=1) / 2**32 * 2 * np.pi
+        result = np.sqrt((parameter - 2) * (uniform(words) ** (-2 / parameter) - 1)) * np.cos(turn)
+    else:
+        raise ValueError(f"kind: expected one of {NOISES}, got {kind!r}")
+    return result.reshape(-1)[:num_rows]
+
+
+def activate(name: str, x: Floats) -> Floats:
+    """An activation by its name in `ACTIVATIONS`."""
+    match name:
+        case "tanh":
+            return np.tanh(x)
+        case "relu":
+            return np.maximum(x, 0)
+        case "leaky_relu":
+            return np.where(x > 0, x, 0.01 * x)
+        case "sigmoid":
+            return 1 / (1 + np.exp(-x))
+        case "sine":
+            return np.sin(x)
+    raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {name!r}")
+
+
+def unpack_mlp(parameters: Floats, num_parents: int) -> tuple[str, list[tuple[Floats, Floats]], Floats]:
+    """Activation, [(W, b)] of the hidden layers, and c, from the start of an MLP's parameters."""
+    hidden, layers, activation = (int(number) for number in parameters[:3])
+    position, result, width = 3, [], num_parents
+    for _ in range(layers):
+        W = parameters[position : position + hidden * width].reshape(hidden, width)
+        b = parameters[position + hidden * width :][:hidden]
+        position, width = position + hidden * width + hidden, hidden
+        result.append((W, b))
+    return ACTIVATIONS[activation], result, parameters[position : position + hidden]
+
+
+def evaluate(batch: Batch, dataset: int) -> Floats:
+    """(R, V) float64: the rows of one dataset of `batch` from its tables and its seed."""
+    table = {name: getattr(batch, name)[dataset].numpy() for name in _PER_DATASET}
+    parameters = batch.mechanism_parameters.numpy().astype(np.float64)
+    values = np.zeros(table["values"].shape)
+    for k in range(int(table["num_environments"])):
+        rows = table["environment"] == k
+        x = np.zeros((rows.sum(), values.shape[1]))
+        for v in table["order"][: int(table["num_variables"])]:
+            kind = NOISES[table["noise_kind"][v]]
+            n = noise(kind, float(table["noise_parameters"][v, 0]), batch.seed, int(table["index"]), k, int(v), len(x))
+            f = np.zeros(len(x)) if table["hard"][k, v] else _mechanism(table, parameters, k, v, x)
+            x[:, v] = float(table["bias"][k, v]) + f + float(table["noise_scale"][k, v]) * n
+        values[rows] = x
+    return values
+
+
+_PER_DATASET = (
+    "values", "environment", "index", "num_variables", "num_environments", "adjacency", "order", "weights", "bias",
+    "noise_scale", "hard", "noise_kind", "noise_parameters", "mechanism", "mechanism_offset",
+)  # fmt: skip
+
+
+def _mechanism(table: dict[str, NDArray], parameters: Floats, k: int, v: int, x: Floats) -> Floats:
+    parents = [p for p in table["order"][: int(table["num_variables"])] if table["adjacency"][p, v]]
+    if not parents:
+        return np.zeros(len(x))
+    z = x[:, parents] * table["weights"][k, parents, v].astype(np.float64)
+    if MECHANISMS[table["mechanism"][v]] == "linear":
+        return z.sum(1)
+    activation, layers, c = unpack_mlp(parameters[table["mechanism_offset"][k, v] :], len(parents))
+    for W, b in layers:
+        z = activate(activation, z @ W.T + b)
+    return z @ c
