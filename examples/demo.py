@@ -20,7 +20,7 @@ from rich.table import Table
 
 from settx_fast.cli import app
 
-QUICK_TRAINING = ["--steps", "2", "--batch-size", "4", "--quiet"]
+QUICK_TRAINING = ["--steps", "2", "--batch-size", "4", "--validation-datasets", "8", "--quiet"]
 QUICK_EVALUATION = ["--num-datasets", "16", "--num-rows", "200"]
 
 

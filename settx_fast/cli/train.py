@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +30,9 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Peak learning rate.")] = None,
     l1: Annotated[float | None, typer.Option(min=0.0, help="L1 penalty on weight matrices.")] = None,
     l2: Annotated[float | None, typer.Option(min=0.0, help="L2 penalty on weight matrices.")] = None,
+    validation_datasets: Annotated[
+        int | None, typer.Option(min=1, help="Held-out datasets that validation losses are measured on.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of datasets and initial weights.")] = None,
     accelerator: Annotated[str, typer.Option(help="As in Lightning: auto, cpu, gpu …")] = "auto",
     devices: Annotated[str, typer.Option(help="As in Lightning: auto or a number.")] = "auto",
@@ -36,8 +41,16 @@ def train(
     """Train a predictor on datasets sampled while it learns."""
     from settx_fast.predictor.training import train as run
 
-    given = {"batch_size": batch_size, "learning_rate": learning_rate, "l1": l1, "l2": l2, "seed": seed}
-    config = configure(prior, loss, steps, {name: value for name, value in given.items() if value is not None})
+    changes = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "l1": l1,
+        "l2": l2,
+        "validation_datasets": validation_datasets,
+        "seed": seed,
+    }
+    config = configure(prior, loss, steps, {name: value for name, value in changes.items() if value is not None})
+    _quieten_lightning()
     directory = run(
         config,
         out,
@@ -63,6 +76,12 @@ def configure(prior: str, loss: str | None, steps: int | None, changes: dict[str
         changes = changes | {"epoch_steps": epoch_steps, "epochs": -(-steps // epoch_steps)}
     model = config.model if loss is None else replace(config.model, loss=loss)
     return replace(config, model=model, **changes)
+
+
+def _quieten_lightning() -> None:
+    """Its warnings stay; hints about hardware, other products and its own insides do not."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"lightning\..*(_pytree|csv_logs)")
 
 
 def evaluate(
