@@ -54,9 +54,9 @@ class TrainingMean:
         """Every property in its own units."""
         estimates = {}
         for target in TARGETS:
-            shape = inputs.present.shape if target.level == "variable" else inputs.present.shape[:1]
-            shape = (*shape, *target.shape, *((target.width,) if target.kind == "classes" else ()))
-            value = self.constants[target.name].expand(shape)
+            leading = inputs.present.shape if target.level == "variable" else inputs.present.shape[:1]
+            trailing = (target.width,) if target.kind == "classes" else target.shape
+            value = self.constants[target.name].expand(*leading, *trailing)
             estimates[target.name] = Estimate(target.to_raw(value, inputs) if target.compare == "model" else value)
         return estimates
 
@@ -81,9 +81,9 @@ def classical(observed: Observed, graph: Tensor | None = None) -> dict[str, Esti
 
     graph (B, F + 1, F + 1) bool, the target last: the true graph where the prior fixes it. Otherwise it is estimated by
     R²-SortnRegress (Reisach et al. 2023, arXiv:2303.18211): variables sorted by how well the others explain them, each
-    regressed on those before it; coefficients more than 3 standard errors from zero are edges. In the target environment
-    the weights and the target's own noise are taken to be those of the sources; biases and noise of the features are
-    matched to the moments of its unlabelled rows. Classes come as probabilities 0 and 1.
+    regressed on those before it; coefficients more than 3 standard errors from zero are edges. In the target
+    environment the weights and the target's own noise are taken to be those of the sources; biases and noise of the
+    features are matched to the moments of its unlabelled rows. Classes come as probabilities 0 and 1.
     """
     source, count = _source_moments(observed)
     adjacency = _sort_and_regress(source, count) if graph is None else graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class TrainConfig:
     name: str
     prior: scm.Prior
     features: FeatureConfig
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
     epochs: int = 10
     epoch_steps: int = 200
@@ -57,7 +57,7 @@ class TrainConfig:
 
     def to_json(self) -> str:
         """The config as JSON, the inverse of `load`."""
-        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        data = {each.name: getattr(self, each.name) for each in fields(self)}
         data |= {
             "prior": json.loads(self.prior.to_json()),
             "features": asdict(self.features),

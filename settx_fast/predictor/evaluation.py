@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def evaluate(directory: Path | str, num_datasets: int = 500, seed: int = 1, num_
         framework_datasets=int(differ.sum()),
     )
     (Path(directory) / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=2) + "\n")
-    np.savez_compressed(Path(directory) / "evaluation.npz", **_arrays(compared))
+    np.savez_compressed(Path(directory) / "evaluation.npz", **_arrays(compared))  # type: ignore[arg-type]
     return evaluation
 
 
@@ -131,16 +131,14 @@ def _metrics(compared: Compared, by_column: bool) -> dict[str, dict[str, dict[st
     result = {}
     for key, target, column in _keys(by_column, compared.inputs.present.shape[1]):
         truth, estimates = _on_scale(compared, target)
-        if column is not None:
-            truth = truth[:, column]
-            estimates = {name: _map(estimate, lambda x, c=column: x[:, c]) for name, estimate in estimates.items()}
         known = truth >= 0 if target.kind == "classes" else truth.isfinite()
-        if not known.any() or bool((truth[known] == truth[known][0]).all()):
-            continue
-        result[key] = {
-            name: _measured(target, _map(estimate, lambda x, k=known: x[k]), truth[known])
-            for name, estimate in estimates.items()
-        }
+        if column is not None:
+            known = known & (torch.arange(known.shape[1]) == column)
+        if known.any() and bool((truth[known] != truth[known][0]).any()):
+            result[key] = {
+                name: _measured(target, Estimate._make(None if x is None else x[known] for x in estimate), truth[known])
+                for name, estimate in estimates.items()
+            }
     return result
 
 
@@ -161,15 +159,10 @@ def _on_scale(compared: Compared, target: Target) -> tuple[Tensor, dict[str, Est
     estimates = {name: by_name[target.name] for name, by_name in compared.estimates.items()}
     if target.compare == "raw":
         return truth, estimates
-
-    def convert(value: Tensor) -> Tensor:
-        return target.to_model(value, compared.inputs)
-
-    return convert(truth), {name: _map(estimate, convert) for name, estimate in estimates.items()}
-
-
-def _map(estimate: Estimate, function: Callable[[Tensor], Tensor]) -> Estimate:
-    return Estimate._make(None if value is None else function(value) for value in estimate)
+    return target.to_model(truth, compared.inputs), {
+        name: Estimate._make(None if x is None else target.to_model(x, compared.inputs) for x in estimate)
+        for name, estimate in estimates.items()
+    }
 
 
 def _measured(target: Target, estimate: Estimate, truth: Tensor) -> dict[str, float | None]:

@@ -134,9 +134,8 @@ def _relative_moments(columns: Tensor, seen: Tensor, environment: Tensor, count:
 
 def _check(observed: Observed, config: FeatureConfig) -> None:
     sets, rows, width = observed.features.shape
-    shapes = {name: (sets, rows) for name in ("target", "environment", "is_target", "labelled")} | {
-        "present": (sets, width)
-    }
+    shapes: dict[str, tuple[int, ...]] = {"present": (sets, width)}
+    shapes |= dict.fromkeys(("target", "environment", "is_target", "labelled"), (sets, rows))
     for name, shape in shapes.items():
         if (got := tuple(getattr(observed, name).shape)) != shape:
             raise ValueError(

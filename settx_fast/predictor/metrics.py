@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torchmetrics import functional as F
+from torchmetrics.functional.classification import binary_auroc
 
 from settx_fast.predictor.model import Estimate
 from settx_fast.predictor.targets import Target
@@ -33,7 +34,7 @@ def _accuracy(estimate: Estimate, truth: Tensor) -> Tensor:
 
 def _auroc(estimate: Estimate, truth: Tensor) -> Tensor:
     """One class against the rest, averaged over the classes that occur."""
-    scores = [F.auroc(estimate.value[:, each], (truth == each).long(), task="binary") for each in truth.unique()]
+    scores = [binary_auroc(estimate.value[:, each], (truth == each).long()) for each in truth.unique()]
     return torch.stack(scores).mean()
 
 

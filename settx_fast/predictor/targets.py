@@ -21,8 +21,8 @@ class Target:
     """One property as the model sees it.
 
     level: one answer per "dataset" or per "variable" (feature). kind: "number" or "classes". labels: the names of
-    the classes, or of the several numbers of a dataset. to_model and to_raw convert between the property's own units and
-    the unit-free scale on which it is learned. compare: the scale on which errors are measured.
+    the classes, or of the several numbers of a dataset. to_model and to_raw convert between the property's own units
+    and the unit-free scale on which it is learned. compare: the scale on which errors are measured.
     """
 
     name: str

@@ -36,14 +36,17 @@ class Training(lightning.LightningModule):
             self.model = PropertyPredictor(config.features, config.model)
 
     def setup(self, stage: str) -> None:
+        """Measure the scale of every property; a resumed run has it from its checkpoint."""
         if self.trainer.ckpt_path is None:
             standardise(self.model, self.config)
 
     def training_step(self, example: Example, step: int) -> Tensor:
+        """Loss of one batch, penalties included."""
         loss = self._loss("train", example)
         return loss + penalty(self.model.parameters(), self.config.l1, self.config.l2)
 
     def validation_step(self, example: Example, step: int) -> None:
+        """Log the losses of one held-out batch."""
         self._loss("valid", example)
 
     def _loss(self, stage: str, example: Example) -> Tensor:
@@ -62,6 +65,7 @@ class Training(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, the learning rate warmed up and then annealed along a cosine over all steps."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.learning_rate, weight_decay=0.0)
         steps, warmup = self.config.steps, max(1, round(WARMUP * self.config.steps))
 
@@ -77,6 +81,7 @@ class Training(lightning.LightningModule):
         return DataLoader(stream, batch_size=None, num_workers=self.config.workers)
 
     def val_dataloader(self) -> DataLoader[Example]:
+        """The fixed held-out batches."""
         return DataLoader(validation_set(self.config), batch_size=None)  # type: ignore[arg-type]
 
 
@@ -132,8 +137,8 @@ def train(
 
     resume: go on from checkpoints/last.ckpt of `out`, whose config must be the same but for `epochs` and `workers`.
     accelerator, devices, strategy: passed to Lightning's Trainer; each rank draws its own slice of the datasets.
-    Raises FileExistsError where `out` holds a run and `resume` is False, FileNotFoundError where there is none to resume,
-    ValueError where the configs differ.
+    Raises FileExistsError where `out` holds a run and `resume` is False, FileNotFoundError where there is none to
+    resume, ValueError where the configs differ.
     """
     out = Path(out)
     checkpoint = out / "checkpoints" / "last.ckpt"
