@@ -27,7 +27,8 @@ MIN_PIECE = 256  # elements that are worth a program of their own
 class Problem:
     """The shape of stage A: B sets of at most N elements C wide, H heads of M queries, D out, in a type.
 
-    `products` is how matrices are multiplied: "half", "tf32", or "exact" (fp32 without tensor cores).
+    `products` is how matrices are multiplied: "half", "tf32", or "exact" (fp32 without tensor cores). `absorb` forces the
+    variant that otherwise the cost decides.
     """
 
     num_sets: int
@@ -37,8 +38,8 @@ class Problem:
     H: int
     M: int
     products: str
-    shared: int = min(SHARED_MEMORY.values())
-    gpu: str = ""
+    device: torch.device
+    absorb: bool | None = None
 
     @property
     def E(self) -> int:
@@ -61,6 +62,8 @@ class Problem:
 
         The projected kernels hold one head's weights on chip, so wide heads and wide elements are always absorbed.
         """
+        if self.absorb is not None:
+            return self.absorb
         cheap = self.H * self.M * self.C <= self.D * (self.C + self.M)
         return cheap or padded(self.E) > 64 or self.width > 256
 
@@ -144,7 +147,7 @@ def forward_tile(problem: Problem) -> Tile:
     """What the forward would like."""
     block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
     narrow = problem.width <= 32
-    block_n = {"half": 128 if narrow else 64, "tf32": 64 if narrow else 32, "exact": 32}[problem.products]
+    block_n = {"half": 128 if narrow else 64, "tf32": 64 if narrow else 32, "exact": 32 if problem.absorbed else 16}[problem.products]
     large = problem.products == "exact" or block_r * problem.width >= 128 * 128
     return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 3)
 
@@ -154,7 +157,7 @@ def sums_tile(problem: Problem) -> Tile:
     block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
     wide = problem.width > 128
     block_n = {"half": 32 if wide else 64, "tf32": 16 if wide else 32, "exact": 16}[problem.products]
-    large = problem.products == "exact" or block_r * problem.width >= 128 * 128
+    large = problem.products == "exact" or block_r * problem.width >= 64 * 64
     return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 2)
 
 
@@ -171,7 +174,7 @@ def _block_r(problem: Problem, registers: dict[str, int]) -> int:
 
 def fit(problem: Problem, tile: Tile, resident: int) -> Tile:
     """The tile, made smaller until it fits shared memory: fewer stages first, then elements, then queries."""
-    while shared_bytes(problem, tile, resident) > problem.shared:
+    while shared_bytes(problem, tile, resident) > gpu_of(problem.device)[0]:
         if tile.stages > 1:
             tile = tile._replace(stages=tile.stages - 1)
         elif tile.block_n > 16:
@@ -201,7 +204,7 @@ def splits(problem: Problem, blocks: int) -> int:
 
 def tuned(problem: Problem, name: str) -> Tile | None:
     """The measured tile of a pass on this GPU and bucket, if there is one."""
-    return load_table(problem.gpu).get(problem.key, {}).get(name)
+    return load_table(gpu_of(problem.device)[1]).get(problem.key, {}).get(name)
 
 
 @cache
