@@ -11,6 +11,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -142,9 +143,10 @@ def train(
     """
     out = Path(out)
     checkpoint = out / "checkpoints" / "last.ckpt"
-    _check_directory(config, out, checkpoint, resume)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / CONFIG).write_text(config.to_json())
+    if rank_zero_only.rank == 0:  # further processes of one run are started when its directory is there already
+        _check_directory(config, out, checkpoint, resume)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / CONFIG).write_text(config.to_json())
     training = Training(config)
     trainer = lightning.Trainer(
         max_epochs=config.epochs,

@@ -1,0 +1,146 @@
+"""Rows to set elements: what the encoding keeps, and what it must not depend on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from settx_fast import scm
+from settx_fast.predictor.data import observe, view
+from settx_fast.predictor.features import FeatureConfig, Observed, encode
+
+CONFIG = FeatureConfig(max_variables=12, max_environments=5)
+
+
+def observed(seed: int = 0, rows: int = 120, sets: int = 3, config: FeatureConfig = CONFIG) -> Observed:
+    """Datasets of 3 to 12 variables: most are padded."""
+    batch = scm.sample(scm.presets.random_linear(config.max_variables), sets, rows, seed=seed)
+    return observe(batch, config)[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    scale=st.lists(st.floats(0.01, 1000.0), min_size=12, max_size=12),
+    shift=st.lists(st.floats(-1000.0, 1000.0), min_size=12, max_size=12),
+)
+def test_without_units_elements_do_not_change_when_columns_are_shifted_or_rescaled(scale, shift):
+    plain = observed()
+    scale, shift = torch.tensor(scale, dtype=torch.float64), torch.tensor(shift, dtype=torch.float64)
+    columns = plain.features.double(), plain.target.double()
+    moved = plain._replace(features=columns[0] * scale[:-1] + shift[:-1], target=columns[1] * scale[-1] + shift[-1])
+    # Values of order 1 on an offset of at most 1e5 scales keep 1e-16 · 1e5 in float64; products are at most 100.
+    torch.testing.assert_close(encode(moved, CONFIG).elements, encode(plain, CONFIG).elements, rtol=1e-5, atol=1e-6)
+
+
+def test_with_units_a_column_s_scale_is_part_of_every_element():
+    config = FeatureConfig(12, 5, units=True)
+    plain = observed()
+    moved = plain._replace(target=plain.target * 3.0)
+    difference = encode(moved, config).elements - encode(plain, config).elements
+    expected = torch.zeros(config.element_dim)
+    expected[-1] = np.log(3.0)  # the target is the last column, its scale the last feature
+    torch.testing.assert_close(difference, expected.expand_as(difference), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("units", [False, True])
+@pytest.mark.parametrize("interactions", [False, True])
+def test_elements_have_the_width_the_config_promises(units, interactions):
+    config = FeatureConfig(12, 5, units, interactions)
+    assert encode(observed(config=config), config).elements.shape == (3, 120, config.element_dim)
+
+
+def test_means_of_products_are_the_correlations_of_the_sources():
+    seen = observed(sets=1, rows=400)
+    elements = encode(seen, CONFIG).elements[0]
+    source = ~seen.is_target[0]
+    columns = torch.cat([seen.features[0], seen.target[0, :, None]], 1)[source]
+    there = [*seen.present[0].nonzero().flatten().tolist(), CONFIG.max_variables - 1]
+    expected = np.corrcoef(columns[:, there].double().numpy(), rowvar=False)
+    left, right = torch.triu_indices(12, 12)
+    products = torch.zeros(12, 12)
+    products[left, right] = elements[source, -len(left) :].mean(0)
+    # Column values are float32 rounded once, and no value of this sample lies beyond the clip.
+    np.testing.assert_allclose(products[there][:, there].triu(), np.triu(expected), atol=1e-5)
+
+
+def test_order_of_columns_and_of_answers_change_together():
+    batch = scm.sample(scm.presets.random_linear(), 4, 60, seed=3)
+    plain, shuffled = view(batch, CONFIG), view(batch, CONFIG, torch.Generator().manual_seed(1))
+    moved = 0
+    for b in range(4):
+        for slot in shuffled.observed.present[b].nonzero().flatten().tolist():
+            home = int((plain.columns[b] == shuffled.columns[b, slot]).nonzero()[0])
+            moved += slot != home
+            for field in range(3):  # value, shift and log scale of a column
+                at = 12 * field
+                there, here = shuffled.inputs.elements[b, :, at + slot], plain.inputs.elements[b, :, at + home]
+                torch.testing.assert_close(there, here, rtol=0, atol=0)
+            for name in ("role", "total_effect", "direct_effect_on_target", "direct_effect_of_target"):
+                assert shuffled.truth[name][b, slot] == plain.truth[name][b, home]
+    assert moved > 0
+
+
+def test_environments_keep_their_rows_when_their_ids_are_shuffled():
+    batch = scm.sample(scm.presets.random_linear(), 4, 60, seed=3)
+    ids = observe(batch, CONFIG, torch.Generator().manual_seed(1))[0].environment
+    for before, after in zip(batch.environment, ids, strict=True):
+        same = before[:, None] == before[None]
+        assert torch.equal(same, after[:, None] == after[None])
+    assert not torch.equal(ids, batch.environment)
+
+
+def test_what_is_not_seen_never_influences_elements():
+    plain = observed()
+    hidden = plain._replace(
+        features=plain.features.where(plain.present[:, None], torch.nan),
+        target=plain.target.where(plain.labelled, torch.inf),
+    )
+    assert torch.equal(encode(hidden, CONFIG).elements, encode(plain, CONFIG).elements)
+
+
+def test_a_far_target_environment_stays_in_range_and_says_how_far_it_is():
+    config = FeatureConfig(2, 2)
+    feature = torch.tensor([0.0, 2.0, 0.0, 2.0, 1e6, 3e6]).view(1, 6, 1)
+    source = torch.tensor([[True] * 4 + [False] * 2])
+    seen = Observed(feature, torch.arange(6.0)[None], (~source).long(), ~source, source, torch.ones(1, 1).bool())
+    elements = encode(seen, config).elements[0]
+    assert elements[:, 0].tolist() == [-1, 1, -1, 1, -1, 1]
+    shift, log_scale = elements[4, 2], elements[4, 4]
+    assert shift == pytest.approx(np.arcsinh(2e6 - 1))
+    assert log_scale == pytest.approx(np.log(1e6))
+
+
+def test_constant_columns_and_frozen_environments_give_finite_elements():
+    seen = observed()
+    features = seen.features.clone()
+    features[:, :, 0] = 7.0  # constant everywhere
+    features[:, :, 1] = features[:, :, 1].where(~seen.is_target, 3.0)  # do(x = 3) in the target environment
+    inputs = encode(seen._replace(features=features), CONFIG)
+    assert inputs.elements.isfinite().all()
+    assert (inputs.elements[:, :, 0] == 0).all()
+    assert (inputs.feature_scale[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda seen: {"target": seen.target[:, :5]}, r"target: expected shape \(3, 120\)"),
+        (lambda seen: {"features": seen.features[..., :4], "present": seen.present[:, :4]}, "expected 11 columns"),
+        (lambda seen: {"environment": seen.environment + 5}, "environment: expected ids 0 … 4"),
+        (lambda seen: {"labelled": seen.is_target}, "at least one labelled source row"),
+        (lambda seen: {"features": seen.features * torch.nan}, "expected finite values"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_by_name(change, message):
+    seen = observed()
+    with pytest.raises(ValueError, match=message):
+        encode(seen._replace(**change(seen)), CONFIG)
+
+
+def test_a_prior_with_more_variables_than_the_model_is_refused():
+    batch = scm.sample(scm.presets.lucas(), 1, 50, seed=0)
+    with pytest.raises(ValueError, match="max_variables: expected at least the prior's 12, got 5"):
+        observe(batch, FeatureConfig(5, 25))
