@@ -128,10 +128,8 @@ def check_block(name: str, weights: BlockWeights, spec: BlockSpec, query: Tensor
 def expected_shapes(spec: BlockSpec, dim_query: int, dim_key: int, dim: int) -> dict[str, tuple[int, ...] | None]:
     """Shape of every field of the `BlockWeights` that `spec` needs, None for a field it does not use."""
     ffn = spec.ffn_dim or dim
-    two_layers, projection = spec.ffn_dim is not None, spec.output_projection
-    normed, biased = spec.norm != "none", spec.norm == "layer"
-    first = (dim_query,) if spec.norm_first else (dim,)
-    return {
+    first = dim_query if spec.norm_first else dim
+    shapes: dict[str, tuple[int, ...]] = {
         "w_q": (dim, dim_query),
         "b_q": (dim,),
         "w_k": (dim, dim_key),
@@ -140,15 +138,16 @@ def expected_shapes(spec: BlockSpec, dim_query: int, dim_key: int, dim: int) -> 
         "b_v": (dim,),
         "w_o": (ffn, dim),
         "b_o": (ffn,),
-        "w_p": (dim, dim) if projection else None,
-        "b_p": (dim,) if projection else None,
-        "w_o2": (dim, ffn) if two_layers else None,
-        "b_o2": (dim,) if two_layers else None,
-        "g0": first if normed else None,
-        "b0": first if biased else None,
-        "g1": (dim,) if normed else None,
-        "b1": (dim,) if biased else None,
+        "w_p": (dim, dim),
+        "b_p": (dim,),
+        "w_o2": (dim, ffn),
+        "b_o2": (dim,),
+        "g0": (first,),
+        "b0": (first,),
+        "g1": (dim,),
+        "b1": (dim,),
     }
+    return {name: shape if name in spec.weight_names else None for name, shape in shapes.items()}
 
 
 def autocast(tensor: Tensor) -> Tensor:

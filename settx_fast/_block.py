@@ -41,6 +41,18 @@ class BlockSpec:
         if self.ffn_dim is not None and self.ffn_dim < 1:
             raise ValueError(f"ffn_dim: expected None or at least 1, got {self.ffn_dim}")
 
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The fields of `BlockWeights` in use, in their order."""
+        unused: set[str] = set()
+        if not self.output_projection:
+            unused |= {"w_p", "b_p"}
+        if self.ffn_dim is None:
+            unused |= {"w_o2", "b_o2"}
+        if self.norm != "layer":
+            unused |= {"b0", "b1"} if self.norm == "rms" else {"g0", "b0", "g1", "b1"}
+        return tuple(name for name in BlockWeights._fields if name not in unused)
+
     def score_scale(self, dim: int) -> float:
         """Factor on the scores of a block D = `dim` wide."""
         return (dim if self.scale == "model" else dim // self.num_heads) ** -0.5

@@ -87,8 +87,8 @@ def _broadcast_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockS
     rows = query.rows
     if query.offsets is None:
         rows = rows.expand(key.num_sets, -1, -1)
-    own = query_weights(w)
-    return broadcast(rows, query.lengths, query.offsets, k, v, key.lengths, list(own.values()), *scalars(spec))
+    own = query_weights(w, spec)
+    return broadcast(rows, query.lengths, query.offsets, k, v, key.lengths, own, *scalars(spec))
 
 
 def _cast(weights: BlockWeights, rows: Tensor) -> BlockWeights:

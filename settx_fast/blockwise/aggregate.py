@@ -16,7 +16,7 @@ from torch.library import custom_op
 
 from settx_fast._sets import Sets
 from settx_fast.blockwise import norms
-from settx_fast.blockwise.tiles import tiles
+from settx_fast.blockwise.tiles import blank, tiles
 
 _LOG2_E = math.log2(math.e)
 _SCORES_PER_TILE = 2**18
@@ -77,7 +77,7 @@ def aggregate_backward(
     """Gradients of rows, queries, w_kv, gain and bias; empty where there is no such tensor or `need_rows` is False."""
     sets = Sets(rows, lengths, offsets)
     keys = _Keys(queries, w_kv, gain, bias, norm, eps)
-    d_rows = torch.zeros_like(rows) if need_rows else rows.new_empty(0)
+    d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
     d_queries = torch.zeros_like(queries)
     delta = (d_y * y).sum(-1, keepdim=True)
     for tile in tiles(sets, keys.rows_per_tile(queries)):
@@ -89,9 +89,9 @@ def aggregate_backward(
         shared = queries.shape[0] == 1
         d_queries[slice(None) if shared else b] += d_q.sum(0, keepdim=True) if shared else d_q
         d_x = keys.backward(d_scores, p, queries if shared else queries[b], d_y[b], need_rows)
-        if need_rows:
+        if d_x is not None:
             tile.store(d_x, d_rows)
-    return [d_rows, d_queries, *keys.gradients()]
+    return [d_rows, d_queries, *keys.sums]
 
 
 class _Keys:
@@ -102,6 +102,7 @@ class _Keys:
     ) -> None:
         self.parameters = (w_kv, gain, bias)
         self.norm, self.eps, self.heads = norm, eps, queries.shape[1]
+        # gradients of the parameters, summed over tiles
         self.sums = [queries.new_empty(0) if p is None else torch.zeros_like(p) for p in self.parameters]
 
     def rows_per_tile(self, queries: Tensor) -> int:
@@ -124,6 +125,7 @@ class _Keys:
         w_kv, gain, bias = self.parameters
         if w_kv is None and gain is None and not need_rows:
             return None
+        # of keys and values (b, h, n, e)
         d_k, d_v = d_scores.mT @ queries, p.mT @ d_y
         if w_kv is None:
             d_x = d_k.add_(d_v)[:, 0]
@@ -132,16 +134,12 @@ class _Keys:
             self.sums[0].addmm_(d_kv.flatten(0, 1).T, self.x.flatten(0, 1))
             d_x = d_kv @ w_kv
         if gain is None:
-            return d_x
+            return d_x if need_rows else None
         d_rows, d_gain, d_bias = norms.backward(d_x.flatten(0, 1), self.normed, gain, bias, self.norm)
         self.sums[1] += d_gain
         if d_bias is not None:
             self.sums[2] += d_bias
-        return d_rows.view_as(d_x)
-
-    def gradients(self) -> list[Tensor]:
-        """Of w_kv, gain and bias, summed over all tiles."""
-        return self.sums
+        return d_rows.view_as(d_x) if need_rows else None
 
 
 def _scores(queries: Tensor, sets: slice, keys: Tensor, outside: Tensor | None) -> Tensor:

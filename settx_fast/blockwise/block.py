@@ -67,8 +67,10 @@ class Block:
         outer = self._norm(total, 1)
         return Trace(x, inner, q, p, attended, ffn_in, hidden, active, outer, outer.out if outer else total)
 
-    def backward(self, t: Trace, d_out: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of rows (R, C), keys and values from that of the output (R, D)."""
+    def backward(
+        self, t: Trace, d_out: Tensor, k: Tensor, v: Tensor, need_rows: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Gradients of rows (R, C; None unless needed), keys and values from that of the output (R, D)."""
         d_mid = self._feed_forward_backward(t, d_out)
         d_attended = d_mid if t.attended is None else self._linear_backward("p", d_mid, t.attended)
         d_heads = _heads(d_attended, k)
@@ -80,11 +82,7 @@ class Block:
             d_q = _plus_heads(d_mid, d_scores, k)
         else:
             d_q = (d_scores @ k).transpose(1, 2).reshape(t.q.shape)
-        if not self.spec.norm_first:
-            d_x = self._linear_backward("q", d_q, t.x)
-        else:
-            d_x = self._norm_backward(0, self._linear_backward("q", d_q, t.first.out if t.first else t.x), t.first)
-        return d_x if self.spec.residual == "projected" else d_x.add_(d_mid), d_k, d_v
+        return self._query_backward(t, d_q, d_mid, need_rows), d_k, d_v
 
     def _feed_forward_backward(self, t: Trace, d_out: Tensor) -> Tensor:
         pre = self.spec.norm_first
@@ -99,13 +97,26 @@ class Block:
             return self._norm_backward(1, d_ffn_in, t.second).add_(d_out)
         return self._norm_backward(0, d_ffn_in.add_(d_total), t.first)
 
+    def _query_backward(self, t: Trace, d_q: Tensor, d_mid: Tensor, need_rows: bool) -> Tensor | None:
+        """Gradient of the rows, through the queries and where the rows are the residual."""
+        self._accumulate("q", d_q, t.first.out if t.first and self.spec.norm_first else t.x)
+        if not need_rows and not self.spec.norm_first:
+            return None
+        d_x = d_q @ self.w["w_q"]
+        if self.spec.norm_first:
+            d_x = self._norm_backward(0, d_x, t.first)
+        return d_x if self.spec.residual == "projected" else d_x.add_(d_mid)
+
     def _linear(self, name: str, x: Tensor) -> Tensor:
         return torch.addmm(self.w[f"b_{name}"], x, self.w[f"w_{name}"].T)
 
     def _linear_backward(self, name: str, d_out: Tensor, x: Tensor) -> Tensor:
+        self._accumulate(name, d_out, x)
+        return d_out @ self.w[f"w_{name}"]
+
+    def _accumulate(self, name: str, d_out: Tensor, x: Tensor) -> None:
         self.grads[f"w_{name}"].addmm_(d_out.T, x)
         self.grads[f"b_{name}"] += d_out.sum(0)
-        return d_out @ self.w[f"w_{name}"]
 
     def _norm(self, x: Tensor, index: int) -> Normed | None:
         if self.spec.norm == "none":

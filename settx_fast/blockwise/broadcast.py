@@ -14,7 +14,7 @@ from torch.library import custom_op
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.blockwise.block import Block
-from settx_fast.blockwise.tiles import tiles
+from settx_fast.blockwise.tiles import blank, tiles
 
 _SCORES_PER_TILE = 2**18
 
@@ -34,10 +34,13 @@ def scalars(spec: BlockSpec) -> Scalars:
     )
 
 
-def query_weights(weights: BlockWeights) -> dict[str, Tensor]:
-    """The weights that the operator needs, by name and in its order: all but those that make keys and values."""
-    made = ("w_k", "b_k", "w_v", "b_v")
-    return {name: w for name, w in weights._asdict().items() if w is not None and name not in made}
+def query_weights(weights: BlockWeights, spec: BlockSpec) -> list[Tensor]:
+    """The weights that the operator needs, in its order: all but those that make keys and values."""
+    return [getattr(weights, name) for name in _names(spec)]
+
+
+def _names(spec: BlockSpec) -> list[str]:
+    return [name for name in spec.weight_names if name not in ("w_k", "b_k", "w_v", "b_v")]
 
 
 @custom_op("settx_fast::broadcast", mutates_args=())
@@ -61,10 +64,11 @@ def broadcast(
 
     Keys, values and `weights` (see `query_weights`) are in the compute dtype of the rows.
     """
-    block = _block(keys, weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
-    out = rows.new_zeros(*rows.shape[:-1], weights[0].shape[0])
+    block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
+    sets = Sets(rows, lengths, offsets)
+    out = blank(sets, weights[0].shape[0])
     outside = _outside(keys, key_lengths)
-    for tile in tiles(Sets(rows, lengths, offsets), _rows_per_tile(keys)):
+    for tile in tiles(sets, _rows_per_tile(keys)):
         b = tile.sets
         x = tile.load(rows, keys.dtype)
         trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
@@ -89,24 +93,28 @@ def broadcast_backward(
     activation: str,
     ffn_dim: int | None,
     eps: float,
+    need_rows: bool,
 ) -> list[Tensor]:
-    """Gradients of rows, keys, values and every weight."""
-    block = _block(keys, weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
-    d_rows, d_keys, d_values = torch.zeros_like(rows), torch.zeros_like(keys), torch.zeros_like(values)
+    """Gradients of rows (empty unless needed), keys, values and every weight."""
+    block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
+    sets = Sets(rows, lengths, offsets)
+    d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
+    d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
     outside = _outside(keys, key_lengths)
-    for tile in tiles(Sets(rows, lengths, offsets), _rows_per_tile(keys)):
+    for tile in tiles(sets, _rows_per_tile(keys)):
         b = tile.sets
         x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
         trace = block.forward(x, k, v, None if outside is None else outside[b])
-        d_x, d_k, d_v = block.backward(trace, tile.load(d_out, keys.dtype).flatten(0, 1), k, v)
+        d_x, d_k, d_v = block.backward(trace, tile.load(d_out, keys.dtype).flatten(0, 1), k, v, need_rows)
         d_keys[b] += d_k
         d_values[b] += d_v
-        tile.store(d_x.view_as(x), d_rows)
+        if d_x is not None and need_rows:
+            tile.store(d_x.view_as(x), d_rows)
     return [d_rows, d_keys, d_values, *block.grads.values()]
 
 
 def _block(
-    keys: Tensor,
+    heads: int,
     weights: list[Tensor],
     norm: Any,
     norm_first: bool,
@@ -116,32 +124,8 @@ def _block(
     ffn_dim: int | None,
     eps: float,
 ) -> Block:
-    spec = BlockSpec(keys.shape[1], norm, norm_first, residual, output_projection, activation, ffn_dim, norm_eps=eps)
-    names = [name for name, used in _used(spec).items() if used]
-    return Block(spec, dict(zip(names, weights, strict=True)))
-
-
-def _used(spec: BlockSpec) -> dict[str, bool]:
-    projection, wide, normed, biased = (
-        spec.output_projection,
-        spec.ffn_dim is not None,
-        spec.norm != "none",
-        spec.norm == "layer",
-    )
-    return {
-        "w_q": True,
-        "b_q": True,
-        "w_o": True,
-        "b_o": True,
-        "w_p": projection,
-        "b_p": projection,
-        "w_o2": wide,
-        "b_o2": wide,
-        "g0": normed,
-        "b0": biased,
-        "g1": normed,
-        "b1": biased,
-    }
+    spec = BlockSpec(heads, norm, norm_first, residual, output_projection, activation, ffn_dim, norm_eps=eps)
+    return Block(spec, dict(zip(_names(spec), weights, strict=True)))
 
 
 def _outside(keys: Tensor, key_lengths: Tensor | None) -> Tensor | None:
@@ -162,7 +146,8 @@ def _(rows, lengths, offsets, keys, values, key_lengths, weights, *spec):  # typ
 
 @broadcast_backward.register_fake
 def _(d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *spec):  # type: ignore[no-untyped-def]
-    return [torch.empty_like(t) for t in (rows, keys, values, *weights)]
+    d_rows = torch.empty_like(rows) if spec[-1] else rows.new_empty(0)
+    return [d_rows, *(torch.empty_like(t) for t in (keys, values, *weights))]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -173,9 +158,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
     rows, lengths, offsets, keys, values, key_lengths, *weights = ctx.saved_tensors
-    gradients = broadcast_backward(d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *ctx.scalars)
-    d_rows, d_keys, d_values, *d_weights = gradients
-    return d_rows, None, None, d_keys, d_values, None, d_weights, *(None for _ in ctx.scalars)
+    need_rows = ctx.needs_input_grad[0]
+    d_rows, d_keys, d_values, *d_weights = broadcast_backward(
+        d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *ctx.scalars, need_rows
+    )
+    nothing = [None] * len(ctx.scalars)
+    return d_rows if need_rows else None, None, None, d_keys, d_values, None, d_weights, *nothing
 
 
 broadcast.register_autograd(_differentiate, setup_context=_save)

@@ -17,16 +17,13 @@ class Normed(NamedTuple):
     rstd: Tensor
 
 
-def forward(x: Tensor, gain: Tensor | None, bias: Tensor | None, kind: str, eps: float) -> Normed:
+def forward(x: Tensor, gain: Tensor, bias: Tensor | None, kind: str, eps: float) -> Normed:
     """Norm of (R, D) rows; statistics are (R, 1)."""
     if kind == "layer":
-        return Normed(*_reorder(x, torch.native_layer_norm(x, x.shape[-1:], gain, bias, eps)))
+        out, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], gain, bias, eps)
+        return Normed(out, x, mean, rstd)
     rstd = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
     return Normed((x * rstd).mul_(gain), x, rstd, rstd)
-
-
-def _reorder(x: Tensor, result: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return result[0], x, result[1], result[2]
 
 
 def backward(

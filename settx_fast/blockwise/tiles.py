@@ -97,6 +97,12 @@ def _group(sizes: list[int], first: int, rows: int) -> tuple[int, int]:
     return last, longest
 
 
+def blank(sets: Sets, width: int) -> Tensor:
+    """Rows of a width in the layout of the sets, zero where no tile writes."""
+    shape = (*sets.rows.shape[:-1], width)
+    return sets.rows.new_empty(shape) if sets.lengths is None else sets.rows.new_zeros(shape)
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that tiles of rows of a dtype are computed in: never less than fp32."""
     return torch.promote_types(dtype, torch.float32)
