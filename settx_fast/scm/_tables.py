@@ -113,8 +113,11 @@ def check_memory(sizes: Sizes, num_rows: int) -> None:
     item = sum(np.dtype(dtype).itemsize * math.prod(shape(sizes)) for shape, dtype in LAYOUT.values())
     needed = item + sizes.B * num_rows * (4 * sizes.V + 8)
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    expected = f"a batch within this machine's memory of {available / 1e9:.1f} GB"
-    check(needed <= available, "num_datasets, num_rows", expected, f"{needed / 1e9:.1f} GB")
+    if needed > available:
+        raise ValueError(
+            f"num_datasets, num_rows: expected a batch within this machine's memory of {available / 1e9:.1f} GB, "
+            f"got {needed / 1e9:.1f} GB"
+        )
 
 
 def check_seed(seed: object) -> None:

@@ -71,7 +71,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """Normal with `mean` and standard deviation `sd`."""
+    """Normal with `mean` and standard deviation `sd`; a draw never lies further than 7 sd away."""
 
     mean: float
     sd: float
@@ -83,7 +83,7 @@ class Normal:
     @property
     def support(self) -> tuple[float, float]:
         """Least and greatest value."""
-        return -math.inf, math.inf
+        return self.mean - 7 * self.sd, self.mean + 7 * self.sd
 
     def __str__(self) -> str:
         return f"N({self.mean:g}, {self.sd:g}²)"

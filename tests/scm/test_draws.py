@@ -1,0 +1,280 @@
+"""The tables that are drawn: graphs, parameters, targets and interventions have the distributions that priors say."""
+
+import numpy as np
+import pytest
+import torch
+from priors import EVERYTHING
+from scipy import stats
+
+from settx_fast import scm
+
+DATASETS = 4000
+
+
+def draw(**fields) -> scm.Batch:
+    return scm.sample(scm.Prior(**fields), DATASETS, 4, seed=21)
+
+
+# ---- Graphs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("graph", [scm.ErdosRenyi(expected_in_degree=2), scm.ErdosRenyi(edge_probability=4 / 9)])
+def test_erdos_renyi_edges_are_binomial(graph):
+    batch = draw(num_variables=10, graph=graph)
+    edges = batch.adjacency.sum((1, 2)).numpy()
+    binomial = stats.binom(45, 4 / 9)
+    observed = np.bincount(edges, minlength=46)[10:31]
+    expected = binomial.pmf(np.arange(10, 31))
+    assert stats.chisquare(observed, expected / expected.sum() * observed.sum()).pvalue > 1e-3
+
+
+def test_erdos_renyi_hides_the_order_and_every_pair_is_equally_likely():
+    adjacency = draw(num_variables=6, graph=scm.ErdosRenyi(edge_probability=0.5)).adjacency
+    off_diagonal = adjacency.sum(0)[~torch.eye(6, dtype=torch.bool)].numpy()
+    assert stats.chisquare(off_diagonal).pvalue > 1e-3  # 0.25 for every ordered pair
+
+
+def test_orders_are_uniform_permutations():
+    order = draw(num_variables=4).order.numpy()
+    _, counts = np.unique(order, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("graph", "expected"), [(scm.ErdosRenyi(edge_probability=1.0), 45), (scm.ErdosRenyi(0), 0)])
+def test_certain_edges_are_there_and_impossible_ones_are_not(graph, expected):
+    assert torch.all(draw(num_variables=10, graph=graph).adjacency.sum((1, 2)) == expected)
+
+
+def attachment_degrees(size: int, edges: int, runs: int) -> np.ndarray:
+    """(runs, size): edges of every position under preferential attachment, by NumPy's own weighted choice."""
+    rng, result = np.random.default_rng(5), np.zeros((runs, size), int)
+    for degree in result:
+        for newer in range(1, size):
+            weights = 1.0 + degree[:newer]
+            chosen = rng.choice(newer, size=min(edges, newer), replace=False, p=weights / weights.sum())
+            degree[chosen] += 1
+            degree[newer] += len(chosen)
+    return result
+
+
+def test_scale_free_degrees_are_those_of_preferential_attachment():
+    batch = draw(num_variables=12, graph=scm.ScaleFree(2))
+    degree = (batch.adjacency.sum(1) + batch.adjacency.sum(2)).gather(1, batch.order).numpy()
+    expected = attachment_degrees(12, 2, 2000)
+    for position in range(12):
+        top = max(degree[:, position].max(), expected[:, position].max()) + 1
+        counts = [np.bincount(d[:, position], minlength=top) for d in (degree, expected)]
+        common = np.stack(counts)[:, np.sum(counts, axis=0) > 20]
+        assert common.shape[1] == 1 or stats.chi2_contingency(common).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("hubs", "axis"), [("out", 1), ("in", 2)])
+def test_scale_free_hubs_are_causes_or_effects(hubs, axis):
+    batch = draw(num_variables=10, graph=scm.ScaleFree(2, hubs=hubs))
+    chosen = batch.adjacency.sum(axis).sort().values  # edges that every variable chose itself
+    assert torch.equal(chosen[0], torch.tensor([0, 1, 2, 2, 2, 2, 2, 2, 2, 2]))
+    assert torch.all(chosen == chosen[0])
+
+
+def test_a_user_graph_is_taken_as_it_is():
+    adjacency = [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
+    batch = draw(num_variables=3, graph=scm.UserGraph.from_adjacency(adjacency))
+    assert torch.equal(batch.adjacency, torch.tensor(adjacency).bool().expand(DATASETS, 3, 3))
+    assert torch.all(batch.order == torch.tensor([2, 1, 0]))
+
+
+def test_every_given_graph_mechanism_and_noise_is_equally_likely():
+    batch = scm.sample(EVERYTHING, DATASETS, 6, seed=1)
+    present = batch.variable_mask
+    assert stats.chisquare(torch.bincount(batch.noise_kind[present]).numpy()).pvalue > 1e-3
+    linear = (batch.mechanism[present] == 0).double().mean()
+    assert abs(linear - 1 / 6) < 5 * (1 / 6 * 5 / 6 / present.sum()) ** 0.5
+    assert stats.chisquare(torch.bincount(batch.num_variables - 3).numpy()).pvalue > 1e-3
+
+
+# ---- Parameters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weight", "oracle"),
+    [
+        (scm.Uniform(0.5, 2.0), stats.uniform(0.5, 1.5)),
+        (scm.LogUniform(0.1, 10.0), stats.loguniform(0.1, 10.0)),
+        (scm.Normal(1.0, 0.5), stats.norm(1.0, 0.5)),
+    ],
+)
+def test_weights_have_the_distribution_that_scipy_says(weight, oracle):
+    batch = draw(num_variables=3, graph=scm.ErdosRenyi(edge_probability=1.0), weight=weight, target_environments=0)
+    weights = batch.weights[batch.weights != 0].numpy()
+    assert len(weights) == 3 * DATASETS
+    assert stats.kstest(weights, oracle.cdf).pvalue > 1e-3
+
+
+def test_signed_distributions_take_both_signs_equally():
+    batch = draw(num_variables=2, graph=scm.ErdosRenyi(edge_probability=1.0), weight=scm.Uniform(1.0, 2.0, signed=True))
+    weights = batch.weights[:, 0][batch.adjacency]
+    assert stats.binomtest(int((weights > 0).sum()), DATASETS).pvalue > 1e-3
+    assert stats.kstest(weights.abs().numpy() - 1, "uniform").pvalue > 1e-3
+
+
+def test_edges_of_a_user_graph_may_have_weights_of_their_own():
+    graph = scm.UserGraph(((0, 1, scm.Constant(3.0)), (0, 2)))
+    batch = draw(num_variables=3, graph=graph, weight=scm.Uniform(-1, 0))
+    assert torch.all(batch.weights[:, :, 0, 1] == 3)
+    assert torch.all(batch.weights[:, :, 0, 2] <= 0)
+
+
+def test_degrees_of_freedom_are_drawn_per_variable():
+    batch = draw(num_variables=3, noise=scm.StudentT((3.0, 5.0)))
+    assert stats.kstest((batch.noise_parameters[..., 0].flatten().numpy() - 3) / 2, "uniform").pvalue > 1e-3
+
+
+def test_mlp_parameters_are_standard_normal_by_fan_in():
+    prior = scm.Prior(num_variables=2, graph=scm.ErdosRenyi(edge_probability=1.0), mechanism=scm.MLP(8, 2, "relu"))
+    batch = scm.sample(prior, 2000, 2, seed=1)
+    networks = batch.mechanism_parameters.reshape(2000, -1)
+    header, W1, b1, W2, b2, c = networks.split([3, 8, 8, 64, 8, 8], dim=1)
+    assert torch.all(header == torch.tensor([8.0, 2.0, scm.ACTIVATIONS.index("relu")]))
+    for part, sd in ((W1, 1), (b1, 1), (W2, 8**-0.5), (b2, 1), (c, 8**-0.5)):
+        assert stats.kstest(part.flatten().numpy(), stats.norm(0, sd).cdf).pvalue > 1e-3
+
+
+# ---- Targets and environments ----------------------------------------------------------------------------------------
+
+
+def test_random_targets_are_uniform():
+    assert stats.chisquare(torch.bincount(draw(num_variables=5).target_index).numpy()).pvalue > 1e-3
+
+
+def test_inner_targets_have_a_parent_and_a_child_wherever_the_graph_has_such_a_variable():
+    batch = draw(num_variables=(1, 5), graph=scm.ErdosRenyi(expected_in_degree=0.7), target="inner")
+    has_parent, has_child = batch.adjacency.any(1), batch.adjacency.any(2)
+    at_target = torch.nn.functional.one_hot(batch.target_index, 5).bool()
+    for eligible in (has_parent & has_child, has_parent & ~(has_parent & has_child).any(1, keepdim=True)):
+        possible = eligible.any(1)
+        assert 0 < possible.sum() < DATASETS
+        assert torch.all(eligible[at_target][possible])
+    assert torch.all(batch.variable_mask[at_target])
+
+
+ONE_EACH = {
+    "shift": scm.Intervention("shift", (1.0, 2.0)),
+    "scale": scm.Intervention("scale", (2.0, 3.0)),
+    "noise": scm.Intervention("noise", (0.1, 0.2)),
+    "hard": scm.Intervention("hard", (-2.0, -1.0)),
+    "redraw": scm.Intervention("redraw"),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_EACH)
+def test_an_intervention_changes_one_variable_of_the_target_environment_as_documented(kind):
+    batch = draw(
+        num_variables=4,
+        graph=scm.ErdosRenyi(edge_probability=1.0),
+        bias=(0.0, 1.0),
+        noise_scale=(0.5, 1.0),
+        target_interventions=(ONE_EACH[kind],),
+    )
+    code = scm.INTERVENTIONS.index(kind)
+    on = batch.intervention[:, 1] == code
+    assert torch.all(on.sum(1) == 1)
+    assert not batch.intervention[:, 0].any()
+    assert stats.chisquare(on.sum(0).numpy()).pvalue > 1e-3  # any variable, the target too
+    before, after = (
+        {name: getattr(batch, name)[:, k] for name in ("weights", "bias", "noise_scale", "hard")} for k in (0, 1)
+    )
+    weights_changed = (before["weights"] != after["weights"]).any(1)
+    differs = {
+        "weights": weights_changed & on if kind in ("hard", "redraw") else weights_changed,
+        "bias": before["bias"] != after["bias"],
+        "noise_scale": before["noise_scale"] != after["noise_scale"],
+        "hard": before["hard"] != after["hard"],
+    }
+    for name, changed in differs.items():
+        assert not changed[~on].any(), name
+    touched = {name for name, changed in differs.items() if changed.any()}
+    assert (
+        touched
+        == {
+            "shift": {"bias"},
+            "scale": {"noise_scale"},
+            "noise": {"noise_scale"},
+            "hard": {"weights", "bias", "noise_scale", "hard"},
+            "redraw": {"weights", "noise_scale"},
+        }[kind]
+    )
+    value = {
+        "shift": after["bias"] - before["bias"] - 1,
+        "scale": after["noise_scale"] / before["noise_scale"] - 2,
+        "noise": (after["noise_scale"] - 0.1) / 0.1,
+        "hard": after["bias"] + 2,
+        "redraw": (after["noise_scale"] - 0.5) / 0.5,
+    }[kind][on]
+    assert stats.kstest(value.numpy(), "uniform").pvalue > 1e-3
+
+
+def test_interventions_can_spare_the_target_and_count_variables():
+    spare = scm.Intervention("shift", 1.0, number=(0, 9), on_target=False)
+    batch = draw(num_variables=4, target_interventions=(spare,))
+    number = (batch.intervention[:, 1] != 0).sum(1)
+    assert torch.equal(number.unique(), torch.arange(4))
+    assert not batch.intervention[:, 1].gather(1, batch.target_index[:, None]).any()
+
+
+def test_a_hard_intervention_is_final():
+    hard_first = (scm.Intervention("hard", 5.0, variables=(0,)), scm.Intervention("shift", 1.0, variables=(0, 1)))
+    batch = draw(num_variables=2, target_interventions=hard_first)
+    assert torch.all(batch.bias[:, 1] == torch.tensor([5.0, 1.0]))
+
+
+def test_source_environments_are_drawn_independently():
+    batch = draw(num_variables=2, source_environments=3, source_interventions=(ONE_EACH["shift"],))
+    shift = batch.bias[:, :3].sum(2)
+    correlation = torch.corrcoef(shift.T).fill_diagonal_(0)
+    assert correlation.abs().max() < 5 / DATASETS**0.5
+
+
+# ---- Presets ---------------------------------------------------------------------------------------------------------
+
+
+def test_chain_draws_its_parameters_as_documented():
+    batch = scm.sample(scm.presets.chain(), DATASETS, 2, seed=3)
+    drawn = {
+        "alpha": (batch.weights[:, 0, 0, 1], 0, 1),
+        "gamma": (batch.weights[:, 0, 1, 2], 0, 1),
+        "epsilon": (batch.noise_scale[:, 0, 1], 0, 0.5),
+        "eta source": (batch.noise_scale[:, 0, 2], 0, 0.5),
+        "eta target": (batch.noise_scale[:, 1, 2], 0.01, 1.98),
+        "sd of X in the target": (batch.noise_scale[:, 1, 0], 0, 1),
+    }
+    for name, (value, low, width) in drawn.items():
+        assert stats.kstest(value.numpy(), stats.uniform(low, width).cdf).pvalue > 1e-3, name
+    assert torch.all(batch.noise_scale[:, 0, 0] == 1)
+    assert torch.equal(batch.noise_scale[:, 0, 1], batch.noise_scale[:, 1, 1])
+    assert torch.equal(batch.weights[:, 0], batch.weights[:, 1])
+    assert torch.all(batch.target_index == batch.names.index("Y"))
+    correlation = np.corrcoef(np.stack([value.numpy() for value, _, _ in drawn.values()]))
+    assert np.abs(correlation - np.eye(6)).max() < 5 / DATASETS**0.5
+
+
+def test_lucas_has_the_published_graph_and_redraws_one_variable_per_environment():
+    batch = scm.sample(scm.presets.lucas(), 500, 25, seed=3)
+    parents = {
+        name: {batch.names[p] for p in batch.adjacency[0, :, v].nonzero().flatten()}
+        for v, name in enumerate(batch.names)
+    }
+    assert parents["Lung_Cancer"] == {"Smoking", "Genetics"}
+    assert parents["Smoking"] == {"Anxiety", "Peer_Pressure"}
+    assert parents["Fatigue"] == {"Lung_Cancer", "Coughing"}
+    assert parents["Born_an_Even_Day"] == set()
+    assert torch.all(batch.target_index == batch.names.index("Lung_Cancer"))
+    assert torch.equal((batch.num_environments - 1).unique(), torch.arange(8, 25))
+    redrawn = (batch.intervention == scm.INTERVENTIONS.index("redraw")).sum(2)
+    assert torch.equal(redrawn == 1, batch.environment_mask)
+
+
+def test_random_presets_stay_finite_and_moderate():
+    batch = scm.sample(scm.presets.random(), 2000, 100, seed=3)
+    assert torch.isfinite(batch.values).all()
+    assert batch.values.abs().amax((1, 2)).quantile(0.99) < 1e3

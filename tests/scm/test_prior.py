@@ -1,0 +1,143 @@
+"""`Prior` and its parts: checks, JSON, text."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from priors import EVERYTHING, NAMED
+
+from settx_fast import scm
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_prior_survives_json_and_is_hashable(name):
+    prior = NAMED[name]
+    again = scm.Prior.from_json(prior.to_json())
+    assert again == prior
+    assert hash(again) == hash(prior)
+
+
+numbers = st.floats(-1e6, 1e6)
+ranges = st.tuples(numbers, numbers).map(sorted).map(tuple)
+positive = st.floats(1e-3, 1e3)
+distributions = st.one_of(
+    numbers.map(scm.Constant),
+    st.builds(lambda ends, signed: scm.Uniform(*ends, signed), ranges, st.booleans()),
+    st.tuples(positive, positive).map(lambda ends: scm.LogUniform(*sorted(ends))),
+    st.builds(scm.Normal, numbers, positive),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(weight=distributions, bias=distributions, number=st.integers(0, 5), on_target=st.booleans())
+def test_any_prior_survives_json(weight, bias, number, on_target):
+    shift = scm.Intervention("shift", bias, number=number, on_target=on_target)
+    prior = scm.Prior(weight=weight, bias=bias, source_interventions=(shift,))
+    assert scm.Prior.from_json(prior.to_json()) == prior
+
+
+def test_a_number_is_a_constant_and_a_pair_is_uniform():
+    prior = scm.Prior(weight=2, bias=(-1, 1), noise_scale=0.5)
+    assert prior == scm.Prior(weight=scm.Constant(2.0), bias=scm.Uniform(-1.0, 1.0), noise_scale=scm.Constant(0.5))
+
+
+def test_a_prior_says_what_it_is():
+    text = str(EVERYTHING)
+    for part in (
+        "Erdős–Rényi, edge probability U(0.2, 0.9)",
+        "in-hubs",
+        "±LogU(0.2, 1.5)",
+        "student_t",
+        "hard U(-1, 1)",
+    ):
+        assert part in text
+
+
+CHAIN = ((0, 1), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: scm.Prior(num_variables=0), "num_variables: expected an int or .* got 0"),
+        (lambda: scm.Prior(num_variables=(5, 3)), r"num_variables: .* got \(5, 3\)"),
+        (lambda: scm.Prior(num_variables=2.5), "num_variables: .* got 2.5"),
+        (lambda: scm.Prior(noise_scale=-1), r"noise_scale: expected values within \[0, .*-1"),
+        (lambda: scm.Prior(noise_scale=scm.Normal(1.0, 1.0)), "noise_scale: expected values within"),
+        (lambda: scm.Prior(noise_scale=(0.5, math.nan)), "Uniform.high: expected a finite number, got nan"),
+        (lambda: scm.Prior(weight=math.inf), "weight: expected a number, .* got inf"),
+        (lambda: scm.Prior(weight="big"), "weight: expected a number, .* got 'big'"),
+        (lambda: scm.Prior(weight=True), "weight: expected a number, .* got True"),
+        (lambda: scm.Uniform(2, 1), "Uniform.high: expected at least low = 2, got 1"),
+        (lambda: scm.LogUniform(0, 1), "LogUniform.low: expected a positive number, got 0"),
+        (lambda: scm.Normal(0, -1), "Normal.sd: expected a number ≥ 0, got -1"),
+        (lambda: scm.Prior(noise="pink"), "noise: expected one of .* got 'pink'"),
+        (lambda: scm.Prior(noise=()), r"noise: expected at least one noise, got \(\)"),
+        (lambda: scm.StudentT(2.0), r"StudentT.degrees: expected values within \(2"),
+        (lambda: scm.Prior(mechanism="linear"), "mechanism: expected Linear or MLP, got 'linear'"),
+        (lambda: scm.MLP(hidden=0), "MLP.hidden: expected an int"),
+        (lambda: scm.MLP(layers=4), "MLP.layers: expected an int"),
+        (lambda: scm.MLP(activation="step"), "MLP.activation: expected one of .* got 'step'"),
+        (lambda: scm.Prior(graph="chain"), "graph: expected ErdosRenyi, .* got 'chain'"),
+        (lambda: scm.ErdosRenyi(), "ErdosRenyi: expected expected_in_degree or edge_probability"),
+        (lambda: scm.ErdosRenyi(edge_probability=1.5), r"ErdosRenyi.edge_probability: expected values within \[0, 1\]"),
+        (lambda: scm.ScaleFree(0), "ScaleFree.edges_per_variable: expected an int"),
+        (lambda: scm.ScaleFree(2, "sideways"), "ScaleFree.hubs: expected 'out' or 'in', got 'sideways'"),
+        (lambda: scm.UserGraph(((0, 0),)), "UserGraph.edges: expected two different variables"),
+        (lambda: scm.UserGraph.from_adjacency([[0, 1]]), "adjacency: expected a square matrix"),
+        (
+            lambda: scm.Prior(num_variables=3, graph=scm.UserGraph((*CHAIN, (2, 0)))),
+            "UserGraph.edges: expected an acyclic graph, got the cycle 0 → 1 → 2 → 0",
+        ),
+        (lambda: scm.Prior(num_variables=2, graph=scm.UserGraph(CHAIN)), "graph: expected 0…1, got 2"),
+        (lambda: scm.Prior(num_variables=3, graph=scm.UserGraph((*CHAIN, (0, 1)))), "graph: expected every edge once"),
+        (lambda: scm.Prior(num_variables=3, graph=scm.UserGraph((("A", "B"),))), "graph: expected one of the names"),
+        (lambda: scm.Intervention("erase"), "Intervention.kind: expected one of .* got 'erase'"),
+        (lambda: scm.Intervention("shift"), "Intervention.value: expected a number, .* got None"),
+        (lambda: scm.Intervention("redraw", 1.0), "Intervention.value: expected None for 'redraw', got 1.0"),
+        (lambda: scm.Intervention("scale", -1.0), r"Intervention.value: expected values within \[0"),
+        (lambda: scm.Intervention("shift", 1.0, number=-1), "Intervention.number: expected an int"),
+        (lambda: scm.Prior(source_interventions=scm.Intervention("redraw")), "source_interventions: expected a tuple"),
+        (
+            lambda: scm.Prior(source_interventions=(scm.Intervention("redraw", variables=(99,)),)),
+            "source_interventions.variables: expected 0…9, got 99",
+        ),
+        (lambda: scm.Prior(source_environments=0), "source_environments: expected an int"),
+        (lambda: scm.Prior(target="Z"), "target: expected one of the names"),
+        (lambda: scm.Prior(target=10), "target: expected 0…9, got 10"),
+        (lambda: scm.Prior(target_share=1.0), "target_share: expected a number between 0 and 1, got 1.0"),
+        (lambda: scm.Prior(target_share=0.5, target_environments=0), "target_share: expected None"),
+        (lambda: scm.Prior(num_variables=2, names=("a", "a")), "names: expected different names"),
+        (lambda: scm.Prior(num_variables=2, names=("a",)), "names: expected 2 of them"),
+        (lambda: scm.Prior(num_variables=1, names=("random",)), "names: expected none of the words"),
+        (lambda: scm.Prior(noise_scale=scm.PerVariable((1.0, 2.0))), "noise_scale: expected one distribution for each"),
+        (
+            lambda: scm.Prior(num_variables=2, noise_scale=scm.PerVariable((1.0, -2.0))),
+            r"noise_scale\[1\]: expected values within \[0",
+        ),
+    ],
+)
+def test_bad_priors_name_field_expected_and_got(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "prior: expected JSON"),
+        ("[]", "prior: expected JSON of a Prior, got 'tuple'"),
+        ('{"type": "Linear"}', "prior: expected JSON of a Prior, got 'Linear'"),
+        ('{"type": "Posterior"}', "prior.type: expected one of .* got 'Posterior'"),
+        ('{"type": "Prior", "colour": 1}', "Prior fields: expected a subset of .* got .'colour'"),
+    ],
+)
+def test_bad_json_names_field_expected_and_got(text, message):
+    with pytest.raises(ValueError, match=message):
+        scm.Prior.from_json(text)
+
+
+def test_json_may_leave_out_fields():
+    assert scm.Prior.from_json(json.dumps({"type": "Prior", "num_variables": 4})) == scm.Prior(num_variables=4)

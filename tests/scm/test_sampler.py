@@ -1,0 +1,325 @@
+"""`sample`, `resample` and `Batch`: determinism, the model they promise, and refusals."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from priors import EVERYTHING, LINEAR, NAMED
+
+from settx_fast import scm
+from settx_fast.scm import reference
+from settx_fast.scm._native import native
+from settx_fast.scm._tables import LAYOUT, draw_tables, evaluate_tables, split_rows
+
+TENSORS = [field.name for field in fields(scm.Batch) if field.name not in ("prior", "seed", "stream_version")]
+ROWS_OF_DATASETS = [name for name in TENSORS if name not in ("mechanism_parameters", "mechanism_offset")]
+
+
+def assert_same(a: scm.Batch, b: scm.Batch, names: list[str] = TENSORS) -> None:
+    for name in names:
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+# ---- A dataset is a pure function of (seed, index, prior) ------------------------------------------------------------
+
+# SHA-256 of values, weights and mechanism_parameters of 20 datasets × 100 rows, seed 12345. Other numbers mean another
+# stream: then STREAM_VERSION goes up.
+GOLDEN = {
+    "chain": "bc5e7e224d476a2a381a9ef8a15f45cc15e73824c6f9b557b0bc84470b639fff",
+    "lucas": "79e42be1e30e2a9df57f6aadb87036cb66ad5d59e8e090d88f43780e909a7c6b",
+    "random": "3f80f5775205101bfcbd366c2f59b535501505001bf76b31a19bc5b6ca7d6025",
+    "everything": "dae37446d8c1dc7b2ce350d01c7b23fd10faa1fdb866ccb00fd85883d7e3dced",
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_draws_have_their_golden_checksums(name):
+    batch = scm.sample(NAMED[name], 20, 100, seed=12345)
+    digest = hashlib.sha256()
+    for tensor in (batch.values, batch.weights, batch.mechanism_parameters):
+        digest.update(tensor.numpy().tobytes())
+    assert (scm.STREAM_VERSION, digest.hexdigest()) == (1, GOLDEN[name])
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 7])
+def test_number_of_threads_never_changes_a_bit(num_threads):
+    one = scm.sample(EVERYTHING, 60, 130, seed=3, num_threads=1)
+    assert_same(one, scm.sample(EVERYTHING, 60, 130, seed=3, num_threads=num_threads))
+
+
+def test_many_rows_are_split_over_threads_without_changing_a_bit():
+    prior = scm.Prior(num_variables=3, source_environments=3)
+    one = scm.sample(prior, 2, 100_000, seed=3, num_threads=1)  # chunks of 16384 rows start inside environments
+    assert_same(one, scm.sample(prior, 2, 100_000, seed=3, num_threads=5))
+
+
+@settings(max_examples=25, deadline=None)
+@given(start=st.integers(0, 1 << 40), split=st.integers(1, 7), seed=st.integers(0, 2**64 - 1))
+def test_splitting_a_batch_never_changes_a_bit(start, split, seed):
+    whole = scm.sample(EVERYTHING, 8, 33, seed=seed, first_index=start)
+    first = scm.sample(EVERYTHING, split, 33, seed=seed, first_index=start)
+    second = scm.sample(EVERYTHING, 8 - split, 33, seed=seed, first_index=start + split)
+    for name in ROWS_OF_DATASETS:
+        parts = torch.cat([getattr(first, name), getattr(second, name)])
+        assert torch.equal(getattr(whole, name), parts), name
+    parameters = torch.cat([first.mechanism_parameters, second.mechanism_parameters])
+    assert torch.equal(whole.mechanism_parameters, parameters)
+
+
+@pytest.mark.parametrize("path", native().path_names())
+def test_every_instruction_set_gives_the_same_bits(path):
+    best = scm.sample(EVERYTHING, 40, 150, seed=5)
+    tables = draw_tables(EVERYTHING, 40, 5, 0, 1, path)
+    for name in LAYOUT:
+        assert torch.equal(getattr(best, name), tables[name]), name
+    offset = split_rows(best.is_target_environment, best.num_environments, 150, EVERYTHING.target_share)
+    assert torch.equal(evaluate_tables(tables, offset, 150, 5, 1, path)["values"], best.values)
+
+
+def test_another_process_draws_the_same_bits():
+    code = (
+        "from settx_fast import scm; import hashlib;"
+        "b = scm.sample(scm.presets.random(), 5, 50, seed=9);"
+        "print(hashlib.sha256(b.values.numpy().tobytes()).hexdigest())"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    here = scm.sample(scm.presets.random(), 5, 50, seed=9)
+    assert other.stdout.strip() == hashlib.sha256(here.values.numpy().tobytes()).hexdigest()
+
+
+def test_datasets_and_seeds_differ():
+    batch = scm.sample(LINEAR, 50, 20, seed=0)
+    other = scm.sample(LINEAR, 50, 20, seed=1)
+    high = scm.sample(LINEAR, 50, 20, seed=1 << 32)
+    everything = torch.cat([batch.values[:, :, 0], other.values[:, :, 0], high.values[:, :, 0]]).flatten()
+    assert len(everything.unique()) == everything.numel()
+
+
+# ---- The rows follow the tables --------------------------------------------------------------------------------------
+
+
+def rounding_bound(batch: scm.Batch, b: int) -> np.ndarray:
+    """(R, V): what float32 rounding may add up to, by propagating magnitudes along the graph.
+
+    Every sum of n terms errs by at most (n + 2) u times the sum of their magnitudes, u = 2⁻²⁴; an activation has a
+    slope of 1 at most and errs by 8 u; noise errs by 16 u of max(7, |n|), heavy tails included.
+    """
+    u = 2.0**-24
+    t = {name: getattr(batch, name)[b].numpy() for name in reference._PER_DATASET}
+    parameters = batch.mechanism_parameters.numpy().astype(np.float64)
+    exact, bound = reference.evaluate(batch, b), np.zeros(t["values"].shape)
+    for k in range(int(t["num_environments"])):
+        rows = t["environment"] == k
+        x, e = exact[rows], np.zeros((rows.sum(), bound.shape[1]))
+        for v in t["order"][: int(t["num_variables"])]:
+            parents = [p for p in t["order"][: int(t["num_variables"])] if t["adjacency"][p, v]]
+            weights = np.abs(t["weights"][k, parents, v].astype(np.float64))
+            size, error = np.abs(x[:, parents]) * weights, e[:, parents] * weights
+            linear = t["mechanism"][v] == 0
+            if not (linear or t["hard"][k, v] or not parents):
+                _, layers, c = reference.unpack_mlp(parameters[t["mechanism_offset"][k, v] :], len(parents))
+                error = error + u * size
+                for W, bias in layers:
+                    W = np.abs(W)
+                    size = size @ W.T + np.abs(bias)
+                    error = error @ W.T + (W.shape[1] + 2) * u * size
+                    error, size = error + 8 * u * np.maximum(size, 1), np.maximum(size, 1)
+                size, error = size * np.abs(c), error * np.abs(c)
+            noise = np.abs(x[:, v]) + size.sum(1) + abs(float(t["bias"][k, v])) + 7 * float(t["noise_scale"][k, v])
+            e[:, v] = error.sum(1) + (size.shape[1] + 20) * u * noise
+        bound[rows] = e
+    return bound
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_rows_equal_the_oracle_within_rounding(name):
+    batch = scm.sample(NAMED[name], 20, 120, seed=11)
+    for b in range(len(batch)):
+        error = np.abs(batch.values[b].numpy() - reference.evaluate(batch, b))
+        assert np.all(error <= rounding_bound(batch, b)), (name, b)
+
+
+def test_rounding_bound_is_tight_enough_to_see_a_wrong_weight():
+    batch = scm.sample(EVERYTHING, 40, 120, seed=11)
+    b, k = 0, 0
+    effect = int(batch.order[b, batch.num_variables[b] - 1])
+    bound = rounding_bound(batch, b)[batch.environment[b] == k][:, effect]
+    assert bound.max() < 1e-3 * batch.values[b, :, effect].std()
+
+
+def test_linear_gaussian_covariance_is_what_the_tables_say():
+    prior = scm.Prior(num_variables=5, weight=scm.Uniform(0.3, 1.0, signed=True), noise_scale=(0.5, 2.0), bias=(-1, 1))
+    rows = 200_000
+    batch = scm.sample(prior, 5, rows, seed=1)
+    for b in range(5):
+        inverse = torch.linalg.inv(torch.eye(5) - batch.weights[b, 0]).double()
+        mean = batch.bias[b, 0].double() @ inverse
+        covariance = inverse.T @ torch.diag(batch.noise_scale[b, 0].double() ** 2) @ inverse
+        x = batch.values[b].double()
+        standard_error = covariance.diagonal().sqrt() / rows**0.5
+        assert torch.all((x.mean(0) - mean).abs() < 5 * standard_error)
+        scale = covariance.diagonal().sqrt()
+        assert torch.all((x.T.cov() - covariance).abs() < 5 * (2 / rows) ** 0.5 * scale[:, None] * scale)
+
+
+def test_padding_is_zero_and_order_is_topological():
+    batch = scm.sample(EVERYTHING, 60, 50, seed=2)
+    V, K = batch.values.shape[2], batch.bias.shape[1]
+    assert (V, K) == (9, 6)
+    absent, unused = ~batch.variable_mask, ~batch.environment_mask
+    assert absent.any()
+    assert unused.any()
+    assert not batch.values[absent[:, None].expand_as(batch.values)].any()
+    for name in ("bias", "noise_scale", "hard", "intervention"):
+        assert not getattr(batch, name)[absent[:, None].expand(-1, K, -1)].any()
+        assert not getattr(batch, name)[unused[:, :, None].expand(-1, -1, V)].any()
+    assert not batch.weights[unused].any()
+    for b in range(len(batch)):
+        n = int(batch.num_variables[b])
+        order = batch.order[b, :n]
+        assert sorted(order.tolist()) == list(range(n))
+        assert not batch.order[b, n:].any()
+        permuted = batch.adjacency[b][order][:, order]
+        assert not permuted.tril().any()
+        assert not batch.weights[b][:, ~batch.adjacency[b]].any()
+
+
+def test_rows_are_grouped_by_environment_and_target_environments_come_last():
+    batch = scm.sample(EVERYTHING, 30, 50, seed=2)
+    assert torch.all(batch.environment.diff(dim=1) >= 0)
+    assert torch.equal(batch.row_counts.sum(1), torch.full((30,), 50))
+    assert torch.equal(batch.row_counts > 0, batch.environment_mask)
+    is_target = batch.is_target_environment.int()
+    last = torch.arange(is_target.shape[1]) == batch.num_environments[:, None] - 1
+    assert torch.all(batch.is_target_environment[last])
+    assert torch.all((is_target.diff(dim=1) >= 0)[:, :-1] | ~batch.environment_mask[:, 1:-1])
+    target_rows = (batch.row_counts * is_target).sum(1)
+    assert torch.all(target_rows == round(0.4 * 50))
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "expected"), [(10, None, [3, 3, 4]), (10, 0.5, [2, 3, 5]), (3, 0.9, [1, 1, 1])]
+)
+def test_rows_are_split_evenly_or_by_the_target_share(rows, share, expected):
+    is_target = torch.tensor([[False, False, True, False]])
+    offset = split_rows(is_target, torch.tensor([3]), rows, share)
+    assert offset.diff().tolist() == [[*expected, 0]]
+
+
+# ---- Fresh rows and interventions ------------------------------------------------------------------------------------
+
+
+def test_resampling_with_the_same_seed_gives_the_same_rows():
+    batch = scm.sample(EVERYTHING, 20, 64, seed=4)
+    assert_same(batch, scm.resample(batch, 64, seed=4))
+    assert not torch.equal(scm.resample(batch, 64, seed=5).values, batch.values)
+
+
+def test_resampling_one_environment_gives_the_rows_that_it_had():
+    batch = scm.sample(EVERYTHING, 20, 60, seed=4)
+    again = scm.resample(batch, 500, seed=4, environments=batch.num_environments - 1)
+    for b in range(20):
+        k = int(batch.num_environments[b]) - 1
+        assert torch.all(again.environment[b] == k)
+        before = batch.values[b, batch.environment[b] == k]
+        assert torch.equal(again.values[b, : len(before)], before)
+
+
+def test_intervening_changes_descendants_only_and_keeps_the_noise():
+    batch = scm.sample(scm.presets.lucas(), 4, 200, seed=6)
+    genetics, descendants = batch.names.index("Genetics"), {"Genetics", "Lung_Cancer", "Attention_Disorder"}
+    descendants |= {"Coughing", "Fatigue", "Car_Accident"}
+    changed = batch.intervene(genetics, 2.5)
+    same = (changed.values == batch.values).all(dim=1).all(dim=0)
+    assert {name for name, unchanged in zip(batch.names, same, strict=True) if not unchanged} == descendants
+    assert torch.all(changed.values[:, :, genetics] == 2.5)
+    assert torch.all(changed.intervention[..., genetics][batch.environment_mask] == scm.INTERVENTIONS.index("hard"))
+    assert not batch.hard.any()
+
+
+def test_intervening_twice_equals_intervening_with_the_last_value():
+    batch = scm.sample(EVERYTHING, 5, 40, seed=6)
+    assert_same(batch.intervene(1, -1.0).intervene(1, 2.0), batch.intervene(1, 2.0))
+
+
+# ---- Handling --------------------------------------------------------------------------------------------------------
+
+
+def test_batch_describes_itself():
+    batch = scm.sample(scm.presets.chain(), 3, 10, seed=8, first_index=4)
+    assert len(batch) == 3
+    assert batch.first_index == 4
+    assert batch.names == ("X", "Y", "Z")
+    assert "3 datasets × 10 rows × 3 variables" in repr(batch)
+    assert "datasets 4…6" in repr(batch)
+
+
+GOOD = {"prior": LINEAR, "num_datasets": 2, "num_rows": 10, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_rows": 0}, "num_rows: expected an int"),
+        ({"num_rows": 1}, "a row for each of up to 2 environments, got 1"),
+        ({"num_rows": 10.0}, "num_rows: .* got 10.0"),
+        ({"num_rows": True}, "num_rows: .* got True"),
+        ({"num_datasets": 0}, "num_datasets: expected an int ≥ 1, got 0"),
+        ({"num_datasets": 10**12}, "num_datasets, num_rows: expected a batch within this machine's memory of .* GB"),
+        ({"num_rows": 1 << 32, "num_datasets": 1000}, "memory of .* GB, got 13743.* GB"),
+        ({"num_rows": 1 << 33}, "num_rows: expected an int"),
+        ({"seed": -1}, "seed: expected an int in 0…2⁶⁴ − 1, got -1"),
+        ({"seed": 1 << 64}, "seed: expected"),
+        ({"seed": None}, "seed: expected .* got None"),
+        ({"first_index": -1}, "first_index: expected an int ≥ 0, got -1"),
+        ({"first_index": 1 << 48}, "first_index \\+ num_datasets: expected at most 2⁴⁸"),
+        ({"num_threads": 0}, "num_threads: expected None or an int in 1…1024, got 0"),
+        ({"device": "cuda"}, "device: expected 'cpu' .*, got 'cuda'"),
+        ({"device": "abacus"}, "device: expected 'cpu' .*, got 'abacus'"),
+        ({"prior": "chain"}, "prior: expected an scm.Prior, got 'chain'"),
+    ],
+)
+def test_bad_requests_name_field_expected_and_got(change, message):
+    with pytest.raises(ValueError, match=message):
+        scm.sample(**(GOOD | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_rows": 0}, "num_rows: expected an int"),
+        ({"environments": 2}, "environments: expected below num_environments"),
+        ({"environments": -1}, "environments: expected below num_environments"),
+        ({"environments": torch.zeros(3, dtype=torch.int64)}, "environments: expected one for each of 2"),
+        ({"environments": torch.zeros(2)}, "environments: expected an int or int64"),
+    ],
+)
+def test_bad_resampling_names_field_expected_and_got(change, message):
+    batch = scm.sample(**GOOD)
+    with pytest.raises(ValueError, match=message):
+        scm.resample(batch, **({"num_rows": 10, "seed": 0} | change))
+
+
+def test_native_module_refuses_arrays_of_the_wrong_shape_or_type():
+    tables = draw_tables(LINEAR, 2, 0, 0, 1)
+    offset = split_rows(tables["is_target_environment"], tables["num_environments"], 10, None)
+    with pytest.raises(ValueError, match="bias: expected a contiguous float32 array"):
+        evaluate_tables(tables | {"bias": tables["bias"].double()}, offset, 10, 0, 1)
+    with pytest.raises(ValueError, match="row_offset: expected a contiguous int64 array"):
+        evaluate_tables(tables, offset[:, :-1], 10, 0, 1)
+    with pytest.raises(ValueError, match="path: expected one that this machine runs, got 'abacus'"):
+        evaluate_tables(tables, offset, 10, 0, 1, "abacus")
+
+
+def test_a_missing_native_module_says_how_to_build_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "settx_fast._native", None)
+    with pytest.raises(ImportError, match="pip install"):
+        scm.sample(**GOOD)
