@@ -31,14 +31,14 @@ class Aggregated(NamedTuple):
     latents: Latents
 
     def leaves(self) -> list[Tensor | None]:
-        """All tensors; one that stands for two stages comes twice."""
-        return [*self.queries, self.lse, self.y, *self.latents]
+        """All tensors, the block's output first; one that stands for two stages comes twice."""
+        return [*self.latents, *self.queries, self.lse, self.y]
 
     @classmethod
     def of(cls, leaves: list[Tensor | None]) -> Aggregated:
         """The inverse of `leaves`."""
-        queries, (lse, y), latents = leaves[:3], leaves[3:5], leaves[5:]
-        return cls(Queries(*queries), lse, y, Latents(*latents))  # type: ignore[arg-type]
+        *latents, normed, query, folded, lse, y = leaves
+        return cls(Queries(normed, query, folded), lse, y, Latents(*latents))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def allocate(problem: Problem, query: Tensor, stage: Stage) -> Aggregated:
         query.new_empty(problem.num_sets, problem.H * M, dtype=torch.float32),
         query.new_empty(problem.H, problem.num_sets, M, problem.C) if problem.absorbed else None,
         Latents(
-            attended, sum0, empty(sum0) if normed else sum0, before,
-            before if spec.ffn_dim is None else empty(before), sum1, out,
+            out, attended, sum0, empty(sum0) if normed else sum0, before,
+            before if spec.ffn_dim is None else empty(before), sum1,
             empty(out) if stage.normed_keys else out, keys, values,
         ),
     )  # fmt: skip

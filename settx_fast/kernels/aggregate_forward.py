@@ -41,13 +41,13 @@ class Queries(NamedTuple):
 class Latents(NamedTuple):
     """The M rows of every set on their way through the block's layers, (B · M, ·); a stage left out is its input."""
 
+    out: Tensor  # D: the block's output
     attended: Tensor  # D: concat_h(A_h V_h)
     sum0: Tensor  # D: residual + attention
     hidden: Tensor  # D: what the feed-forward layers read
     before: Tensor  # F: before the activation
     inner: Tensor  # F: after it, where there is a second layer
     sum1: Tensor  # D: + feed-forward
-    out: Tensor  # D: the block's output
     keys_from: Tensor  # D: the output as the next block's norm leaves it
     next_keys: Tensor | None  # D of the next block
     next_values: Tensor | None

@@ -219,7 +219,7 @@ def absorbed_weights(
 
 def product(grad: Tensor, source: Tensor) -> Tensor:
     """Σ_rows gradᵀ source: the gradient of a weight (out, in)."""
-    return torch.mm(grad.flatten(0, -2).t(), source.flatten(0, -2))
+    return torch.mm(grad.to(source.dtype).flatten(0, -2).t(), source.flatten(0, -2))
 
 
 def sum_parts(parts: Tensor, dtype: torch.dtype) -> Tensor:

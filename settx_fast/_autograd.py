@@ -1,0 +1,50 @@
+"""The fused kernels as an implementation: which operator a call is, see `functional.Implementation`."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from settx_fast import _library as ops
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._layers import first_norm
+from settx_fast._sets import Sets
+
+
+def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+    """MAB(query, key), see `functional.attention_block`."""
+    if query.offsets is None and (key.offsets is not None or query.rows.shape[1] <= key.rows.shape[1]):
+        return _aggregate(query, key, weights, spec)
+    return _broadcast(query, key, weights, spec)
+
+
+def induced_set_attention(
+    x: Sets,
+    inducing: Tensor,
+    weights_a: BlockWeights,
+    spec_a: BlockSpec,
+    weights_b: BlockWeights,
+    spec_b: BlockSpec,
+) -> Tensor:
+    """MAB_b(x, MAB_a(inducing, x)), see `functional.induced_set_attention`."""
+    weights = [*ops.present(weights_a), *ops.present(weights_b)]
+    specs = f"{ops.encode(spec_a)}; {ops.encode(spec_b)}"
+    return ops.isab(x.rows, x.offsets, x.lengths, inducing.contiguous(), weights, specs)[0]
+
+
+def _aggregate(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+    """Few queries read many elements."""
+    rows, valid = query.cleaned()
+    tensors, text = ops.present(weights), ops.encode(spec)
+    out = ops.aggregate(key.rows, key.offsets, key.lengths, rows.contiguous(), tensors, text)[0]
+    return out if valid is None else out.masked_fill(~valid, 0)
+
+
+def _broadcast(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+    """Many elements read few keys, all of them."""
+    rows = query.rows
+    if query.offsets is None and rows.shape[0] != key.num_sets:
+        rows = rows.expand(key.num_sets, -1, -1)
+    latents = first_norm(key.rows, weights, spec)
+    keys, values = F.linear(latents, weights.w_k, weights.b_k), F.linear(latents, weights.w_v, weights.b_v)
+    return ops.broadcast(rows, query.offsets, query.lengths, keys, values, ops.present(weights), ops.encode(spec))

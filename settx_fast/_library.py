@@ -1,0 +1,296 @@
+"""The fused operators as PyTorch sees them: schemas, fakes, derivatives. Imports the kernels, so triton, when first used.
+
+A block's weights travel as the list of those that its spec has, specs as text (`encode`). Forward operators return what
+their backward reads; nothing of it has an axis of elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast.kernels.aggregate import (
+    NO_WEIGHTS,
+    Stage,
+    aggregate_forward,
+    allocate,
+    pack,
+    problem_of,
+    unpack,
+)
+from settx_fast.kernels.aggregate_grad import Gradients, aggregate_backward, with_vectors
+from settx_fast.kernels.broadcast_forward import broadcast_forward
+from settx_fast.kernels.broadcast_grad import broadcast_backward
+from settx_fast.kernels.rows_backward import QUERY_VECTORS, VECTORS
+from settx_fast.kernels.sets import SetView
+
+NO_DOUBLE_BACKWARD = (
+    "the fused kernels have no second derivative: call with impl='composed' where a gradient is differentiated again"
+)
+
+
+def encode(spec: BlockSpec) -> str:
+    """A spec as text, fields in order."""
+    return (
+        f"{spec.num_heads} {spec.norm} {spec.norm_first} {spec.residual} {spec.output_projection} {spec.activation} "
+        f"{spec.ffn_dim} {spec.scale} {spec.norm_eps}"
+    )
+
+
+@cache
+def decode(text: str) -> BlockSpec:
+    """The inverse of `encode`."""
+    heads, norm, first, residual, projection, activation, ffn, scale, eps = text.split()
+    return BlockSpec(
+        int(heads), norm, first == "True", residual, projection == "True", activation,
+        None if ffn == "None" else int(ffn), scale, float(eps),
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def present(weights: BlockWeights) -> list[Tensor]:
+    """The weights that are not None."""
+    return [w for w in weights if w is not None]
+
+
+def named(weights: Sequence[Tensor], spec: BlockSpec) -> BlockWeights:
+    """The inverse of `present`, in row-major order."""
+    return NO_WEIGHTS._replace(**{n: w.contiguous() for n, w in zip(spec.weight_names, weights, strict=True)})
+
+
+def stage_of(weights: Sequence[Tensor], specs: str) -> Stage:
+    """Block A's stage from its weights, with block B's after them where there is one."""
+    first, *rest = (decode(text) for text in specs.split("; "))
+    count = len(first.weight_names)
+    if not rest:
+        return Stage(first, named(weights, first))
+    return Stage(first, named(weights[:count], first), rest[0], named(weights[count:], rest[0]))
+
+
+def matrices(stage: Stage) -> list[Tensor]:
+    """Weights of block A with two axes."""
+    return [w for w in present(stage.weights) if w.ndim == 2]
+
+
+def like(x: Tensor, width: int) -> Tensor:
+    """Rows of another width, laid out as x but contiguous."""
+    return x.new_empty(*x.shape[:-1], width)
+
+
+# What comes back from aggregate's backward, flat: query, matrices of A, vectors, query vectors, w_k and w_v of B.
+
+
+def flatten(gradients: Gradients) -> list[Tensor]:
+    """Gradients as a list."""
+    head = [gradients.query, *present(gradients.matrices), gradients.vectors, gradients.query_vectors]
+    return head + present(gradients.next_matrices)
+
+
+def unflatten(tensors: Sequence[Tensor], stage: Stage) -> Gradients:
+    """The inverse of `flatten`."""
+    names = [n for n in stage.spec.weight_names if getattr(stage.weights, n).ndim == 2]
+    end = 1 + len(names)
+    after = NO_WEIGHTS
+    if stage.next_spec is not None:
+        after = after._replace(w_k=tensors[end + 2], w_v=tensors[end + 3])
+    block = NO_WEIGHTS._replace(**dict(zip(names, tensors[1:end], strict=True)))
+    return Gradients(tensors[0], block, after, tensors[end], tensors[end + 1])
+
+
+def empty_gradients(query: Tensor, stage: Stage) -> list[Tensor]:
+    """Tensors of the shapes that `flatten` returns."""
+    ffn = stage.spec.ffn_dim or stage.dim
+    tensors = [torch.empty_like(query), *(torch.empty_like(w) for w in matrices(stage))]
+    tensors.append(query.new_empty(VECTORS, max(stage.dim, ffn, stage.next_dim)))
+    tensors.append(query.new_empty(QUERY_VECTORS, max(stage.dim, query.shape[-1])))
+    if stage.next_spec is not None:
+        tensors += [torch.empty_like(stage.next_weights.w_k), torch.empty_like(stage.next_weights.w_v)]
+    return tensors
+
+
+@torch.library.custom_op("settx::aggregate", mutates_args=())
+def aggregate(
+    x: Tensor, offsets: Tensor | None, lengths: Tensor | None, query: Tensor, weights: Sequence[Tensor], specs: str
+) -> list[Tensor]:
+    """MAB(query, x) for few queries: what `pack` keeps, the output first."""
+    stage = stage_of(weights, specs)
+    return pack(aggregate_forward(SetView(x, offsets, lengths), query, stage), query)
+
+
+@aggregate.register_fake
+def _(x, offsets, lengths, query, weights, specs):  # type: ignore[no-untyped-def]
+    stage = stage_of(weights, specs)
+    return pack(allocate(problem_of(SetView(x, offsets, lengths), query.shape[1], stage), query, stage), query)
+
+
+@torch.library.custom_op("settx::aggregate_backward", mutates_args=())
+def aggregate_grad(
+    grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, query: Tensor,
+    weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str,
+) -> list[Tensor]:  # fmt: skip
+    """Gradient of x, then those of `flatten`."""
+    stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
+    kept = unpack(list(saved), query, problem_of(view, query.shape[1], stage), stage)
+    dx = torch.empty_like(x) if lengths is None else torch.zeros_like(x)
+    return [dx, *flatten(aggregate_backward(view, query, stage, kept, grad.contiguous(), dx, add=False))]
+
+
+@aggregate_grad.register_fake
+def _(grad, x, offsets, lengths, query, weights, saved, specs):  # type: ignore[no-untyped-def]
+    return [torch.empty_like(x), *empty_gradients(query, stage_of(weights, specs))]
+
+
+@torch.library.custom_op("settx::broadcast", mutates_args=())
+def broadcast(
+    x: Tensor, offsets: Tensor | None, lengths: Tensor | None, keys: Tensor, values: Tensor,
+    weights: Sequence[Tensor], spec: str,
+) -> Tensor:  # fmt: skip
+    """MAB(x, latents) from the projected keys and values of few latents."""
+    return broadcast_forward(SetView(x, offsets, lengths), keys, values, named(weights, decode(spec)), decode(spec))
+
+
+@broadcast.register_fake
+def _(x, offsets, lengths, keys, values, weights, spec):  # type: ignore[no-untyped-def]
+    return like(x, keys.shape[-1])
+
+
+@torch.library.custom_op("settx::broadcast_backward", mutates_args=())
+def broadcast_grad(
+    grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, keys: Tensor, values: Tensor,
+    weights: Sequence[Tensor], spec: str,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of x, keys, values and of the weights that queries use."""
+    dx = torch.empty_like(x)
+    block = decode(spec)
+    dk, dv, rest = broadcast_backward(
+        SetView(x, offsets, lengths), keys, values, named(weights, block), block, grad.contiguous(), dx
+    )
+    return [dx, dk.to(keys.dtype), dv.to(values.dtype), *present(rest)]
+
+
+@broadcast_grad.register_fake
+def _(grad, x, offsets, lengths, keys, values, weights, spec):  # type: ignore[no-untyped-def]
+    used = [w for n, w in zip(decode(spec).weight_names, weights, strict=True) if n not in KEY_WEIGHTS]
+    return [torch.empty_like(t) for t in (x, keys, values, *used)]
+
+
+KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
+
+
+@torch.library.custom_op("settx::isab", mutates_args=())
+def isab(
+    x: Tensor, offsets: Tensor | None, lengths: Tensor | None, inducing: Tensor, weights: Sequence[Tensor], specs: str
+) -> list[Tensor]:
+    """ISAB(x): the output, then what `pack` keeps of stage A, the keys and values of stage B among it."""
+    stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
+    kept = aggregate_forward(view, inducing, stage)
+    keys, values = kept.latents.next_keys, kept.latents.next_values
+    assert stage.next_spec is not None  # an ISAB has a block B, and stage A made its keys and values
+    assert keys is not None
+    assert values is not None
+    return [broadcast_forward(view, keys, values, stage.next_weights, stage.next_spec), *pack(kept, inducing)]
+
+
+@isab.register_fake
+def _(x, offsets, lengths, inducing, weights, specs):  # type: ignore[no-untyped-def]
+    stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
+    kept = allocate(problem_of(view, inducing.shape[1], stage), inducing, stage)
+    return [like(x, stage.next_dim), *pack(kept, inducing)]
+
+
+@torch.library.custom_op("settx::isab_backward", mutates_args=())
+def isab_grad(
+    grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, inducing: Tensor,
+    weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str, needs_x: bool,
+) -> list[Tensor]:  # fmt: skip
+    """Gradient of x, those of `flatten`, then those of block B's weights that its queries use."""
+    stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
+    kept = unpack(list(saved), inducing, problem_of(view, inducing.shape[1], stage), stage)
+    keys, values = kept.latents.next_keys, kept.latents.next_values
+    assert stage.next_spec is not None  # an ISAB has a block B, and stage A made its keys and values
+    assert keys is not None
+    assert values is not None
+    dx = torch.empty_like(x)
+    dk, dv, rest = broadcast_backward(
+        view, keys, values, stage.next_weights, stage.next_spec, grad.contiguous(), dx
+    )
+    target = dx if needs_x else None
+    gradients = aggregate_backward(view, inducing, stage, kept, (dk, dv), target, add=True)
+    return [dx, *flatten(gradients), *present(rest)]
+
+
+@isab_grad.register_fake
+def _(grad, x, offsets, lengths, inducing, weights, saved, specs, needs_x):  # type: ignore[no-untyped-def]
+    stage = stage_of(weights, specs)
+    used = [w for n, w in stage.next_weights._asdict().items() if w is not None and n not in KEY_WEIGHTS]
+    return [torch.empty_like(x), *empty_gradients(inducing, stage), *(torch.empty_like(w) for w in used)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x, offsets, lengths, query, weights, specs = inputs
+    ctx.set_materialize_grads(False)
+    ctx.specs, ctx.count = specs, len(weights)
+    ctx.save_for_backward(x, offsets, lengths, query, *weights, *output)
+
+
+def _saved(ctx: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """(x, offsets, lengths, query), weights, outputs."""
+    tensors = list(ctx.saved_tensors)
+    return tensors[:4], tensors[4 : 4 + ctx.count], tensors[4 + ctx.count :]
+
+
+def _aggregate_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
+    inputs, weights, saved = _saved(ctx)
+    stage = stage_of(weights, ctx.specs)
+    if grads[0] is None:
+        return None, None, None, None, [None] * len(weights), None
+    dx, *rest = aggregate_grad(grads[0], *inputs, weights, saved, ctx.specs)
+    gradients = unflatten(rest, stage)
+    return dx, None, None, gradients.query, present(with_vectors(gradients, stage)[0]), None
+
+
+def _isab_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
+    inputs, weights, saved = _saved(ctx)
+    if grads[0] is None:
+        return None, None, None, None, [None] * len(weights), None
+    stage = stage_of(weights, ctx.specs)
+    dx, *rest = isab_grad(grads[0], *inputs, weights, saved[1:], ctx.specs, ctx.needs_input_grad[0])
+    gradients = unflatten(rest, stage)
+    block_a, from_keys = with_vectors(gradients, stage)
+    assert stage.next_spec is not None
+    names = [n for n in stage.next_spec.weight_names if n not in KEY_WEIGHTS]
+    from_queries = dict(zip(names, rest[len(rest) - len(names) :], strict=True))
+    block_b = [_sum(from_queries.get(n), getattr(from_keys, n)) for n in stage.next_spec.weight_names]
+    return dx, None, None, gradients.query, [*present(block_a), *block_b], None
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _save_broadcast(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, offsets, lengths, keys, values, weights, ctx.spec = inputs
+    ctx.save_for_backward(x, offsets, lengths, keys, values, *weights)
+
+
+def _broadcast_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, offsets, lengths, keys, values, *weights = ctx.saved_tensors
+    dx, dk, dv, *rest = broadcast_grad(grad, x, offsets, lengths, keys, values, weights, ctx.spec)
+    names = decode(ctx.spec).weight_names
+    from_queries = dict(zip([n for n in names if n not in KEY_WEIGHTS], rest, strict=True))
+    return dx, None, None, dk, dv, [from_queries.get(n) for n in names], None
+
+
+def _refuse(ctx: Any, *grads: Any) -> None:
+    raise RuntimeError(NO_DOUBLE_BACKWARD)
+
+
+aggregate.register_autograd(_aggregate_backward, setup_context=_save)
+isab.register_autograd(_isab_backward, setup_context=_save)
+broadcast.register_autograd(_broadcast_backward, setup_context=_save_broadcast)
+for derivative in (aggregate_grad, isab_grad, broadcast_grad):
+    derivative.register_autograd(_refuse)
