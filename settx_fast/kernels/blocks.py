@@ -61,3 +61,21 @@ def length_of(x, b):
 def row_offsets(x, b, rows):
     """Where rows (int64) of set b begin, in elements of x.ptr."""
     return first_row(b, x.set_stride, x.row_stride, x.offsets) + rows * x.row_stride
+
+
+@triton.jit
+def elements_of_block(x, b, first, size):
+    """How many of the `size` rows from row `first` of set b on are elements."""
+    return tl.minimum(tl.maximum(length_of(x, b) - first, 0), size).to(tl.int32)
+
+
+@triton.jit
+def blocks_of_set(b, x, size):
+    """The first block of set b and the first of the next set."""
+    if x.offsets is None:
+        blocks = tl.cdiv(x.N, size)
+        begin, end = b * blocks, (b + 1) * blocks
+    else:
+        begin = tl.load(x.offsets + b) // size + b
+        end = tl.load(x.offsets + b + 1) // size + b + 1
+    return begin, end

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import triton
 
 from settx_fast._block import BlockSpec
 from settx_fast.kernels.primitives import matrix_precision, padded
@@ -56,3 +57,67 @@ def forward_tiles(block: Block) -> ForwardTiles:
     group_width = block.width if group == heads else padded(group * block.E)
     rows, warps = (64, 8) if block.width > 128 else (64, 4)
     return ForwardTiles(rows, group, group_width, min(padded(block.C), 128), 64, warps, 2)
+
+
+@dataclass(frozen=True)
+class LayerTiles:
+    """Tile of the backward kernel of norms and layers."""
+
+    rows: int
+    hidden: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class AttentionTiles:
+    """Tile of the backward kernel of attention; `piece` is how many of a group's features one program sums."""
+
+    rows: int
+    group: int
+    group_width: int
+    piece: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class InputTiles:
+    """Tile of the backward kernel of the query projection: all C inputs, a chunk of the D features at a time."""
+
+    rows: int
+    inputs: int
+    chunk: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class BackwardTiles:
+    """Tiles of all backward kernels; a run has a multiple of ROW_MULTIPLE rows."""
+
+    recompute: ForwardTiles
+    layers: LayerTiles
+    attention: AttentionTiles
+    inputs: InputTiles
+
+
+def backward_tiles(block: Block) -> BackwardTiles:
+    """Tiles of the backward kernels."""
+    group_width = padded(block.E)
+    return BackwardTiles(
+        replace(forward_tiles(block), rows=32),
+        LayerTiles(32, 64, 4, 2),
+        AttentionTiles(64, 1, group_width, min(group_width, 64), 4, 2),
+        InputTiles(32, padded(block.C), 64, 4, 2),
+    )
+
+
+CHUNK_ROWS = 65_536
+ROW_MULTIPLE = 64
+
+
+def run_rows(longest: int, num_rows: int) -> int:
+    """Rows of a run: short enough that some hundred programs share all rows, long enough that sums stay few."""
+    wanted = min(longest, max(num_rows // 256, ROW_MULTIPLE), 1024)
+    return max(ROW_MULTIPLE, triton.next_power_of_2(wanted))

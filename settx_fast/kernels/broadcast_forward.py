@@ -7,8 +7,6 @@ them in turn and puts a group's features in place with a selection matrix, or wi
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -28,15 +26,6 @@ from settx_fast.kernels.primitives import (
     store_tile,
 )
 from settx_fast.kernels.sets import SetView
-
-
-class Recomputed(NamedTuple):
-    """What the backward pass makes again of a chunk of rows, packed."""
-
-    x: Tensor  # (rows, C), as the query projection reads it
-    q: Tensor  # (rows, D)
-    a: Tensor | None  # (rows, D), what an output projection reads
-    o: Tensor  # (rows, D), attention and residual
 
 
 @triton.jit
@@ -71,10 +60,13 @@ def load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block: tl.constex
 
 
 @triton.jit
-def load_heads(ptr, first, block: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr):
-    """Keys or values (M, D) of heads first … first + GROUP: (GROUP · keys, WIDTH), zero off the diagonal blocks."""
+def load_heads(ptr, first, skip, block: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr):
+    """Keys or values (M, D) of heads first … first + GROUP as (GROUP · keys, WIDTH), zero off the diagonal blocks.
+
+    `skip` leaves out the first features of the heads.
+    """
     KEYS: tl.constexpr = block.keys
-    rows, features = tl.arange(0, GROUP * KEYS), tl.arange(0, WIDTH)
+    rows, features = tl.arange(0, GROUP * KEYS), skip + tl.arange(0, WIDTH)
     own = (rows // KEYS)[:, None] == (features // block.E)[None, :]
     keys = rows % KEYS
     pointers = ptr + keys[:, None] * block.D + (first * block.E + features)[None, :]
@@ -96,11 +88,11 @@ def attention(q, keys, block: tl.constexpr, GROUP: tl.constexpr):
 
 @triton.jit
 def attend(
-    x_ptr, offsets, valid, k_ptr, v_ptr, w, kept, kept_rows, kept_valid, block: tl.constexpr, tiles: tl.constexpr
+    x_ptr, offsets, valid, k_ptr, v_ptr, w, kept, kept_rows, block: tl.constexpr, tiles: tl.constexpr
 ):  # fmt: skip
     """O = R + proj(concat_h(A_h V_h)) of a tile of elements of one set: (rows, width) in fp32.
 
-    Stores Q, the attended values and the normed elements in `kept` (None: nowhere).
+    Stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`, or None).
     """
     C: tl.constexpr = block.C
     E: tl.constexpr = block.E
@@ -121,7 +113,7 @@ def attend(
             if C > CHUNK:
                 x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
             inputs = first + tl.arange(0, CHUNK)
-            store_tile(kept.x, kept_rows * C, inputs, kept_valid, inputs < C, x)
+            store_tile(kept.x, kept_rows * C, inputs, valid, inputs < C, x)
     # (rows, width)
     o = tl.zeros((offsets.shape[0], WIDTH), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
     for head in range(0, block.spec.num_heads, GROUP):
@@ -134,12 +126,12 @@ def attend(
                 x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
             inputs = first + tl.arange(0, CHUNK)
             q = multiply_add(x, load_weight(w.w_q, inputs, features, inputs < C, own, C), q, PRECISION)
-        p = attention(q, load_heads(k_ptr, head, block, GROUP, GROUP_WIDTH), block, GROUP)
-        a = multiply(p, load_heads(v_ptr, head, block, GROUP, GROUP_WIDTH), PRECISION)
+        p = attention(q, load_heads(k_ptr, head, 0, block, GROUP, GROUP_WIDTH), block, GROUP)
+        a = multiply(p, load_heads(v_ptr, head, 0, block, GROUP, GROUP_WIDTH), PRECISION)
         if kept is not None:
-            store_tile(kept.q, kept_rows * block.D, features, kept_valid, own, q)
+            store_tile(kept.q, kept_rows * block.D, features, valid, own, q)
             if kept.a is not None:
-                store_tile(kept.a, kept_rows * block.D, features, kept_valid, own, a)
+                store_tile(kept.a, kept_rows * block.D, features, valid, own, a)
         if block.spec.output_projection:
             o = multiply_add(a, load_weight(w.w_p, features, columns, own, inside, block.D), o, PRECISION)
             direct = q
@@ -170,7 +162,7 @@ def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles
     if first < length:
         own_keys = b * (block.M * block.D)
         o = attend(
-            x.ptr, row_offsets(x, b, rows), rows < length, k_ptr + own_keys, v_ptr + own_keys, w, None, None, None,
+            x.ptr, row_offsets(x, b, rows), rows < length, k_ptr + own_keys, v_ptr + own_keys, w, None, None,
             block, tiles,
         )  # fmt: skip
         y = finish(o, w, block, tiles)

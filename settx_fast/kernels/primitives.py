@@ -88,7 +88,7 @@ def activation_slope(z, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
         slope = tl.where(z > 0.0, 1.0, 0.0)
     else:
-        slope = 0.5 + 0.5 * tl.erf(z * SQRT_HALF) + z * INV_SQRT_2PI * tl.exp2(-0.5 * LOG2_E * z * z)
+        slope = 0.5 + 0.5 * tl.erf(z * SQRT_HALF) + z * INV_SQRT_2PI * tl.exp2(z * z * (-0.5 * LOG2_E))
     return slope
 
 

@@ -14,6 +14,7 @@ from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._layers import first_norm
 from settx_fast._sets import Sets
 from settx_fast.kernels.broadcast_forward import broadcast_forward
+from settx_fast.kernels.broadcast_grad import broadcast_backward
 from settx_fast.kernels.sets import SetView
 from settx_fast.testing import assert_close_to_oracle, make_weights
 
@@ -98,6 +99,38 @@ def forward(problem: Problem, spec: BlockSpec) -> Tensor:
         return broadcast_forward(view(problem.x), *keys_values(problem, spec), problem.weights, spec)
 
 
+class Broadcast(torch.autograd.Function):
+    """The kernels as a differentiable function of x, k, v and the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, spec: BlockSpec, x: Sets, options: dict[str, Any], rows: Tensor, *tensors: Tensor) -> Tensor:
+        k, v, *weights = tensors
+        ctx.save_for_backward(rows, *tensors)
+        ctx.spec, ctx.x, ctx.options = spec, x, options
+        return broadcast_forward(view(x._replace(rows=rows)), k, v, BlockWeights(*weights), spec)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, k, v, *weights = ctx.saved_tensors
+        sets, dx = view(ctx.x._replace(rows=rows)), torch.full_like(rows, float("nan"))
+        dk, dv, dw = broadcast_backward(sets, k, v, BlockWeights(*weights), ctx.spec, grad, dx, **ctx.options)
+        return None, None, None, dx, dk, dv, *dw
+
+
+def gradients(problem: Problem, out: Tensor) -> dict[str, Tensor]:
+    """Gradient of every input by name; zero where the output does not depend on it."""
+    inputs = problem.named()
+    found = torch.autograd.grad(out, list(inputs.values()), problem.grad, allow_unused=True)
+    return {n: torch.zeros_like(t) if g is None else g for (n, t), g in zip(inputs.items(), found, strict=True)}
+
+
+def kernel_gradients(problem: Problem, spec: BlockSpec, **options: Any) -> dict[str, Tensor]:
+    """The kernels' gradients; keys and values go back to h in library calls."""
+    k, v = keys_values(problem, spec)
+    out = Broadcast.apply(spec, problem.x, options, problem.x.rows, k, v, *problem.weights)
+    return gradients(problem, out)
+
+
 def oracle(problem: Problem, spec: BlockSpec) -> Tensor:
     """The reference's output."""
     return reference.attention_block(problem.x, Sets(problem.h), problem.weights, spec)
@@ -109,3 +142,16 @@ def check_forward(case: Case, device: torch.device) -> None:
     actual = forward(problem.to(case.dtype, device), case.spec)
     expected = [oracle(problem.to(dtype), case.spec) for dtype in (case.dtype, torch.float64)]
     assert_close_to_oracle(actual, *expected)
+
+
+def check_backward(case: Case, device: torch.device, **options: Any) -> None:
+    """Every gradient is as close to the fp64 oracle as the reference's in the case's dtype."""
+    problem = make_problem(case)
+    actual = kernel_gradients(problem.to(case.dtype, device), case.spec, **options)
+    expected = []
+    for dtype in (case.dtype, torch.float64):
+        copy = problem.to(dtype)
+        # the reference sees zeros where the kernels see NaN: it multiplies by what it masks
+        expected.append(gradients(copy._replace(grad=copy.grad.nan_to_num()), oracle(copy, case.spec)))
+    for name, gradient in actual.items():
+        assert_close_to_oracle(gradient, expected[0][name], expected[1][name], name)

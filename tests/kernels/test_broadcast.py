@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from broadcast_case import Case, check_forward, forward, make_problem
+from broadcast_case import Case, check_backward, check_forward, forward, make_problem
 
 from settx_fast.testing import TABULAR, VARIANTS
 
@@ -33,10 +34,19 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("keys", [12, 130], ids=["heads together", "head by head"])
-def test_every_option_matches_the_oracle(variant: str, keys: int, device: torch.device) -> None:
-    check_forward(Case(batch=1, dim_in=32, elements=70, keys=keys, options=VARIANTS[variant]), device)
+OPTIONS = [pytest.param(VARIANTS[name], keys, id=f"{name}-{keys}") for name in VARIANTS for keys in (12, 130)]
+
+
+@pytest.mark.parametrize(("options", "keys"), OPTIONS)
+def test_every_option_matches_the_oracle(options: dict[str, Any], keys: int, device: torch.device) -> None:
+    check_forward(Case(batch=1, dim_in=32, elements=70, keys=keys, options=options), device)
+
+
+@pytest.mark.parametrize(("options", "keys"), OPTIONS)
+def test_every_gradient_of_every_option_matches_the_oracle(
+    options: dict[str, Any], keys: int, device: torch.device
+) -> None:
+    check_backward(Case(batch=1, dim_in=32, elements=70, keys=keys, options=options), device)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -44,10 +54,17 @@ def test_every_shape_matches_the_oracle(name: str, device: torch.device) -> None
     check_forward(SHAPES[name], device)
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_gradient_of_every_shape_matches_the_oracle(name: str, device: torch.device) -> None:
+    check_backward(SHAPES[name], device, chunk_rows=64)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("variant", ["original", "tabular"])
 def test_low_precision_is_no_worse_than_the_reference(variant: str, dtype: torch.dtype, device: torch.device) -> None:
-    check_forward(Case(batch=1, dim_in=32, elements=70, options=VARIANTS[variant], dtype=dtype), device)
+    case = Case(batch=1, dim_in=32, elements=70, options=VARIANTS[variant], dtype=dtype)
+    check_forward(case, device)
+    check_backward(case, device)
 
 
 def test_rows_outside_their_set_are_zero_and_never_influence_others(device: torch.device) -> None:

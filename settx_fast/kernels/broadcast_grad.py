@@ -1,0 +1,194 @@
+"""Launch stage B's backward: chunk after chunk of rows, so that temporaries never grow with the number of elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast.kernels import broadcast_backward as kernels
+from settx_fast.kernels.blocks import Rows, num_blocks
+from settx_fast.kernels.broadcast_backward import Chunk
+from settx_fast.kernels.broadcast_config import CHUNK_ROWS, BackwardTiles, Block, backward_tiles, run_rows
+from settx_fast.kernels.primitives import contiguous
+from settx_fast.kernels.sets import SetView
+from settx_fast.kernels.weight_gradients import SPLITS, split_copies, sum_rows, weight_gradient_kernel
+
+NO_WEIGHTS = BlockWeights(*[None] * len(BlockWeights._fields))  # type: ignore[arg-type]
+
+
+def broadcast_backward(
+    x: SetView, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, grad_out: Tensor, dx: Tensor,
+    tiles: BackwardTiles | None = None, chunk_rows: int = CHUNK_ROWS,
+) -> tuple[Tensor, Tensor, BlockWeights]:  # fmt: skip
+    """Gradients of k, v (B, M, D) and of the weights that queries use, the others None; writes dx, laid out like x.x.
+
+    grad_out is the gradient of `broadcast_forward`'s output, in its layout; dx is zero outside the sets. Sums over rows
+    run in an order that the shapes fix, so that the same inputs give the same bits.
+    """
+    block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
+    if not x.x.numel():
+        shapes = {name: w for name, w in weights._asdict().items() if w is not None and name not in KEY_WEIGHTS}
+        return torch.zeros_like(k), torch.zeros_like(v), NO_WEIGHTS._replace(
+            **{name: torch.zeros_like(w) for name, w in shapes.items()}
+        )  # fmt: skip
+    rows = run_rows(x.longest, x.x.shape[:-1].numel())
+    runs = num_blocks(x, rows)
+    job = Job(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles or backward_tiles(block), rows,
+              runs, min(runs, max(1, chunk_rows // rows)))  # fmt: skip
+    for first_run in range(0, runs, job.chunk_runs):
+        job.backward(grad_out, dx, first_run, min(job.chunk_runs, runs - first_run))
+    return job.dk.to(k.dtype), job.dv.to(k.dtype), job.weight_gradients()
+
+
+KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One backward pass: its inputs, how it is cut, the temporaries of a chunk and the sums that grow over chunks."""
+
+    view: SetView
+    k: Tensor
+    v: Tensor
+    weights: BlockWeights
+    block: Block
+    tiles: BackwardTiles
+    run_rows: int
+    num_runs: int
+    chunk_runs: int
+
+    @cached_property
+    def chunk(self) -> Chunk:
+        """Temporaries; sized by the chunk, never by the sets."""
+        block, spec = self.block, self.block.spec
+        two_layers, hidden = spec.ffn_dim is not None, spec.ffn_dim or block.D
+
+        def rows(width: int, wanted: bool = True) -> Tensor | None:
+            return self.k.new_empty(self.chunk_runs * self.run_rows, width) if wanted else None
+
+        return Chunk(
+            x=rows(block.C), q=rows(block.D), a=rows(block.D, spec.output_projection), o=rows(block.D),
+            u=rows(block.D), f=rows(hidden, two_layers), d_o=rows(block.D), d_z=rows(hidden),
+            d_y=rows(block.D, two_layers), d_q=rows(block.D),
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    @cached_property
+    def dk(self) -> Tensor:
+        """Gradient of the keys, in fp32 while chunks add to it."""
+        return torch.empty_like(self.k, dtype=self.k.dtype if self.chunk_runs == self.num_runs else torch.float32)
+
+    @cached_property
+    def dv(self) -> Tensor:
+        """Gradient of the values."""
+        return torch.empty_like(self.dk)
+
+    @cached_property
+    def key_sums(self) -> Tensor:
+        """Every run's share of the gradients of its set's keys and values."""
+        return self._fp32(self.chunk_runs, 2, self.block.M * self.block.D)
+
+    @cached_property
+    def products(self) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+        """Which temporaries a weight and its bias are made of: the gradient of their output, and their input."""
+        chunk = self.chunk
+        pairs = {("w_q", "b_q"): (chunk.d_q, chunk.x), ("w_o", "b_o"): (chunk.d_z, chunk.u)}
+        if chunk.a is not None:
+            pairs["w_p", "b_p"] = chunk.d_o, chunk.a
+        if chunk.f is not None and chunk.d_y is not None:
+            pairs["w_o2", "b_o2"] = chunk.d_y, chunk.f
+        return pairs
+
+    @cached_property
+    def weight_sums(self) -> Tensor:
+        """Partial sums of all weights and biases, one after another."""
+        width = sum(grad.shape[1] * (seen.shape[1] + 1) for grad, seen in self.products.values())
+        return self._fp32(min(SPLITS, self.chunk_runs), width)
+
+    @cached_property
+    def norm_sums(self) -> Tensor:
+        """Partial sums of both norms' gains and biases, one row a tile: (tiles, 2 · C or D + 2 · D)."""
+        first = self.block.C if self.block.spec.norm_first else self.block.D
+        tiles = self.chunk_runs * self.run_rows // min(self.tiles.layers.rows, self.tiles.inputs.rows)
+        return self._fp32(tiles, 2 * first + 2 * self.block.D).zero_()
+
+    def _fp32(self, *shape: int) -> Tensor:
+        return self.k.new_empty(shape, dtype=torch.float32)
+
+    def backward(self, grad_out: Tensor, dx: Tensor, first_run: int, num_runs: int) -> None:
+        """One chunk, from runs first_run … first_run + num_runs."""
+        view, block, tiles, w = self.view, self.block, self.tiles, self.weights
+        x, grad, d_x = (Rows(*view.like(t).arguments) for t in (view.x, grad_out, dx))
+        where = (view.num_sets, first_run, self.run_rows)
+        rows = num_runs * self.run_rows
+        kernels.recompute_kernel[(rows // tiles.recompute.rows,)](
+            x, *where, self.k, self.v, w, self.chunk, block, tiles.recompute, **launch_options(tiles.recompute)
+        )
+        kernels.layers_backward_kernel[(rows // tiles.layers.rows,)](
+            x, *where, grad, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.layers,
+            **launch_options(tiles.layers),
+        )  # fmt: skip
+        groups = block.spec.num_heads // tiles.attention.group * (tiles.attention.group_width // tiles.attention.piece)
+        kernels.attention_backward_kernel[(num_runs * groups,)](
+            x, *where, self.k, self.v, w, self.chunk, self.key_sums, num_runs, block, tiles.attention,
+            **launch_options(tiles.attention),
+        )  # fmt: skip
+        kernels.input_backward_kernel[(rows // tiles.inputs.rows,)](
+            x, d_x, *where, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.inputs,
+            **launch_options(tiles.inputs),
+        )  # fmt: skip
+        self._merge_keys(x, first_run, num_runs)
+        self._add_weights(x, first_run, num_runs)
+
+    def _merge_keys(self, x: Rows, first_run: int, num_runs: int) -> None:
+        size = self.block.M * self.block.D
+        runs_of_set = num_blocks(self.view, self.run_rows) // self.view.num_sets
+        first_set, num_sets = 0, self.view.num_sets
+        if not self.view.packed:
+            first_set = first_run // runs_of_set
+            num_sets = (first_run + num_runs - 1) // runs_of_set + 1 - first_set
+        kernels.merge_keys_kernel[(num_sets * triton.cdiv(size, 256),)](
+            self.key_sums, self.dk, self.dv, x, first_run, num_runs, self.run_rows, first_set,
+            SIZE=size, BLOCK=256, num_warps=4,
+        )  # fmt: skip
+
+    def _add_weights(self, x: Rows, first_run: int, num_runs: int) -> None:
+        splits, stride = self.weight_sums.shape
+        start = 0
+        for grad, seen in self.products.values():
+            outs, ins = grad.shape[1], seen.shape[1]
+            pieces = triton.cdiv(outs, 64) * triton.cdiv(ins, 64)
+            weight_gradient_kernel[(splits * pieces,)](
+                grad, seen, self.weight_sums[:, start:], stride, x, self.view.num_sets, first_run, num_runs,
+                self.run_rows, splits, outs, ins, BLOCK=64, STEP=64, PRECISION=self.block.precision,
+                num_warps=4, num_stages=3, enable_fp_fusion=True,
+            )  # fmt: skip
+            start += outs * (ins + 1)
+
+    def weight_gradients(self) -> BlockWeights:
+        """Add up the partial sums."""
+        names = [name for pair in self.products for name in pair]
+        flat = self.k.new_empty(self.weight_sums.shape[1])
+        sum_rows(self.weight_sums, flat)
+        shapes = {name: getattr(self.weights, name).shape for name in names}
+        gradients = dict(zip(names, split_copies(flat, list(shapes.values())), strict=True))
+        if self.block.spec.norm != "none":
+            gradients |= self._norm_gradients()
+        return NO_WEIGHTS._replace(**gradients)
+
+    def _norm_gradients(self) -> dict[str, Tensor]:
+        flat = self.k.new_empty(self.norm_sums.shape[1])
+        sum_rows(self.norm_sums, flat)
+        first, second = flat[: -2 * self.block.D].view(2, -1), flat[-2 * self.block.D :].view(2, -1)
+        named = {"g0": first[0], "b0": first[1], "g1": second[0], "b1": second[1]}
+        return {name: sums.clone() for name, sums in named.items() if getattr(self.weights, name) is not None}
+
+
+def launch_options(tiles: Any) -> dict[str, Any]:
+    """How Triton compiles a kernel with these tiles."""
+    return {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True}
