@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from settx_fast.predictor.wording import METRICS, number, title
+from settx_fast.predictor.wording import METRICS, number, title, titles
 
 if TYPE_CHECKING:
     from settx_fast.predictor.evaluation import Evaluation
     from settx_fast.predictor.frameworks import MeasuredRisk
     from settx_fast.predictor.prediction import Interval, Prediction
+    from settx_fast.scm import Prior
 
 ROLE_STYLES = {"cause": "green", "effect": "magenta", "spouse": "cyan", "unrelated": "dim"}
 EFFECTS = ("direct_effect_on_target", "direct_effect_of_target", "total_effect")
@@ -33,18 +34,21 @@ def show_prediction(prediction: Prediction, console: Console) -> None:
         console.print(f"[dim]• {escape(note)}[/]")
 
 
-def show_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Model, mean and classical estimator side by side."""
+def show_evaluation(evaluation: Evaluation, prior: Prior, console: Console) -> None:
+    """Model, mean and classical estimator side by side; `prior` names the variables."""
     table = _table(f"{evaluation.num_datasets} held-out datasets of {evaluation.num_rows} rows, seed {evaluation.seed}")
     for header in ("property", "metric", *PREDICTORS):
         table.add_column(header, justify="left" if header in ("property", "metric") else "right")
-    for name, by_predictor in evaluation.metrics.items():
+    for key, name in titles(evaluation.metrics, prior.names, prior.target).items():
+        by_predictor = evaluation.metrics[key]
         for position, metric in enumerate(by_predictor["model"]):
             cells = [number(by_predictor.get(predictor, {}).get(metric)) for predictor in PREDICTORS]
-            table.add_row("" if position else title(name), METRICS.get(metric, metric), *cells)
+            table.add_row("" if position else name, METRICS.get(metric, metric), *cells)
     console.print(table, "")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in evaluation.framework.items())
-    console.print(f"Better of causal and anticausal ERM named correctly: {shares}")
+    console.print(
+        f"Better of causal and anticausal ERM named correctly: {shares} (of {evaluation.framework_datasets} datasets)"
+    )
 
 
 def interval(value: Interval | MeasuredRisk) -> str:
@@ -77,9 +81,14 @@ def _columns(prediction: Prediction) -> Table:
     table = _table("Columns", "column", "role", "probability", *(title(name).lower() for name in EFFECTS))
     for column in prediction.columns:
         role = f"[{ROLE_STYLES[column.role]}]{column.role}[/]"
-        effects = (interval(column.effects[name]) for name in EFFECTS)
+        effects = (_effect(column.effects[name]) for name in EFFECTS)
         table.add_row(escape(column.name), role, f"{column.probability[column.role]:.0%}", *effects)
     return table
+
+
+def _effect(value: Interval) -> str:
+    """The value, dim where its interval holds zero."""
+    return f"[dim]{number(value.value)}[/]" if value.low <= 0 <= value.high else number(value.value)
 
 
 def _properties(prediction: Prediction) -> Table:

@@ -93,6 +93,7 @@ def evaluate(
 ) -> None:
     """Compare the model with the mean and the classical estimator on held-out datasets."""
     from settx_fast.cli._show import show_evaluation
+    from settx_fast.predictor.config import TrainConfig
     from settx_fast.predictor.evaluation import evaluate as run
 
     with Console(stderr=True).status("Evaluating on held-out datasets …"):
@@ -100,4 +101,4 @@ def evaluate(
     if json:
         typer.echo((directory / "evaluation.json").read_text())
     else:
-        show_evaluation(evaluation, Console())
+        show_evaluation(evaluation, TrainConfig.load(directory).prior, Console())

@@ -28,7 +28,6 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "path", "svg.hashsalt": "settx_fast",
 }  # fmt: skip
 _DOTS = 2000
-_EDGE = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,13 @@ def loss_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) ->
     return _image(figure, "Loss over training steps", vector=True)
 
 
-def scatter(name: str, true: np.ndarray, predicted: Mapping[str, np.ndarray]) -> Image:
-    """Predicted against true; what lies outside the frame is drawn on its edge."""
+def scatter(name: str, true: np.ndarray, predicted: Mapping[str, np.ndarray], log: bool = False) -> Image:
+    """Predicted against true, on logarithmic axes if asked for and possible; outliers are drawn on the frame's edge."""
     known = np.isfinite(true)
-    low, high, log = _frame(true[known])
+    low, high = np.quantile(true[known], [0.01, 0.99]) if known.any() else (0.0, 1.0)
+    log = log and low > 0
+    margin = 0.05 * (high - low) or 0.5
+    low, high = (low / 1.5, high * 1.5) if log else (low - margin, high + margin)
     with _drawing(2.7, 2.6) as (figure, axes):
         axes.plot([low, high], [low, high], color=_INK, linewidth=0.9, zorder=1)
         for predictor in ("classical", "mean", "model"):
@@ -69,7 +71,7 @@ def scatter(name: str, true: np.ndarray, predicted: Mapping[str, np.ndarray]) ->
     return _image(figure, f"{name}: predicted against true")
 
 
-def coverage(values: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> Image:
+def coverage(values: Mapping[str, tuple[np.ndarray, ...]]) -> Image:
     """Share of true values within central intervals of every size; (true, centre, lower, upper) by property.
 
     The 90 % interval fixes the scale on either side of the centre; other sizes follow as for a normal distribution.
@@ -110,7 +112,7 @@ def risks(
     best: int,
 ) -> Image:
     """Predicted and measured risk of every framework, (value, low, high) each, on a logarithmic axis."""
-    with _drawing(7.2, 0.7 + 0.5 * len(titles), left=1.6) as (figure, axes):
+    with _drawing(7.2, 0.7 + 0.5 * len(titles), left=1.6, right=0.4) as (figure, axes):
         for kind, values, offset in (("model", predicted, -0.13), ("measured", measured, 0.13)):
             rows = [(row, value) for row, value in enumerate(values) if value is not None]
             if not rows:
@@ -128,15 +130,6 @@ def risks(
     return _image(figure, "Predicted and measured risk of every framework", vector=True)
 
 
-def _frame(true: np.ndarray) -> tuple[float, float, bool]:
-    """Limits that hold 98 % of the true values with a margin, and whether a logarithmic axis suits them."""
-    low, high = np.quantile(true, [0.01, 0.99]) if len(true) else (0.0, 1.0)
-    if low > 0 and high > 50 * low:
-        return low / 1.5, high * 1.5, True
-    margin = _EDGE * (high - low) or 0.5
-    return low - margin, high + margin, False
-
-
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     step = max(1, len(x) // _DOTS)
     x, y = x[::step], y[::step]
@@ -144,13 +137,13 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def _drawing(width: float, height: float, left: float = 0.6) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of that size in inches with one pair of axes, `left` inches from its edge."""
-    bottom, edge = 0.48, 0.1  # fixed margins: an automatic layout would take most of the time
+def _drawing(width: float, height: float, left: float = 0.6, right: float = 0.1) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of that size in inches with one pair of axes, `left` and `right` inches from its edges."""
+    bottom, top = 0.48, 0.1  # fixed margins: an automatic layout would take most of the time
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
         figure.patch.set_alpha(0)
-        box = (left / width, bottom / height, (width - left - edge) / width, (height - bottom - edge) / height)
+        box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         axes = figure.add_axes(box)
         axes.patch.set_alpha(0)
         yield figure, axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import pandas as pd
 from settx_fast.predictor import figures
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.figures import Image
-from settx_fast.predictor.targets import FRAMEWORKS, ROLES
-from settx_fast.predictor.wording import METRICS, PROPERTIES, number, title
+from settx_fast.predictor.targets import BY_NAME, ROLES
+from settx_fast.predictor.wording import METRICS, PROPERTIES, number, title, titles
 
 REPORT = "report.html"
 PREDICTORS = ("model", "mean", "classical")
+KINDS = ("true", "lower", "upper", *PREDICTORS)
 _HIGHER_IS_BETTER = {"r2", "auroc", "accuracy"}
 _LOWER_IS_BETTER = {"mae", "calibration"}
 
@@ -40,13 +41,12 @@ class Run:
 
     name: str
     config: TrainConfig
-    feature_names: tuple[str, ...]
     loss: Image | None
-    evaluation: dict[str, Any] | None
-    metrics: list[MetricTable]
-    scatters: list[tuple[str, str, Image]]
-    calibration: list[tuple[str, Image]]
     predictions: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None = None
+    metrics: list[MetricTable] = field(default_factory=list)
+    scatters: list[tuple[str, str, Image]] = field(default_factory=list)
+    calibration: list[tuple[str, Image]] = field(default_factory=list)
 
 
 def write_report(directory: str | Path) -> Path:
@@ -71,19 +71,23 @@ def write_report(directory: str | Path) -> Path:
 def read_run(directory: Path) -> Run:
     """Read a run directory and draw its figures."""
     config = TrainConfig.load(directory)
-    names = _feature_names(config)
-    evaluation = _json(directory / "evaluation.json")
-    arrays = dict(np.load(directory / "evaluation.npz")) if evaluation else {}
-    return Run(
+    run = Run(
         name=config.name,
         config=config,
-        feature_names=names,
         loss=_loss(directory / "metrics.csv"),
-        evaluation=evaluation,
-        metrics=_metric_tables(evaluation, names) if evaluation else [],
-        scatters=list(_scatters(arrays, evaluation, names)) if evaluation else [],
-        calibration=list(_calibration(arrays)) if evaluation else [],
         predictions=[_prediction(path) for path in sorted(directory.glob("prediction-*.json"))],
+    )
+    if not (directory / "evaluation.json").exists():
+        return run
+    evaluation = json.loads((directory / "evaluation.json").read_text())
+    arrays = dict(np.load(directory / "evaluation.npz"))
+    shown = titles(evaluation["metrics"], config.prior.names, config.prior.target)
+    return replace(
+        run,
+        evaluation=evaluation,
+        metrics=_metric_tables(evaluation, shown),
+        scatters=list(_scatters(arrays, evaluation, shown)),
+        calibration=list(_calibration(arrays, shown)),
     )
 
 
@@ -93,16 +97,6 @@ def _template() -> jinja2.Template:
     environment.filters |= {"number": number, "words": title}
     environment.undefined = jinja2.StrictUndefined
     return environment.get_template("report.html.j2")
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _feature_names(config: TrainConfig) -> tuple[str, ...]:
-    """Names of the features in the model's order where the prior has named variables and a fixed target."""
-    names, target = config.prior.names, config.prior.target
-    return tuple(name for index, name in enumerate(names) if target not in (name, index))
 
 
 def _loss(path: Path) -> Image | None:
@@ -117,21 +111,21 @@ def _loss(path: Path) -> Image | None:
     return figures.loss_curve(curves) if curves else None
 
 
-def _metric_tables(evaluation: dict[str, Any], names: tuple[str, ...]) -> list[MetricTable]:
+def _metric_tables(evaluation: dict[str, Any], shown: dict[str, str]) -> list[MetricTable]:
     """One table for all properties that are measured alike."""
     alike: dict[tuple[str, ...], list[str]] = {}
-    for key, by_predictor in evaluation["metrics"].items():
-        alike.setdefault(tuple(by_predictor["model"]), []).append(key)
-    return [_metric_table(metrics, keys, evaluation["metrics"], names) for metrics, keys in alike.items()]
+    for key in shown:
+        alike.setdefault(tuple(evaluation["metrics"][key]["model"]), []).append(key)
+    return [_metric_table(metrics, keys, evaluation["metrics"], shown) for metrics, keys in alike.items()]
 
 
 def _metric_table(
-    metrics: tuple[str, ...], keys: list[str], values: dict[str, dict[str, dict[str, float]]], names: tuple[str, ...]
+    metrics: tuple[str, ...], keys: list[str], values: dict[str, dict[str, dict[str, float]]], shown: dict[str, str]
 ) -> MetricTable:
-    def columns_of(metric: str) -> list[str]:
-        return [name for name in PREDICTORS if any(metric in values[key].get(name, {}) for key in keys)]
+    def predictors_of(metric: str) -> list[str]:
+        return [name for name in PREDICTORS if any(values[key].get(name, {}).get(metric) is not None for key in keys)]
 
-    columns = {metric: columns_of(metric) for metric in metrics}
+    columns = {metric: predictors_of(metric) for metric in metrics}
     rows = []
     for key in keys:
         cells = []
@@ -139,7 +133,7 @@ def _metric_table(
             found = {name: values[key].get(name, {}).get(metric) for name in predictors}
             best = _best(metric, found)
             cells += [(value, name == best) for name, value in found.items()]
-        rows.append((title(key, names), cells))
+        rows.append((shown[key], cells))
     return MetricTable({METRICS.get(metric, metric): predictors for metric, predictors in columns.items()}, rows)
 
 
@@ -150,38 +144,33 @@ def _best(metric: str, values: dict[str, float | None]) -> str | None:
     return (max if metric in _HIGHER_IS_BETTER else min)(known, key=lambda name: known[name])
 
 
-def _parts(arrays: Arrays) -> Iterator[tuple[str, Arrays]]:
-    """Every number property, or part of one, as flat arrays by kind: true, model, lower, upper, mean, classical."""
-    for key in [name.removesuffix("/true") for name in arrays if name.endswith("/true")]:
-        kinds = {kind: arrays[f"{key}/{kind}"] for kind in ("true", "model", "lower", "upper", "mean", "classical")
-                 if f"{key}/{kind}" in arrays}  # fmt: skip
-        if "lower" not in kinds:
+def _parts(arrays: Arrays, shown: dict[str, str]) -> Iterator[tuple[str, Arrays]]:
+    """Every measured number as flat arrays by kind: true, model, lower, upper, mean, classical."""
+    for key in shown:
+        name, _, part = key.partition("/")
+        if f"{name}/lower" not in arrays:
             continue
-        if key == "risk":
-            for index, framework in enumerate(FRAMEWORKS):
-                yield f"risk/{framework}", {kind: values[:, index] for kind, values in kinds.items()}
-        else:
-            yield key, {kind: np.broadcast_to(values, kinds["true"].shape).ravel() for kind, values in kinds.items()}
+        kinds = {kind: arrays[f"{name}/{kind}"] for kind in KINDS if f"{name}/{kind}" in arrays}
+        if part:
+            column = int(part) if part.isdecimal() else BY_NAME[name].labels.index(part)
+            kinds = {kind: values[:, column] for kind, values in kinds.items()}
+        yield key, {kind: values.ravel() for kind, values in kinds.items()}
 
 
-def _scatters(arrays: Arrays, evaluation: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, str, Image]]:
-    """Title, R² of every predictor and the picture of every number property."""
-    for key, kinds in _parts(arrays):
-        metrics = evaluation["metrics"].get(key, {})
-        shown = [f"{name} {number(metrics[name]['r2'])}" for name in PREDICTORS if "r2" in metrics.get(name, {})]
+def _scatters(arrays: Arrays, evaluation: dict[str, Any], shown: dict[str, str]) -> Iterator[tuple[str, str, Image]]:
+    """Title, R² of every predictor and the picture of every measured number."""
+    for key, kinds in _parts(arrays, shown):
+        metrics = evaluation["metrics"][key]
+        scores = [f"{name} {number(metrics[name]['r2'])}" for name in PREDICTORS if "r2" in metrics.get(name, {})]
         predicted = {name: kinds[name] for name in PREDICTORS if name in kinds}
-        yield (
-            title(key, names),
-            "R²: " + ", ".join(shown) if shown else "",
-            figures.scatter(title(key), kinds["true"], predicted),
-        )
+        learned_as_log = BY_NAME[key.partition("/")[0]].compare == "model"
+        image = figures.scatter(shown[key], kinds["true"], predicted, log=learned_as_log)
+        yield shown[key], f"R²: {', '.join(scores)}", image
 
 
-def _calibration(arrays: Arrays) -> Iterator[tuple[str, Image]]:
+def _calibration(arrays: Arrays, shown: dict[str, str]) -> Iterator[tuple[str, Image]]:
     kinds = ("true", "model", "lower", "upper")
-    numbers = {
-        key: (p["true"], p["model"], p["lower"], p["upper"]) for key, p in _parts(arrays) if set(kinds) <= set(p)
-    }
+    numbers = {key: tuple(part[kind] for kind in kinds) for key, part in _parts(arrays, shown)}
     if numbers:
         yield "Intervals of the numbers, one line per property", figures.coverage(numbers)
     if "role/true" in arrays:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 
@@ -34,21 +35,36 @@ PROPERTIES = {
 }
 METRICS = {
     "r2": "R²",
-    "mae": "mean absolute error",
-    "coverage": "share within the 90 % interval",
+    "mae": "MAE",
+    "coverage": "within 90 %",
     "auroc": "AUROC",
     "accuracy": "accuracy",
     "calibration": "calibration error",
 }
 
 
-def title(key: str, names: tuple[str, ...] = ()) -> str:
-    """A property by its key; `key/detail` where it has several parts, a number being the index of a feature."""
-    name, _, detail = key.partition("/")
+def title(key: str, names: tuple[str, ...] = (), target: str = "target") -> str:
+    """A property by its key; `key/part` where it has several, a number being the index of a feature in `names`."""
+    name, _, part = key.partition("/")
     known = PROPERTIES[name].title if name in PROPERTIES else name.replace("_", " ")
-    if not detail:
-        return known
-    return f"{known}: {names[int(detail)] if detail.isdecimal() and names else detail}"
+    if not part.isdecimal():
+        return f"{known}: {part}" if part else known
+    feature = names[int(part)] if int(part) < len(names) else f"column {part}"
+    cause, effect = (target, feature) if name == "direct_effect_of_target" else (feature, target)
+    return f"{'Total effect' if name == 'total_effect' else 'Effect'} {cause} → {effect}"
+
+
+def titles(keys: Collection[str], names: tuple[str, ...], target: str | int) -> dict[str, str]:
+    """Title of everything that was measured, by key; what is measured column by column is not shown as a whole.
+
+    names: of all variables, () if they have none; target: name or number of the one to predict.
+    """
+    if isinstance(target, int) and names:
+        target = names[target]
+    features = tuple(name for name in names if name != target)
+    target = str(target) if names else "target"
+    by_column = {key.partition("/")[0] for key in keys if key.partition("/")[2].isdecimal()}
+    return {key: title(key, features, target) for key in keys if key not in by_column}
 
 
 def number(value: float | None) -> str:
@@ -56,5 +72,6 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.1e}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    return (f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")

@@ -15,6 +15,7 @@ from settx_fast.predictor.frameworks import TITLES, MeasuredRisk
 from settx_fast.predictor.prediction import Column, Framework, Interval, Prediction
 from settx_fast.predictor.report import write_report
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES, TARGETS
+from settx_fast.predictor.wording import number, titles
 
 DATASETS = 60
 NUMBERS = [target for target in TARGETS if target.kind == "number"]
@@ -56,6 +57,7 @@ def write_evaluation(directory: Path, features: int) -> None:
     metrics["role"] = {"model": {"auroc": 0.933, "accuracy": 0.8}, "mean": {"auroc": 0.5, "accuracy": 0.25}}
     evaluation = {"prior": "random", "seed": 4711, "num_datasets": DATASETS, "num_rows": 500, "metrics": metrics}
     evaluation["framework"] = {"model": 0.876, "majority": 0.612, "classical": 0.743}
+    evaluation["framework_datasets"] = 59
     (directory / "evaluation.json").write_text(json.dumps(evaluation))
     np.savez(directory / "evaluation.npz", **arrays)
 
@@ -177,6 +179,33 @@ def test_a_directory_of_runs_has_one_report(tmp_path: Path) -> None:
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no training run"):
         write_report(tmp_path)
+
+
+def test_effects_under_a_fixed_graph_are_named_by_their_edge() -> None:
+    keys = [
+        "direct_effect_on_target",
+        "direct_effect_on_target/0",
+        "direct_effect_of_target/1",
+        "total_effect/0",
+        "risk/erm",
+    ]
+    assert titles(keys, ("X", "Y", "Z"), "Y") == {
+        "direct_effect_on_target/0": "Effect X → Y",
+        "direct_effect_of_target/1": "Effect Y → Z",
+        "total_effect/0": "Total effect X → Y",
+        "risk/erm": "Risk: erm",
+    }
+    assert titles(keys, ("X", "Y", "Z"), 1) == titles(keys, ("X", "Y", "Z"), "Y")
+    assert titles(["total_effect/2"], (), "inner") == {"total_effect/2": "Total effect column 2 → target"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.12345, "0.123"), (-1.5, "−1.5"), (123456.7, "123,457"), (1.44e6, "1.4e6"), (2e-7, "2.0e−7"),
+     (None, "–"), (float("nan"), "–"), (float("inf"), "–")],
+)  # fmt: skip
+def test_numbers_are_written_for_people(value: float | None, text: str) -> None:
+    assert number(value) == text
 
 
 @pytest.fixture(scope="session")
