@@ -12,6 +12,8 @@ from settx_fast import scm
 from settx_fast.predictor.features import FeatureConfig
 from settx_fast.predictor.model import CONFIG, ModelConfig
 
+MAX_SEED = 2**31  # seeds above are those of validation and evaluation
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -45,6 +47,8 @@ class TrainConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        if self.seed >= MAX_SEED:
+            raise ValueError(f"seed: expected below {MAX_SEED}, got {self.seed}")
         if self.max_rows < self.min_rows:
             raise ValueError(f"max_rows: expected at least min_rows = {self.min_rows}, got {self.max_rows}")
         if self.learning_rate <= 0:

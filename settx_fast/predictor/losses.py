@@ -49,13 +49,15 @@ def _log_variance(outputs: Tensor) -> Tensor:
 
 
 def _gaussian_nll_cost(outputs: Tensor, target: Tensor) -> Tensor:
-    """Weighted by the predicted standard deviation, lest hard cases are explained by variance and never learned.
+    """The likelihood; its gradient is weighted by the predicted standard deviation.
 
-    Source: β-NLL with β = 1/2, Seitzer et al. 2022 (arXiv:2203.09168).
+    Otherwise hard cases are explained by variance and never learned: β-NLL with β = 1/2, Seitzer et al. 2022
+    (arXiv:2203.09168).
     """
     log_variance = _log_variance(outputs)
     nll = 0.5 * (log_variance + (target - outputs[..., 0]).square() * (-log_variance).exp())
-    return nll * (0.5 * log_variance).exp().detach()
+    weighted = nll * (0.5 * log_variance).exp().detach()
+    return weighted + (nll - weighted).detach()
 
 
 def _gaussian_band(outputs: Tensor, spread: Tensor) -> Band:

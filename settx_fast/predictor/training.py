@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,7 @@ def train(
         _check_directory(config, out, checkpoint, resume)
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(config.to_json())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     training = Training(config)
     trainer = lightning.Trainer(
         max_epochs=config.epochs,
@@ -194,9 +196,10 @@ def _callbacks(checkpoint: Path, progress: bool) -> list[lightning.Callback]:
 
 
 def _loggers(out: Path) -> list[Logger]:
-    history = _history(out / "metrics.csv")
     table = CSVLogger(out, name="", version="")
-    table.experiment.metrics.extend(history)
+    if rank_zero_only.rank == 0:
+        history = _history(out / "metrics.csv")
+        table.experiment.metrics.extend(history)
     return [table, TensorBoardLogger(out, name="tensorboard", version="")]
 
 

@@ -1,0 +1,163 @@
+"""Training: the stream, the run directory, resuming, several processes, and that something is learned."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from settx_fast import scm
+from settx_fast.predictor.config import PRESETS, TrainConfig, for_prior, preset
+from settx_fast.predictor.data import Example, Stream, draw
+from settx_fast.predictor.model import ModelConfig, PropertyPredictor
+from settx_fast.predictor.training import train
+
+TINY = replace(
+    preset("chain"),
+    model=ModelConfig(hidden=16, num_inds=4, num_heads=2),
+    epochs=2,
+    epoch_steps=3,
+    batch_size=4,
+    min_rows=30,
+    max_rows=60,
+    validation_datasets=6,
+)
+
+
+def same(left: Example, right: Example) -> bool:
+    return torch.equal(left.inputs.elements, right.inputs.elements) and torch.equal(left.columns, right.columns)
+
+
+def fit(config: TrainConfig, out: Path, **options: object) -> dict[str, torch.Tensor]:
+    train(config, out, accelerator="cpu", devices=options.pop("devices", 1), progress=False, **options)
+    return load_file(out / "model.safetensors")
+
+
+def history(out: Path, column: str) -> list[tuple[int, float]]:
+    with (out / "metrics.csv").open() as file:
+        return [(int(float(row["step"])), float(row[column])) for row in csv.DictReader(file) if row[column]]
+
+
+def test_a_batch_is_a_function_of_step_and_rank_alone():
+    assert same(Stream(TINY, rank=1, ranks=2).batch(5), Stream(TINY, first_step=3, rank=1, ranks=2).batch(5))
+
+
+def test_loader_workers_do_not_change_the_stream():
+    alone = iter(Stream(TINY, first_step=2))
+    shared = iter(DataLoader(Stream(TINY, first_step=2), batch_size=None, num_workers=2))
+    assert all(same(next(alone), next(shared)) for _ in range(4))
+
+
+def test_ranks_share_out_the_batches_of_a_single_process():
+    alone = Stream(TINY)
+    for step in range(2):
+        for rank in range(3):
+            assert same(Stream(TINY, rank=rank, ranks=3).batch(step), alone.batch(3 * step + rank))
+
+
+def test_batches_of_a_stream_differ_in_datasets_and_row_counts():
+    batches = [Stream(TINY).batch(step) for step in range(8)]
+    assert len({batch.inputs.elements.shape[1] for batch in batches}) > 1
+    assert len({float(batch.truth["risk"][0, 0]) for batch in batches}) == 8
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_configs_survive_their_json_and_fit_their_datasets(name, tmp_path):
+    config = preset(name)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert TrainConfig.load(tmp_path) == config
+    example = draw(config, 0, 0, 2, 200)
+    assert example.inputs.elements.shape[-1] == config.features.element_dim
+
+
+def test_a_run_directory_holds_config_weights_checkpoint_and_logs(tmp_path):
+    fit(TINY, tmp_path)
+    assert TrainConfig.load(tmp_path) == TINY
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    assert [step for step, _ in history(tmp_path, "valid/loss")] == [2, 5]
+    assert len(history(tmp_path, "train/loss")) == 2
+    model = PropertyPredictor.load(tmp_path)
+    assert float(model.get_buffer("deviation_noise_to_signal")) > 0
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+    whole = fit(TINY, tmp_path / "whole")
+
+    class InterruptedRunError(Exception):
+        pass
+
+    def interrupt(stream: Stream, step: int) -> Example:
+        if step == TINY.epoch_steps + 1:  # in the second epoch
+            raise InterruptedRunError
+        return batch(stream, step)
+
+    batch = Stream.batch
+    with monkeypatch.context() as patch:
+        patch.setattr(Stream, "batch", interrupt)
+        with pytest.raises(InterruptedRunError):
+            fit(TINY, tmp_path / "resumed")
+    resumed = fit(TINY, tmp_path / "resumed", resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    for column in ("train/loss", "valid/loss"):
+        assert history(tmp_path / "whole", column) == history(tmp_path / "resumed", column)
+
+
+def test_a_finished_run_is_not_overwritten_and_another_is_not_resumed(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train(TINY, tmp_path, resume=True)
+    fit(TINY, tmp_path)
+    with pytest.raises(FileExistsError, match="holds a training run"):
+        train(TINY, tmp_path)
+    with pytest.raises(ValueError, match="expected the config of the run"):
+        train(replace(TINY, learning_rate=0.5), tmp_path, resume=True)
+
+
+def test_two_processes_train_one_model(tmp_path):
+    alone = fit(replace(TINY, epochs=1), tmp_path / "alone")
+    together = fit(replace(TINY, epochs=1), tmp_path / "together", devices=2, strategy="ddp_fork")
+    assert all(value.isfinite().all() for value in together.values())
+    assert any(not torch.equal(alone[name], together[name]) for name in alone)
+    assert [step for step, _ in history(tmp_path / "together", "valid/loss")] == [2]
+
+
+def test_point_losses_store_the_spread_of_held_out_residuals(tmp_path):
+    config = replace(TINY, epochs=1, model=replace(TINY.model, loss="huber"), l1=1e-4, l2=1e-4)
+    spread = fit(config, tmp_path)["spread_risk"]
+    assert spread.shape == (3,)
+    assert ((spread > 0) & (spread != 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("batch_size", 0), ("l1", -1.0), ("learning_rate", 0.0), ("max_rows", 10), ("seed", 2**31)],
+)
+def test_settings_out_of_range_are_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=rf"{field}: expected"):
+        replace(TINY, **{field: value})
+
+
+def test_a_few_steps_on_the_chain_beat_the_mean(tmp_path):
+    config = for_prior(
+        "chain",
+        scm.presets.chain(),
+        units=True,
+        model=ModelConfig(hidden=32, num_inds=8),
+        permute=False,
+        epochs=1,
+        epoch_steps=150,
+        min_rows=100,
+        max_rows=100,
+        learning_rate=3e-3,
+        validation_datasets=32,
+    )
+    fit(config, tmp_path)
+    example = draw(config, 2**33, 0, 200, 200)
+    said = PropertyPredictor.load(tmp_path).predict(example.inputs)["direct_effect_on_target"].value[:, 0]
+    alpha = example.truth["direct_effect_on_target"][:, 0]
+    assert (said - alpha).square().mean() < 0.5 * alpha.var()
