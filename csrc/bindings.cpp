@@ -200,13 +200,14 @@ void evaluate(const py::dict& arrays, std::array<int64_t, 4> shape, int64_t num_
     scm::evaluate(tables, rows, num_threads, chosen);
 }
 
-py::array_t<float> noise(int32_t kind, float parameter, uint64_t seed, int64_t dataset, int32_t variable, int64_t count,
-                         const std::string& path) {
+void fill_noise(int32_t kind, float parameter, uint64_t seed, int64_t dataset, int32_t variable, const py::dict& arrays,
+                int64_t count, int num_threads, const std::string& path) {
     if (count % scm::BLOCK != 0)
         throw py::value_error("count: expected a multiple of 64, got " + std::to_string(count));
-    py::array_t<float> out(count);
-    path_by_name(path).fill_noise(kind, parameter, seed, dataset, variable, count, out.mutable_data());
-    return out;
+    float* out = pointer<float>(arrays, "noise", {count});
+    const scm::Path& chosen = path_by_name(path);
+    py::gil_scoped_release release;
+    scm::fill_noise({kind, parameter, seed, dataset, variable}, count, out, num_threads, chosen);
 }
 
 py::array_t<float> apply(const std::string& function, const py::array_t<float, py::array::c_style>& x,
@@ -245,7 +246,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("evaluate", &evaluate, "Fills values and environment from tables.");
 
     m.def("path_names", &path_names, "Instruction sets this machine can use, best last.");
-    m.def("noise", &noise, "Standardised noise of the first rows of a variable.");
+    m.def("fill_noise", &fill_noise, "Standardised noise of the first rows of a variable.");
     m.def("apply", &apply, "A function of math.h, element by element.");
     m.def("philox", &philox, "One Philox4x32-10 block.");
 }

@@ -213,12 +213,13 @@ int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden) {
     return padded(num_edges) + V * tile_rows(V) + 2 * BLOCK * (max_hidden > V ? max_hidden : V);
 }
 
-void fill_noise(int32_t kind, float parameter, uint64_t seed, int64_t dataset, int32_t variable, int64_t n,
-                float* out) {
-    Address at = address(uint64_t(dataset), 0, uint32_t(variable), FOR_NOISE);
-    fill(out, n, 0.0f);
-    for (int64_t row = 0; row < n; row += BLOCK, at.block += LANES)
-        add_noise(kind, parameter, 1.0f, at, seed, out + row);
+void fill_noise(const NoiseRows& rows, int64_t first, int64_t n, float* out) {
+    Address at = address(uint64_t(rows.dataset), 0, uint32_t(rows.variable), FOR_NOISE);
+    at.block = uint32_t(first / (BLOCK / LANES));
+    for (int64_t row = 0; row < n; row += BLOCK, at.block += LANES) {
+        fill(out + row, BLOCK, 0.0f);
+        add_noise(rows.kind, rows.parameter, 1.0f, at, rows.seed, out + row);
+    }
 }
 
 void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment, const Parents& parents,

@@ -17,6 +17,15 @@ struct Parents {
     const int32_t *start, *parents;
 };
 
+// Which noise, and where in the stream.
+struct NoiseRows {
+    int32_t kind;
+    float parameter;
+    uint64_t seed;
+    int64_t dataset;
+    int32_t variable;
+};
+
 struct Path {
     const char* name;
     // Draws the graph into zeroed adjacency (V, V) and order (V,); scratch (V,). Returns the number of parameters.
@@ -28,12 +37,14 @@ struct Path {
     // Evaluates a segment; scratch has `scratch_floats(V, number of edges, widest MLP)` floats, aligned to 64 bytes.
     void (*evaluate_segment)(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
     int64_t (*scratch_floats)(int64_t V, int64_t num_edges, int64_t max_hidden);
-    // Noise of one kind for rows 0 … n − 1 (n a multiple of BLOCK).
-    void (*fill_noise)(int32_t kind, float parameter, uint64_t seed, int64_t dataset, int32_t variable, int64_t n,
-                       float* out);
+    // Noise of one kind for rows first … first + n − 1 of a variable; both multiples of BLOCK.
+    void (*fill_noise)(const NoiseRows&, int64_t first, int64_t n, float* out);
     // out[i] = function(x[i]) for a function of math.h by name; false: no such function.
     bool (*apply)(const char* function, const float* x, int64_t n, float* out);
 };
+
+// out (n,): standardised noise of rows 0 … n − 1, n a multiple of BLOCK; the limit of what a sampler can do.
+void fill_noise(const NoiseRows&, int64_t n, float* out, int num_threads, const Path&);
 
 // The paths this build has and this machine can run, best last. num_paths ≥ 1.
 int num_paths();

@@ -124,6 +124,13 @@ void evaluate_item(const Tables& t, const Rows& rows, const Item& item, ParentLi
 
 }  // namespace
 
+void fill_noise(const NoiseRows& rows, int64_t n, float* out, int num_threads, const Path& path) {
+    parallel_for((n + CHUNK - 1) / CHUNK, num_threads, [&](int, int64_t chunk) {
+        const int64_t first = chunk * CHUNK;
+        path.fill_noise(rows, first, std::min(CHUNK, n - first), out + first);
+    });
+}
+
 void count_parameters(const Prior& prior, uint64_t seed, int64_t first, int64_t count, int64_t* parameters,
                       int num_threads, const Path& path) {
     struct Workspace {

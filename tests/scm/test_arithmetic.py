@@ -108,7 +108,9 @@ DISTRIBUTIONS = {
 
 
 def draw_noise(kind: str, count: int, path: str = "best", variable: int = 0) -> np.ndarray:
-    return native().noise(NOISES.index(kind), DEGREES, 7, 0, variable, count, path)
+    noise = np.empty(count, np.float32)
+    native().fill_noise(NOISES.index(kind), DEGREES, 7, 0, variable, {"noise": noise}, count, 2, path)
+    return noise
 
 
 @pytest.mark.parametrize("kind", NOISES)
