@@ -23,6 +23,7 @@ def enter(name: str, x: Tensor, lengths: Tensor | None, mask: Tensor | None) -> 
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
     if lengths is not None and mask is not None:
         raise ValueError(f"{name}: expected lengths or a mask, got both")
+    x = autocast(x)
     if x.is_nested:
         return _enter_jagged(name, x, lengths is not None or mask is not None)
     check_set(name, x)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from settx_fast import blockwise, composed, reference
@@ -20,6 +21,9 @@ from settx_fast._dispatch import why_not_triton
 from settx_fast._sets import Sets
 
 Impl = Literal["reference", "blockwise", "composed", "triton"]
+
+# rows × width up to which saved activations stay in cache (measured with benchmarks/isab.py)
+_SAVED_ELEMENTS = 2**21
 
 _log = logging.getLogger(__name__)
 
@@ -68,12 +72,14 @@ def attention_block(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
     """
-    query, key, weights = autocast(query), autocast(key), autocast_weights(weights)
+    weights = autocast_weights(weights)
     queries, restore = enter("query", query, query_lengths, query_mask)
     keys, _ = enter("key", key, key_lengths, key_mask)
     check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
     _check_batches(queries, keys)
-    chosen = _choose(impl, *_long_and_short(queries, keys), (weights, spec))
+    long, short = (queries, keys) if queries.rows.shape[-2] > keys.rows.shape[-2] else (keys, queries)
+    ragged = short is keys and not (short.lengths is None and short.offsets is None)
+    chosen = _choose(impl, long.rows, short.rows.shape[-2], (weights, spec), ragged_latents=ragged)
     return restore(chosen.attention_block(queries, keys, weights, spec))
 
 
@@ -98,9 +104,9 @@ def induced_set_attention(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
-    x, inducing = autocast(x), autocast(inducing)
     weights_a, weights_b = autocast_weights(weights_a), autocast_weights(weights_b)
     sets, restore = enter("x", x, lengths, mask)
+    inducing = autocast(inducing)
     check_set("inducing", inducing, like=sets.rows)
     if inducing.shape[0] != 1:
         raise ValueError(f"inducing: expected shape (1, M, D), got {tuple(inducing.shape)}")
@@ -134,29 +140,40 @@ def _check_batches(query: Sets, key: Sets) -> None:
         raise ValueError("query: expected no lengths, mask or jagged layout where all key sets share it")
 
 
-def _long_and_short(query: Sets, key: Sets) -> tuple[Tensor, int]:
-    """Rows of the longer side, number of elements of the shorter; packed rows count as one set."""
-    sides = sorted((query, key), key=lambda sets: sets.rows.shape[-2])
-    return sides[1].rows, sides[0].rows.shape[-2]
-
-
-def _choose(impl: Impl | None, x: Tensor, num_latents: int, *blocks: tuple[BlockWeights, BlockSpec]) -> Implementation:
+def _choose(
+    impl: Impl | None,
+    x: Tensor,
+    num_latents: int,
+    *blocks: tuple[BlockWeights, BlockSpec],
+    ragged_latents: bool = False,
+) -> Implementation:
     if impl is None and x.device.type != "cuda":
-        return blockwise if x.device.type == "cpu" else composed
+        return composed if x.device.type != "cpu" or _worth_saving(x, blocks[-1][0]) else blockwise
     if impl is None or impl == "triton":
-        reason = why_not_triton(x, num_latents, *blocks)
+        reason = why_not_triton(x, num_latents, *blocks, ragged_latents=ragged_latents)
         if reason is None:
             from settx_fast import _autograd
 
             return _autograd
         if impl == "triton":
             raise ValueError(f"impl: 'triton' cannot take this call: {reason}")
-        _log_once(reason)
+        if not torch.compiler.is_compiling():
+            _log_once(reason)
         return composed
     siblings: dict[str, Implementation] = {"reference": reference, "blockwise": blockwise, "composed": composed}
     if impl not in siblings:
         raise ValueError(f"impl: expected None, 'triton' or one of {sorted(siblings)}, got {impl!r}")
     return siblings[impl]
+
+
+def _worth_saving(x: Tensor, weights: BlockWeights) -> bool:
+    """Whether a CPU trains faster on rows (…, C) by saving activations than by recomputing them.
+
+    Never under a compiler: a choice by size would bind the graph to the sizes it saw.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    return x.shape[:-1].numel() * weights.w_q.shape[0] <= _SAVED_ELEMENTS
 
 
 @cache
