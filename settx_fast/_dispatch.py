@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor
 
 from settx_fast._block import BlockSpec, BlockWeights
 
+MAX_DIM_IN, MAX_DIM, MIN_HEAD, MAX_LATENTS, MIN_CAPABILITY = 512, 256, 8, 256, (8, 0)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-def why_not_triton(x: Tensor, num_latents: int, *blocks: tuple[BlockWeights, BlockSpec]) -> str | None:
+
+def why_not_triton(
+    x: Tensor, num_latents: int, *blocks: tuple[BlockWeights, BlockSpec], ragged_latents: bool = False
+) -> str | None:
     """The reason why the fused kernels cannot take a call, or None when they can.
 
-    `x` holds the rows of the long side, (B, N, C) or packed (R, C); `num_latents` is the size M of the short side.
+    `x` holds the rows of the long side, (B, N, C) or packed (R, C); `num_latents` is the size M of the short side, and
+    `ragged_latents` says that it is a key of which some rows do not count.
     """
-    if x.device.type != "cuda":
-        return f"the tensor is on {x.device.type}, the kernels need cuda"
+    return next(_reasons(x, num_latents, blocks, ragged_latents), None)
+
+
+def _reasons(
+    x: Tensor, num_latents: int, blocks: tuple[tuple[BlockWeights, BlockSpec], ...], ragged_latents: bool
+) -> Iterator[str]:
+    if (missing := _missing(x.device.type, x.device.index)) is not None:
+        yield missing
+    if x.dtype not in DTYPES:
+        yield f"the dtype is {x.dtype}, the kernels know {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}"
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        yield "the last axis is not contiguous"
+    if x.shape[-1] > MAX_DIM_IN:
+        yield f"elements are {x.shape[-1]} wide, the kernels take up to {MAX_DIM_IN}"
+    if not 1 <= num_latents <= MAX_LATENTS:
+        yield f"the smaller set has {num_latents} elements, the kernels take 1 to {MAX_LATENTS}"
+    if ragged_latents:
+        yield "the smaller set is a key of varying size"
+    if x.ndim == 3 and x.shape[0] == 0:
+        yield "there are no sets"
+    for weights, spec in blocks:
+        dim = weights.w_q.shape[0]
+        if dim > MAX_DIM:
+            yield f"the block is {dim} wide, the kernels take up to {MAX_DIM}"
+        if dim // spec.num_heads < MIN_HEAD:
+            yield f"heads are {dim // spec.num_heads} wide, the kernels take {MIN_HEAD} or more"
+        if max(weights.w_q.shape[1], weights.w_k.shape[1]) > MAX_DIM_IN:
+            yield f"the block reads more than {MAX_DIM_IN} features"
+        if any(w is not None and w.dtype != x.dtype for w in weights):
+            yield f"a weight is not {x.dtype}, as the elements are"
+
+
+@cache
+def _missing(device: str, index: int | None) -> str | None:
+    """What this machine lacks; Triton's interpreter runs the kernels on a CPU."""
+    if device != "cuda" and not (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return f"the tensor is on {device}, the kernels need cuda"
     if find_spec("triton") is None:
         return "triton is not installed"
-    if find_spec("settx_fast._autograd") is None:
-        return "this build has no kernels"
+    if device == "cuda" and torch.cuda.get_device_capability(index) < MIN_CAPABILITY:
+        found = ".".join(map(str, torch.cuda.get_device_capability(index)))
+        return f"the GPU has compute capability {found}, the kernels need {'.'.join(map(str, MIN_CAPABILITY))}"
     return None
