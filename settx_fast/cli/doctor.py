@@ -24,17 +24,20 @@ APP = ("lightning", "torchmetrics", "tensorboard", "pandas", "pyarrow", "scikit-
        "networkx", "safetensors")  # fmt: skip
 PATHS = {
     "_autograd": "fused Triton kernels",
-    "blockwise": "blockwise PyTorch",
-    "composed": "composed from library calls",
+    "blockwise": "blockwise PyTorch, recomputes in backward",
+    "composed": "library calls, saves activations",
     "reference": "reference PyTorch",
 }
 BLOCKS: dict[str, dict[str, Any]] = {
-    "original block": {},
-    "pre-norm GELU block": {
+    "original": {},
+    "pre-norm GELU": {
         "norm": "layer", "norm_first": True, "residual": "input", "output_projection": True, "activation": "gelu",
         "ffn_dim": 256, "scale": "head",
     },
 }  # fmt: skip
+
+CALLS = {"forward": (False, 64), "training, small batch": (True, 64), "training, large sets": (True, 1_000_000)}
+"""Whether a gradient is wanted, and elements of the set."""
 
 
 @dataclass(frozen=True)
@@ -128,26 +131,29 @@ def _native() -> dict[str, Any]:
 def _paths(native: dict[str, Any]) -> list[Path]:
     import torch
 
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    dtypes = [torch.float32, torch.bfloat16]
-    paths = [_path(block, device, dtype) for device in devices for block in BLOCKS for dtype in dtypes]
+    cases = [("cpu", torch.float32)]
+    if torch.cuda.is_available():
+        cases += [("cuda", dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    paths = [_path(block, call, device, dtype) for device, dtype in cases for block in BLOCKS for call in CALLS]
     sampler = ("native C++", None) if native["found"] else ("none", native["problem"])
     return [*paths, Path("scm.sample", "cpu", *sampler)]
 
 
-def _path(block: str, device: str, dtype: torch.dtype) -> Path:
+def _path(block: str, call: str, device: str, dtype: torch.dtype) -> Path:
     import torch
 
     from settx_fast import ISAB, functional
     from settx_fast._dispatch import why_not_triton
 
+    wants_gradient, elements = CALLS[call]
     isab = ISAB(128, 128, 4, 32, device=device, dtype=dtype, **BLOCKS[block])
-    x = torch.zeros(1, 64, 128, device=device, dtype=dtype)
+    x = torch.zeros(1, 1, 128, device=device, dtype=dtype).expand(1, elements, 128)
     blocks = [(mab.weights, mab.spec) for mab in (isab.mab0, isab.mab1)]
-    chosen = functional._choose(None, x, 32, *blocks)
+    with torch.set_grad_enabled(wants_gradient):
+        chosen = functional._choose(None, x, 32, *blocks)
     name = str(getattr(chosen, "__name__", chosen)).rsplit(".", 1)[-1]
-    reason = why_not_triton(x, 32, *blocks)
-    return Path(f"ISAB, {block}, {str(dtype).removeprefix('torch.')}", device, PATHS.get(name, name), reason)
+    operation = f"ISAB {call}: {block}, {str(dtype).removeprefix('torch.')}"
+    return Path(operation, device, PATHS.get(name, name), why_not_triton(x, 32, *blocks))
 
 
 def _advice(versions: dict[str, str | None], native: dict[str, Any]) -> list[Advice]:
