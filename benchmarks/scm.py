@@ -61,10 +61,10 @@ def numpy_linear_single(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:
     return lambda: [rng.standard_normal((ROWS, VARIABLES), dtype=np.float32) @ matrix for matrix in mixing]
 
 
-def torch_linear(batch: scm.Batch) -> Callable[[], np.ndarray]:
+def torch_linear(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:
     """bmm(randn, (I − W)⁻¹) over all datasets at once."""
     mixing = torch.linalg.inv(torch.eye(VARIABLES) - batch.weights[:, 0])
-    return lambda: torch.bmm(torch.randn(len(mixing), ROWS, VARIABLES), mixing).numpy()
+    return lambda: list(torch.bmm(torch.randn(len(mixing), ROWS, VARIABLES), mixing).numpy())
 
 
 def numpy_mlp(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:

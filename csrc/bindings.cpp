@@ -83,10 +83,11 @@ class OwnedPrior {
 
     scm::Graph as_graph(const py::dict& graph) {
         const auto edges = graph["edges"].cast<std::vector<int32_t>>();
+        const auto parameters = as_distributions(graph["parameters"]);
         bool ignored;
         return {graph["kind"].cast<int32_t>(),
-                as_distribution(graph["parameter"]),
-                as_range(graph["edges_per_variable"]),
+                {parameters.at(0), parameters.at(1)},
+                as_range(graph["count"]),
                 graph["hubs_in"].cast<bool>(),
                 keep(edges),
                 keep(as_distributions(graph["edge_weights"]), &ignored),

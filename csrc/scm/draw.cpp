@@ -29,37 +29,85 @@ struct GraphDraw {
     bool* adjacency;  // (V, V), zeroed
     int64_t* order;   // (V,)
     int32_t* scratch;
+    float parameters[2];
+    int32_t count;
 
-    bool& edge(int32_t from_position, int32_t to_position) const {
-        return adjacency[order[from_position] * V + order[to_position]];
+    // Edges by position in the order, from the lower to the higher.
+    bool& edge(int32_t from, int32_t to) const { return adjacency[order[from] * V + order[to]]; }
+
+    // Two random words of a position, once `fill_places` was called.
+    uint32_t& place(int32_t position, int which) const {
+        return reinterpret_cast<uint32_t*>(scratch)[2 * position + which];
     }
 };
 
-void shuffle_order(const GraphDraw& g) {
-    Stream stream(address(g.index, 0, 0, FOR_ORDER), g.seed);
-    for (int32_t i = 0; i < g.n; ++i) g.order[i] = i;
-    for (int32_t i = g.n - 1; i > 0; --i) {
+template <class Integer>
+void shuffle(Integer* out, int32_t n, Stream stream) {
+    for (int32_t i = 0; i < n; ++i) out[i] = i;
+    for (int32_t i = n - 1; i > 0; --i) {
         const int32_t j = pick(stream.next(), i + 1);
-        const int64_t other = g.order[j];
-        g.order[j] = g.order[i];
-        g.order[i] = other;
+        const Integer other = out[j];
+        out[j] = out[i];
+        out[i] = other;
     }
 }
 
-void draw_erdos_renyi(const GraphDraw& g) {
-    const float drawn = draw_number(g.graph.parameter, philox(address(g.index, 1, 0, FOR_SIZES), g.seed));
-    const float pairs_per_variable = 0.5f * float(g.n - 1);
-    const float wanted = g.graph.kind == ERDOS_RENYI_DEGREE && g.n > 1 ? drawn / pairs_per_variable : drawn;
-    const uint64_t threshold = uint64_t(double(clamp(wanted, 0.0f, 1.0f)) * 4294967296.0);
+void fill_places(const GraphDraw& g) {
+    for (int32_t position = 0; position < g.n; ++position) {
+        const Words words = philox(address(g.index, 0, position, FOR_PLACE), g.seed);
+        g.place(position, 0) = words.w0;
+        g.place(position, 1) = words.w1;
+    }
+}
+
+// The probability of an edge between two positions, from < to, for graphs whose edges are independent given places.
+float edge_probability(const GraphDraw& g, int32_t from, int32_t to) {
+    switch (g.graph.kind) {
+        case ERDOS_RENYI_DEGREE:
+            return g.parameters[0] / (0.5f * float(g.n - 1));
+        case ERDOS_RENYI_PROBABILITY:
+            return g.parameters[0];
+        case STOCHASTIC_BLOCK: {
+            const bool same = pick(g.place(from, 0), g.count) == pick(g.place(to, 0), g.count);
+            return g.parameters[same ? 0 : 1];
+        }
+        case GEOMETRIC: {
+            const float x = unit(g.place(from, 0)) - unit(g.place(to, 0));
+            const float y = unit(g.place(from, 1)) - unit(g.place(to, 1));
+            return x * x + y * y < g.parameters[0] * g.parameters[0] ? 1.0f : 0.0f;
+        }
+        case BIPARTITE: {
+            const int32_t causes = int32_t(fma(g.parameters[1], float(g.n), 0.5f));
+            return from < causes && to >= causes ? g.parameters[0] : 0.0f;
+        }
+        case LAYERED: {
+            const int64_t layers = g.count < g.n ? g.count : g.n;
+            return to * layers / g.n == from * layers / g.n + 1 ? g.parameters[0] : 0.0f;
+        }
+        case PATTERN_CHAIN:
+            return to == from + 1 ? 1.0f : 0.0f;
+        case PATTERN_FORK:
+            return from == 0 ? 1.0f : 0.0f;
+        case PATTERN_COLLIDER:
+            return to == g.n - 1 ? 1.0f : 0.0f;
+    }
+    return 0.0f;
+}
+
+void draw_independent_edges(const GraphDraw& g) {
+    fill_places(g);
     for (int32_t to = 1; to < g.n; ++to) {
         Stream stream(address(g.index, 0, to, FOR_EDGES), g.seed);
-        for (int32_t from = 0; from < to; ++from) g.edge(from, to) = stream.next() < threshold;
+        for (int32_t from = 0; from < to; ++from) {
+            const double probability = double(clamp(edge_probability(g, from, to), 0.0f, 1.0f));
+            g.edge(from, to) = stream.next() < uint64_t(probability * 4294967296.0);
+        }
     }
 }
 
 // Each position picks distinct earlier ones, with probability proportional to 1 + their edges so far.
 void draw_scale_free(const GraphDraw& g) {
-    const int32_t wanted = pick(philox(address(g.index, 1, 0, FOR_SIZES), g.seed).w0, g.graph.edges_per_variable);
+    const int32_t wanted = g.count;
     int32_t* degree = g.scratch;
     for (int32_t newer = 0; newer < g.n; ++newer) {
         Stream stream(address(g.index, 0, newer, FOR_EDGES), g.seed);
@@ -89,6 +137,38 @@ void draw_scale_free(const GraphDraw& g) {
     }
 }
 
+// A ring of positions in random order, each joined to `count` neighbours on either side; every edge moves its far end
+// with some probability, to a place that is free.
+void draw_watts_strogatz(const GraphDraw& g) {
+    int32_t* ring = g.scratch;
+    shuffle(ring, g.n, Stream(address(g.index, 0, 0, FOR_PLACE), g.seed));
+    const auto joined = [&](int32_t a, int32_t b) -> bool& { return a < b ? g.edge(a, b) : g.edge(b, a); };
+    for (int32_t step = 1; step <= g.count && 2 * step <= g.n; ++step)
+        for (int32_t i = 0; i < g.n; ++i) joined(ring[i], ring[(i + step) % g.n]) = true;
+    for (int32_t step = 1; step <= g.count && 2 * step < g.n; ++step)
+        for (int32_t i = 0; i < g.n; ++i) {
+            Stream stream(address(g.index, uint32_t(step), i, FOR_EDGES), g.seed);
+            const int32_t here = ring[i], there = ring[(i + step) % g.n];
+            if (!(unit(stream.next()) < g.parameters[0])) continue;
+            int32_t free = 0;
+            for (int32_t other = 0; other < g.n; ++other) free += other != here && !joined(here, other);
+            if (free == 0) continue;
+            int32_t left = pick(stream.next(), free), chosen = -1;
+            while (left >= 0) {
+                ++chosen;
+                left -= chosen != here && !joined(here, chosen);
+            }
+            joined(here, there) = false;
+            joined(here, chosen) = true;
+        }
+}
+
+// Every position but the first has one cause, any of the earlier ones.
+void draw_tree(const GraphDraw& g) {
+    fill_places(g);
+    for (int32_t to = 1; to < g.n; ++to) g.edge(pick(g.place(to, 0), to), to) = true;
+}
+
 void take_user_graph(const GraphDraw& g) {
     for (int32_t i = 0, position = 0; i < g.V; ++i)
         if (g.graph.order[i] < g.n) g.order[position++] = g.graph.order[i];
@@ -98,9 +178,33 @@ void take_user_graph(const GraphDraw& g) {
 
 void draw_edges(const GraphDraw& g) {
     if (g.graph.kind == USER_GRAPH) return take_user_graph(g);
-    shuffle_order(g);
-    if (g.graph.kind == SCALE_FREE) return draw_scale_free(g);
-    draw_erdos_renyi(g);
+    shuffle(g.order, g.n, Stream(address(g.index, 0, 0, FOR_ORDER), g.seed));
+    switch (g.graph.kind) {
+        case SCALE_FREE:
+            return draw_scale_free(g);
+        case WATTS_STROGATZ:
+            return draw_watts_strogatz(g);
+        case TREE:
+            return draw_tree(g);
+        default:
+            return draw_independent_edges(g);
+    }
+}
+
+void draw_structure(const Sizes& sizes, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
+                    int32_t* scratch) {
+    const Graph& graph = *sizes.graph;
+    const auto words = [&](uint32_t block) { return philox(address(index, block, 0, FOR_SIZES), seed); };
+    draw_edges({graph,
+                seed,
+                index,
+                V,
+                sizes.variables,
+                adjacency,
+                order,
+                scratch,
+                {draw_number(graph.parameters[0], words(1)), draw_number(graph.parameters[1], words(2))},
+                pick(words(3).w0, graph.count)});
 }
 
 // ---- Mechanisms -----------------------------------------------------------------------------------------------------
@@ -293,7 +397,7 @@ void intervene_in_environment(const Dataset& d, int64_t k, const Intervention* l
 int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
                    int32_t* scratch) {
     const Sizes sizes = draw_sizes(prior, seed, index);
-    draw_edges({*sizes.graph, seed, index, V, sizes.variables, adjacency, order, scratch});
+    draw_structure(sizes, seed, index, V, adjacency, order, scratch);
     int64_t count = 0;
     for (int32_t v = 0; v < sizes.variables; ++v) {
         const int32_t parents = count_parents(adjacency, V, sizes.variables, v);
@@ -309,7 +413,7 @@ void draw_dataset(const Prior& prior, uint64_t seed, int64_t parameter_offset, c
     const Dataset d{prior, t, seed, b, index, sizes.variables, sizes.graph};
     t.num_variables[b] = sizes.variables;
     t.num_environments[b] = sizes.sources + sizes.targets;
-    draw_edges({*sizes.graph, seed, index, V, sizes.variables, t.adjacency + b * V * V, t.order + b * V, scratch});
+    draw_structure(sizes, seed, index, V, t.adjacency + b * V * V, t.order + b * V, scratch);
     t.target_index[b] = draw_target(d);
     for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, &parameter_offset);
     for (int64_t k = 1; k < sizes.sources + sizes.targets; ++k) copy_environment(d, k);

@@ -28,10 +28,10 @@ struct NoiseRows {
 
 struct Path {
     const char* name;
-    // Draws the graph into zeroed adjacency (V, V) and order (V,); scratch (V,). Returns the number of parameters.
+    // Draws the graph into zeroed adjacency (V, V) and order (V,); scratch (2·V,). Returns the number of parameters.
     int64_t (*draw_graph)(const Prior&, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
                           int32_t* scratch);
-    // Draws dataset b of the tables; scratch (V,).
+    // Draws dataset b of the tables; scratch (2·V,).
     void (*draw_dataset)(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b,
                          int32_t* scratch);
     // Evaluates a segment; scratch has `scratch_floats(V, number of edges, widest MLP)` floats, aligned to 64 bytes.

@@ -24,6 +24,7 @@ enum Purpose : uint32_t {
     FOR_MECHANISM = 16,
     FOR_PARAMETERS = 17,
     FOR_INTERVENTION = 18,
+    FOR_PLACE = 19,
 };
 
 // Where in the stream a word lies: one counter for every (block, variable, purpose, environment, dataset).

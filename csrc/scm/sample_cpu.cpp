@@ -141,7 +141,8 @@ void count_parameters(const Prior& prior, uint64_t seed, int64_t first, int64_t 
     const int64_t V = prior.num_variables.high;
     std::vector<Workspace> workspaces(static_cast<size_t>(num_threads));
     for (Workspace& w : workspaces)
-        w = {std::make_unique<bool[]>(size_t(V * V)), std::vector<int64_t>(size_t(V)), std::vector<int32_t>(size_t(V))};
+        w = {std::make_unique<bool[]>(size_t(V * V)), std::vector<int64_t>(size_t(V)),
+             std::vector<int32_t>(2 * size_t(V))};
     parallel_for(count, num_threads, [&](int thread, int64_t b) {
         Workspace& w = workspaces[size_t(thread)];
         std::fill_n(w.adjacency.get(), V * V, false);
@@ -152,7 +153,7 @@ void count_parameters(const Prior& prior, uint64_t seed, int64_t first, int64_t 
 void draw(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, const Tables& tables, int num_threads,
           const Path& path) {
     std::vector<std::vector<int32_t>> scratch(static_cast<size_t>(num_threads),
-                                              std::vector<int32_t>(size_t(tables.variables)));
+                                              std::vector<int32_t>(2 * size_t(tables.variables)));
     parallel_for(tables.datasets, num_threads, [&](int thread, int64_t b) {
         path.draw_dataset(prior, seed, parameter_offset[b], tables, b, scratch[size_t(thread)].data());
     });

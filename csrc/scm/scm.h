@@ -19,12 +19,26 @@ struct Range {  // both ends included
     int32_t low, high;
 };
 
-enum GraphKind : int32_t { ERDOS_RENYI_DEGREE = 0, ERDOS_RENYI_PROBABILITY = 1, SCALE_FREE = 2, USER_GRAPH = 3 };
+enum GraphKind : int32_t {
+    ERDOS_RENYI_DEGREE = 0,       // expected in-degree
+    ERDOS_RENYI_PROBABILITY = 1,  // probability
+    SCALE_FREE = 2,               // edges per variable
+    USER_GRAPH = 3,               // edges, edge_weights, order
+    STOCHASTIC_BLOCK = 4,         // probability within and between blocks; number of blocks
+    WATTS_STROGATZ = 5,           // probability of rewiring; neighbours on each side
+    GEOMETRIC = 6,                // radius
+    BIPARTITE = 7,                // probability; share of causes
+    TREE = 8,
+    PATTERN_CHAIN = 9,
+    PATTERN_FORK = 10,
+    PATTERN_COLLIDER = 11,
+    LAYERED = 12,  // probability; number of layers
+};
 
 struct Graph {
     int32_t kind;
-    Distribution parameter;            // Erdős–Rényi: expected in-degree or edge probability
-    Range edges_per_variable;          // scale-free
+    Distribution parameters[2];        // drawn per dataset
+    Range count;                       // drawn per dataset
     bool hubs_in;                      // scale-free: edges point to the older variable
     const int32_t* edges;              // user graph: (num_edges, 2) cause, effect
     const Distribution* edge_weights;  // user graph: (num_edges,)

@@ -2,7 +2,18 @@
 
 from settx_fast.scm import presets, properties
 from settx_fast.scm.distributions import Constant, LogUniform, Normal, Uniform
-from settx_fast.scm.graphs import ErdosRenyi, ScaleFree, UserGraph
+from settx_fast.scm.graphs import (
+    Bipartite,
+    ErdosRenyi,
+    Geometric,
+    Layered,
+    Pattern,
+    ScaleFree,
+    StochasticBlock,
+    Tree,
+    UserGraph,
+    WattsStrogatz,
+)
 from settx_fast.scm.mechanisms import (
     ACTIVATIONS,
     MECHANISMS,
@@ -25,21 +36,28 @@ __all__ = [
     "NOISES",
     "STREAM_VERSION",
     "Batch",
+    "Bipartite",
     "Constant",
     "ErdosRenyi",
     "Gaussian",
+    "Geometric",
     "Intervention",
     "Laplace",
+    "Layered",
     "Linear",
     "LogUniform",
     "Normal",
+    "Pattern",
     "PerVariable",
     "Prior",
     "ScaleFree",
+    "StochasticBlock",
     "StudentT",
+    "Tree",
     "Uniform",
     "UniformNoise",
     "UserGraph",
+    "WattsStrogatz",
     "presets",
     "properties",
     "resample",

@@ -9,7 +9,21 @@ from typing import Any
 
 from settx_fast.scm._fields import as_range
 from settx_fast.scm.distributions import Constant, Distribution, LogUniform, Normal, Uniform, as_distribution
-from settx_fast.scm.graphs import ErdosRenyi, Graph, ScaleFree, UserGraph, topological_order
+from settx_fast.scm.graphs import (
+    PATTERNS,
+    Bipartite,
+    ErdosRenyi,
+    Geometric,
+    Graph,
+    Layered,
+    Pattern,
+    ScaleFree,
+    StochasticBlock,
+    Tree,
+    UserGraph,
+    WattsStrogatz,
+    topological_order,
+)
 from settx_fast.scm.mechanisms import ACTIVATIONS, MLP, NOISES, Mechanism, Noise, StudentT, noise_name
 from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
 
@@ -68,31 +82,45 @@ def _distribution(value: object) -> tuple[int, bool, float, float]:
 
 
 def _graph(prior: Prior, graph: Graph) -> dict[str, object]:
-    fields: dict[str, object] = {
-        "kind": 0,
-        "parameter": _ZERO,
-        "edges_per_variable": (0, 0),
-        "hubs_in": False,
-        "edges": [],
-        "edge_weights": [],
-        "order": [],
+    kind, parameters, count = _graph_parameters(graph)
+    edges = prior.user_edges(graph) if isinstance(graph, UserGraph) else []
+    weights = [e[2] if len(e) == 3 else prior.weight for e in graph.edges] if isinstance(graph, UserGraph) else []
+    return {
+        "kind": kind,
+        "parameters": [_distribution(parameter) for parameter in (*parameters, 0.0, 0.0)[:2]],
+        "count": as_range(count, "count", 0, 1 << 30),
+        "hubs_in": isinstance(graph, ScaleFree) and graph.hubs == "in",
+        "edges": [end for edge in edges for end in edge],
+        "edge_weights": [_distribution(weight) for weight in weights],
+        "order": topological_order(edges, prior.max_variables) if isinstance(graph, UserGraph) else [],
     }
+
+
+def _graph_parameters(graph: Graph) -> tuple[int, tuple[object, ...], int | tuple[int, int]]:
+    """GraphKind of csrc/scm/scm.h, its parameters and its count."""
     match graph:
         case ErdosRenyi(expected_in_degree=None):
-            return fields | {"kind": 1, "parameter": _distribution(graph.edge_probability)}
+            return 1, (graph.edge_probability,), 0
         case ErdosRenyi():
-            return fields | {"kind": 0, "parameter": _distribution(graph.expected_in_degree)}
+            return 0, (graph.expected_in_degree,), 0
         case ScaleFree():
-            edges_per_variable = as_range(graph.edges_per_variable, "ScaleFree.edges_per_variable", 1, 1 << 30)
-            return fields | {"kind": 2, "edges_per_variable": edges_per_variable, "hubs_in": graph.hubs == "in"}
+            return 2, (), graph.edges_per_variable
         case UserGraph():
-            edges = prior.user_edges(graph)
-            return fields | {
-                "kind": 3,
-                "edges": [end for edge in edges for end in edge],
-                "edge_weights": [_distribution(e[2] if len(e) == 3 else prior.weight) for e in graph.edges],
-                "order": topological_order(edges, prior.max_variables),
-            }
+            return 3, (), 0
+        case StochasticBlock():
+            return 4, (graph.within, graph.between), graph.blocks
+        case WattsStrogatz():
+            return 5, (graph.rewiring,), graph.neighbours
+        case Geometric():
+            return 6, (graph.radius,), 0
+        case Bipartite():
+            return 7, (graph.probability, graph.causes), 0
+        case Tree():
+            return 8, (), 0
+        case Pattern():
+            return 9 + PATTERNS.index(graph.kind), (), 0
+        case Layered():
+            return 12, (graph.probability,), graph.layers
 
 
 def _mechanism(mechanism: Mechanism) -> dict[str, object]:

@@ -10,6 +10,8 @@ from typing import Literal
 from settx_fast.scm._fields import as_range, check
 from settx_fast.scm.distributions import Distribution, Parameter, as_distribution
 
+PATTERNS = ("chain", "fork", "collider")
+
 Edge = tuple[int | str, int | str] | tuple[int | str, int | str, Distribution]
 
 
@@ -58,6 +60,112 @@ class ScaleFree:
 
 
 @dataclass(frozen=True)
+class StochasticBlock:
+    """Variables fall into `blocks` at random; edges are likelier `within` a block (Holland et al. 1983)."""
+
+    blocks: int | tuple[int, int] = 3
+    within: Parameter = 0.5
+    between: Parameter = 0.05
+
+    def __post_init__(self) -> None:
+        as_range(self.blocks, "StochasticBlock.blocks", 1, 4096)
+        _store_probabilities(self, "within", "between")
+
+    def __str__(self) -> str:
+        return f"stochastic block, {self.blocks} blocks, {self.within} within, {self.between} between"
+
+
+@dataclass(frozen=True)
+class WattsStrogatz:
+    """A small world (Watts & Strogatz 1998): a ring with `neighbours` on either side, edges rewired at random.
+
+    Every edge moves one end with probability `rewiring`. The ring is independent of the causal order.
+    """
+
+    neighbours: int | tuple[int, int] = 1
+    rewiring: Parameter = 0.3
+
+    def __post_init__(self) -> None:
+        as_range(self.neighbours, "WattsStrogatz.neighbours", 1, 4096)
+        _store_probabilities(self, "rewiring")
+
+    def __str__(self) -> str:
+        return f"small world, {self.neighbours} neighbours on either side, rewiring {self.rewiring}"
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """Variables are random points of the unit square, joined where closer than `radius` (Penrose 2003)."""
+
+    radius: Parameter = 0.3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "radius", as_distribution(self.radius, "Geometric.radius", 0, 2))
+
+    def __str__(self) -> str:
+        return f"geometric, radius {self.radius}"
+
+
+@dataclass(frozen=True)
+class Bipartite:
+    """Causes and effects: an edge from every cause to every effect with `probability`.
+
+    The share `causes` of the variables, rounded, are causes.
+    """
+
+    probability: Parameter = 0.5
+    causes: Parameter = 0.5
+
+    def __post_init__(self) -> None:
+        _store_probabilities(self, "probability", "causes")
+
+    def __str__(self) -> str:
+        return f"bipartite, {self.causes} causes, edge probability {self.probability}"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A random recursive tree: every variable but the first has one cause, any earlier one (Na & Rapoport 1970)."""
+
+    def __str__(self) -> str:
+        return "tree"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The three ways that variables can be related: "chain" 0 → 1 → 2 …, "fork" 0 → all, "collider" all → last.
+
+    (Pearl 2009, section 1.2.3.) The order is hidden by a permutation; a `UserGraph` has a fixed one.
+    """
+
+    kind: Literal["chain", "fork", "collider"]
+
+    def __post_init__(self) -> None:
+        check(self.kind in PATTERNS, "Pattern.kind", f"one of {PATTERNS}", self.kind)
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Layered:
+    """Shaped like a multilayer perceptron (the prior of TabPFN, Hollmann et al. 2023, arXiv:2207.01848).
+
+    Variables fall into `layers` of equal size; every pair of neighbouring layers is joined with `probability`.
+    """
+
+    layers: int | tuple[int, int] = 3
+    probability: Parameter = 1.0
+
+    def __post_init__(self) -> None:
+        as_range(self.layers, "Layered.layers", 1, 4096)
+        _store_probabilities(self, "probability")
+
+    def __str__(self) -> str:
+        return f"{self.layers} layers, edge probability {self.probability}"
+
+
+@dataclass(frozen=True)
 class UserGraph:
     """A given graph: edges (cause, effect) or (cause, effect, distribution of the weight), by number or name.
 
@@ -82,7 +190,18 @@ class UserGraph:
         return f"given, {len(self.edges)} edges"
 
 
-Graph = ErdosRenyi | ScaleFree | UserGraph
+Graph = (
+    ErdosRenyi
+    | ScaleFree
+    | StochasticBlock
+    | WattsStrogatz
+    | Geometric
+    | Bipartite
+    | Tree
+    | Pattern
+    | Layered
+    | UserGraph
+)
 
 
 def topological_order(edges: Sequence[tuple[int, int]], num_variables: int) -> list[int]:
@@ -95,6 +214,12 @@ def topological_order(edges: Sequence[tuple[int, int]], num_variables: int) -> l
     except CycleError as error:
         cycle = " → ".join(map(str, error.args[1]))
         raise ValueError(f"UserGraph.edges: expected an acyclic graph, got the cycle {cycle}") from error
+
+
+def _store_probabilities(graph: object, *names: str) -> None:
+    for name in names:
+        value = as_distribution(getattr(graph, name), f"{type(graph).__name__}.{name}", 0, 1)
+        object.__setattr__(graph, name, value)
 
 
 def _as_edge(edge: object) -> Edge:

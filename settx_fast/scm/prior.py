@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from settx_fast.scm import distributions, graphs, mechanisms
 from settx_fast.scm._fields import as_range, check, decode, encode, is_int, parse_json
@@ -89,7 +89,8 @@ class Prior:
     several mechanisms or noises, each variable.
 
     num_variables         int or range; smaller datasets are padded
-    graph                 ErdosRenyi, ScaleFree, UserGraph
+    graph                 ErdosRenyi, ScaleFree, StochasticBlock, WattsStrogatz, Geometric, Bipartite, Tree, Pattern,
+                          Layered, UserGraph
     mechanism             Linear, MLP
     weight                of an edge
     bias, noise_scale     of a variable, or one each: PerVariable((…, …)); the scale is the standard deviation
@@ -227,7 +228,7 @@ class Prior:
     def _check_graphs(self) -> None:
         check(len(self.graphs) > 0, "graph", "at least one graph", self.graph)
         for graph in self.graphs:
-            check(isinstance(graph, Graph), "graph", "ErdosRenyi, ScaleFree or UserGraph", graph)
+            check(isinstance(graph, Graph), "graph", "one of the graphs of settx_fast.scm", graph)
             if isinstance(graph, UserGraph):
                 topological_order(self.user_edges(graph), self.max_variables)
 
@@ -265,10 +266,12 @@ def _text(value: object) -> str:
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        Prior, Intervention, PerVariable,
-        distributions.Constant, distributions.Uniform, distributions.LogUniform, distributions.Normal,
-        graphs.ErdosRenyi, graphs.ScaleFree, graphs.UserGraph,
-        mechanisms.Linear, mechanisms.MLP,
-        mechanisms.Gaussian, mechanisms.Laplace, mechanisms.UniformNoise, mechanisms.StudentT,
+        Prior,
+        Intervention,
+        PerVariable,
+        *get_args(distributions.Distribution),
+        *get_args(graphs.Graph),
+        *get_args(mechanisms.Mechanism),
+        *get_args(mechanisms.Noise),
     )
-}  # fmt: skip
+}

@@ -1,0 +1,123 @@
+"""Every random graph has the law of an independent simulation in NumPy or networkx."""
+
+from collections.abc import Callable
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from settx_fast import scm
+
+SIZE, RUNS = 9, 3000
+Rng = np.random.Generator
+
+
+def upper(probability: np.ndarray, rng: Rng) -> np.ndarray:
+    """An independent edge with its own probability for every pair of positions."""
+    return np.triu(rng.random((SIZE, SIZE)) < probability, 1)
+
+
+def oriented(graph: nx.Graph, rng: Rng) -> np.ndarray:
+    """An undirected graph's edges from the lower to the higher position of a random order."""
+    order = rng.permutation(SIZE)
+    return np.triu(nx.to_numpy_array(graph, nodelist=list(range(SIZE)))[np.ix_(order, order)] > 0, 1)
+
+
+def stochastic_block(rng: Rng) -> np.ndarray:
+    block = rng.integers(3, size=SIZE)
+    return upper(np.where(block[:, None] == block, 0.7, 0.1), rng)
+
+
+def watts_strogatz(rng: Rng) -> np.ndarray:
+    return oriented(nx.watts_strogatz_graph(SIZE, 4, 0.4, seed=int(rng.integers(1 << 30))), rng)
+
+
+def geometric(rng: Rng) -> np.ndarray:
+    return oriented(nx.random_geometric_graph(SIZE, 0.4, seed=int(rng.integers(1 << 30))), rng)
+
+
+def bipartite(rng: Rng) -> np.ndarray:
+    cause = np.arange(SIZE) < 4  # 0.4 · 9 rounded
+    return upper(0.6 * (cause[:, None] & ~cause), rng)
+
+
+def layered(rng: Rng) -> np.ndarray:
+    layer = np.repeat(range(3), 3)
+    return upper(0.5 * (layer[:, None] + 1 == layer), rng)
+
+
+def tree(rng: Rng) -> np.ndarray:
+    adjacency = np.zeros((SIZE, SIZE), bool)
+    for position in range(1, SIZE):
+        adjacency[rng.integers(position), position] = True
+    return adjacency
+
+
+def pattern(edges: Callable[[int, int], bool]) -> Callable[[Rng], np.ndarray]:
+    return lambda rng: np.array([[i < j and edges(i, j) for j in range(SIZE)] for i in range(SIZE)])
+
+
+LAWS = {
+    "erdos_renyi": (scm.ErdosRenyi(expected_in_degree=1.5), lambda rng: upper(np.full((SIZE, SIZE), 0.375), rng)),
+    "stochastic_block": (scm.StochasticBlock(3, 0.7, 0.1), stochastic_block),
+    "watts_strogatz": (scm.WattsStrogatz(2, 0.4), watts_strogatz),
+    "geometric": (scm.Geometric(0.4), geometric),
+    "bipartite": (scm.Bipartite(0.6, 0.4), bipartite),
+    "layered": (scm.Layered(3, 0.5), layered),
+    "tree": (scm.Tree(), tree),
+    "chain": (scm.Pattern("chain"), pattern(lambda i, j: j == i + 1)),
+    "fork": (scm.Pattern("fork"), pattern(lambda i, j: i == 0)),
+    "collider": (scm.Pattern("collider"), pattern(lambda i, j: j == SIZE - 1)),
+}
+
+
+def features(by_position: np.ndarray) -> dict[str, np.ndarray]:
+    """Numbers per graph that tell laws apart; `by_position` (RUNS, SIZE, SIZE)."""
+    a = by_position.astype(int)
+    both = a + a.swapaxes(1, 2)
+    return {
+        "edges": a.sum((1, 2)),
+        "triangles": np.trace(both @ both @ both, axis1=1, axis2=2) // 6,
+        "largest degree": both.sum(2).max(1),
+        "largest in-degree": a.sum(1).max(1),
+        "degree of the first": both[:, 0].sum(1),
+        "degree of the last": both[:, -1].sum(1),
+    }
+
+
+def by_position(batch: scm.Batch) -> np.ndarray:
+    rows = batch.adjacency.gather(1, batch.order[:, :, None].expand(-1, -1, SIZE))
+    return rows.gather(2, batch.order[:, None, :].expand(-1, SIZE, -1)).numpy()
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_graph_has_the_law_of_an_independent_simulation(name):
+    graph, simulate = LAWS[name]
+    batch = scm.sample(scm.Prior(num_variables=SIZE, graph=graph, target_environments=0), RUNS, 1, seed=31)
+    rng = np.random.default_rng(32)
+    expected = features(np.stack([simulate(rng) for _ in range(RUNS)]))
+    for feature, ours in features(by_position(batch)).items():
+        top = max(ours.max(), expected[feature].max()) + 1
+        counts = np.stack([np.bincount(x, minlength=top) for x in (ours, expected[feature])])
+        common = counts[:, counts.sum(0) > 20]
+        assert np.all(counts[:, counts.sum(0) > 50] > 0), feature
+        assert common.shape[1] == 1 or stats.chi2_contingency(common).pvalue > 1e-4, feature
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_numbers_of_variables_hide_the_order(name):
+    batch = scm.sample(scm.Prior(num_variables=SIZE, graph=LAWS[name][0], target_environments=0), RUNS, 1, seed=33)
+    first = torch.bincount(batch.order[:, 0], minlength=SIZE).numpy()
+    degree = (batch.adjacency.sum(1) + batch.adjacency.sum(2)).double()
+    assert stats.chisquare(first).pvalue > 1e-4
+    standard_error = degree.std() / RUNS**0.5
+    assert (degree.mean(0) - degree.mean()).abs().max() < 5 * standard_error
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_graphs_of_one_and_two_variables_exist(name):
+    for size in (1, 2):
+        batch = scm.sample(scm.Prior(num_variables=size, graph=LAWS[name][0]), 50, 2, seed=34)
+        assert batch.adjacency.sum((1, 2)).max() <= size - 1
