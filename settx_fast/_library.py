@@ -23,7 +23,13 @@ from settx_fast.kernels.aggregate import (
     problem_of,
     unpack,
 )
-from settx_fast.kernels.aggregate_grad import Gradients, aggregate_backward, with_vectors
+from settx_fast.kernels.aggregate_grad import (
+    Gradients,
+    aggregate_backward,
+    latent_shapes,
+    query_shapes,
+    unpack_gradients,
+)
 from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.broadcast_grad import broadcast_backward
 from settx_fast.kernels.rows_backward import QUERY_VECTORS, VECTORS
@@ -71,45 +77,30 @@ def stage_of(weights: Sequence[Tensor], specs: str) -> Stage:
     return Stage(first, named(weights[:count], first), rest[0], named(weights[count:], rest[0]))
 
 
-def matrices(stage: Stage) -> list[Tensor]:
-    """Weights of block A with two axes."""
-    return [w for w in present(stage.weights) if w.ndim == 2]
-
-
 def like(x: Tensor, width: int) -> Tensor:
     """Rows of another width, laid out as x but contiguous."""
     return x.new_empty(*x.shape[:-1], width)
 
 
-# What comes back from aggregate's backward, flat: query, matrices of A, vectors, query vectors, w_k and w_v of B.
+def present_gradients(gradients: Gradients) -> list[Tensor]:
+    """Gradients as operators return them."""
+    return [g for g in gradients if g is not None]
 
 
-def flatten(gradients: Gradients) -> list[Tensor]:
-    """Gradients as a list."""
-    head = [gradients.query, *present(gradients.matrices), gradients.vectors, gradients.query_vectors]
-    return head + present(gradients.next_matrices)
+def empty_gradients(query: Tensor, stage: Stage, absorbed: bool) -> list[Tensor]:
+    """Tensors of the shapes that `present_gradients` returns."""
+    ffn, (dim, width) = stage.spec.ffn_dim or stage.dim, stage.weights.w_k.shape
+    sizes = [sum(s.numel() for s in shapes(stage, absorbed).values()) for shapes in (latent_shapes, query_shapes)]
+    tensors = [
+        torch.empty_like(query), query.new_empty(sizes[0]), query.new_empty(VECTORS, max(dim, ffn, stage.next_dim)),
+        query.new_empty(sizes[1]), query.new_empty(QUERY_VECTORS, max(dim, query.shape[-1])),
+    ]  # fmt: skip
+    return tensors if absorbed else [*tensors, query.new_empty(2, dim, width)]
 
 
-def unflatten(tensors: Sequence[Tensor], stage: Stage) -> Gradients:
-    """The inverse of `flatten`."""
-    names = [n for n in stage.spec.weight_names if getattr(stage.weights, n).ndim == 2]
-    end = 1 + len(names)
-    after = NO_WEIGHTS
-    if stage.next_spec is not None:
-        after = after._replace(w_k=tensors[end + 2], w_v=tensors[end + 3])
-    block = NO_WEIGHTS._replace(**dict(zip(names, tensors[1:end], strict=True)))
-    return Gradients(tensors[0], block, after, tensors[end], tensors[end + 1])
-
-
-def empty_gradients(query: Tensor, stage: Stage) -> list[Tensor]:
-    """Tensors of the shapes that `flatten` returns."""
-    ffn = stage.spec.ffn_dim or stage.dim
-    tensors = [torch.empty_like(query), *(torch.empty_like(w) for w in matrices(stage))]
-    tensors.append(query.new_empty(VECTORS, max(stage.dim, ffn, stage.next_dim)))
-    tensors.append(query.new_empty(QUERY_VECTORS, max(stage.dim, query.shape[-1])))
-    if stage.next_spec is not None:
-        tensors += [torch.empty_like(stage.next_weights.w_k), torch.empty_like(stage.next_weights.w_v)]
-    return tensors
+def gradients_of(tensors: Sequence[Tensor], absorbed: bool) -> Gradients:
+    """The inverse of `present_gradients`."""
+    return Gradients(*tensors, None) if absorbed else Gradients(*tensors)
 
 
 @torch.library.custom_op("settx::aggregate", mutates_args=())
@@ -132,16 +123,18 @@ def aggregate_grad(
     grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, query: Tensor,
     weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradient of x, then those of `flatten`."""
+    """Gradient of x, then those of `present_gradients`."""
     stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
     kept = unpack(list(saved), query, problem_of(view, query.shape[1], stage), stage)
     dx = torch.empty_like(x) if lengths is None else torch.zeros_like(x)
-    return [dx, *flatten(aggregate_backward(view, query, stage, kept, grad.contiguous(), dx, add=False))]
+    return [dx, *present_gradients(aggregate_backward(view, query, stage, kept, grad.contiguous(), dx, add=False))]
 
 
 @aggregate_grad.register_fake
 def _(grad, x, offsets, lengths, query, weights, saved, specs):  # type: ignore[no-untyped-def]
-    return [torch.empty_like(x), *empty_gradients(query, stage_of(weights, specs))]
+    stage = stage_of(weights, specs)
+    absorbed = problem_of(SetView(x, offsets, lengths), query.shape[1], stage).absorbed
+    return [torch.empty_like(x), *empty_gradients(query, stage, absorbed)]
 
 
 @torch.library.custom_op("settx::broadcast", mutates_args=())
@@ -207,7 +200,7 @@ def isab_grad(
     grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, inducing: Tensor,
     weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str, needs_x: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradient of x, those of `flatten`, then those of block B's weights that its queries use."""
+    """Gradient of x, those of `present_gradients`, then those of block B's weights that its queries use."""
     stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
     kept = unpack(list(saved), inducing, problem_of(view, inducing.shape[1], stage), stage)
     keys, values = kept.latents.next_keys, kept.latents.next_values
@@ -220,14 +213,15 @@ def isab_grad(
     )
     target = dx if needs_x else None
     gradients = aggregate_backward(view, inducing, stage, kept, (dk, dv), target, add=True)
-    return [dx, *flatten(gradients), *present(rest)]
+    return [dx, *present_gradients(gradients), *present(rest)]
 
 
 @isab_grad.register_fake
 def _(grad, x, offsets, lengths, inducing, weights, saved, specs, needs_x):  # type: ignore[no-untyped-def]
     stage = stage_of(weights, specs)
+    absorbed = problem_of(SetView(x, offsets, lengths), inducing.shape[1], stage).absorbed
     used = [w for n, w in stage.next_weights._asdict().items() if w is not None and n not in KEY_WEIGHTS]
-    return [torch.empty_like(x), *empty_gradients(inducing, stage), *(torch.empty_like(w) for w in used)]
+    return [torch.empty_like(x), *empty_gradients(inducing, stage, absorbed), *(torch.empty_like(w) for w in used)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -245,12 +239,13 @@ def _saved(ctx: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
 
 def _aggregate_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     inputs, weights, saved = _saved(ctx)
-    stage = stage_of(weights, ctx.specs)
     if grads[0] is None:
         return None, None, None, None, [None] * len(weights), None
+    stage = stage_of(weights, ctx.specs)
+    absorbed = problem_of(SetView(*inputs[:3]), inputs[3].shape[1], stage).absorbed
     dx, *rest = aggregate_grad(grads[0], *inputs, weights, saved, ctx.specs)
-    gradients = unflatten(rest, stage)
-    return dx, None, None, gradients.query, present(with_vectors(gradients, stage)[0]), None
+    gradients = gradients_of(rest, absorbed)
+    return dx, None, None, gradients.query, present(unpack_gradients(gradients, stage)[0]), None
 
 
 def _isab_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
@@ -258,12 +253,13 @@ def _isab_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     if grads[0] is None:
         return None, None, None, None, [None] * len(weights), None
     stage = stage_of(weights, ctx.specs)
-    dx, *rest = isab_grad(grads[0], *inputs, weights, saved[1:], ctx.specs, ctx.needs_input_grad[0])
-    gradients = unflatten(rest, stage)
-    block_a, from_keys = with_vectors(gradients, stage)
     assert stage.next_spec is not None
+    absorbed = problem_of(SetView(*inputs[:3]), inputs[3].shape[1], stage).absorbed
     names = [n for n in stage.next_spec.weight_names if n not in KEY_WEIGHTS]
-    from_queries = dict(zip(names, rest[len(rest) - len(names) :], strict=True))
+    dx, *rest = isab_grad(grads[0], *inputs, weights, saved[1:], ctx.specs, ctx.needs_input_grad[0])
+    gradients = gradients_of(rest[: -len(names)], absorbed)
+    block_a, from_keys = unpack_gradients(gradients, stage)
+    from_queries = dict(zip(names, rest[-len(names) :], strict=True))
     block_b = [_sum(from_queries.get(n), getattr(from_keys, n)) for n in stage.next_spec.weight_names]
     return dx, None, None, gradients.query, [*present(block_a), *block_b], None
 

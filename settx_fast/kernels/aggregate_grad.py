@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -10,26 +10,78 @@ from torch import Tensor
 
 from settx_fast._block import BlockWeights
 from settx_fast.kernels import aggregate_backward as kernels
-from settx_fast.kernels import rows_backward
+from settx_fast.kernels import products, rows_backward
 from settx_fast.kernels.aggregate import LOG2_E, NO_WEIGHTS, Aggregated, Stage, problem_of
 from settx_fast.kernels.config import Problem, Tile, backward_config
 from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.rows_backward import LatentGrads, QueryGrads
 from settx_fast.kernels.sets import SetView
 
+PRODUCT_BLOCK = 64
+
 
 class Gradients(NamedTuple):
-    """Gradients of stage A's inputs but the elements, each tensor with storage of its own.
-
-    `matrices` and `next_matrices` hold those of weights with two axes, `vectors` (VECTORS, widest) and
-    `query_vectors` (QUERY_VECTORS, widest) of the others, see `with_vectors`.
-    """
+    """Gradients of stage A's inputs but the elements, as few tensors; `unpack_gradients` tells them apart."""
 
     query: Tensor
-    matrices: BlockWeights
-    next_matrices: BlockWeights
-    vectors: Tensor
-    query_vectors: Tensor
+    latent_matrices: Tensor  # flat, in the order of `latent_shapes`
+    vectors: Tensor  # (VECTORS, widest)
+    query_matrices: Tensor  # flat, in the order of `query_shapes`
+    query_vectors: Tensor  # (QUERY_VECTORS, widest)
+    projections: Tensor | None  # (2, D, C): w_k and w_v, projected only
+
+
+def latent_shapes(stage: Stage, absorbed: bool) -> dict[str, torch.Size]:
+    """Weights whose gradients are sums over latents; the next block's are called next_."""
+    w, after = stage.weights, stage.next_weights
+    named = {"w_o": w.w_o, "w_p": w.w_p, "w_o2": w.w_o2}
+    if stage.next_spec is not None:
+        named |= {"next_w_k": after.w_k, "next_w_v": after.w_v}
+    if absorbed:
+        named["w_v"] = w.w_v
+    return {name: weight.shape for name, weight in named.items() if weight is not None}
+
+
+def query_shapes(stage: Stage, absorbed: bool) -> dict[str, torch.Size]:
+    """Weights whose gradients are sums over query rows."""
+    return {"w_q": stage.weights.w_q.shape} | ({"w_k": stage.weights.w_k.shape} if absorbed else {})
+
+
+def split_flat(flat: Tensor, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Consecutive matrices of a flat tensor."""
+    parts = flat.split([shape.numel() for shape in shapes.values()])
+    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def unpack_gradients(gradients: Gradients, stage: Stage) -> tuple[BlockWeights, BlockWeights]:
+    """Gradients of the block's weights, and what the next block's keys and values bring to its."""
+    g, absorbed, places = gradients, gradients.projections is None, rows_backward
+    matrices = split_flat(g.latent_matrices, latent_shapes(stage, absorbed))
+    matrices |= split_flat(g.query_matrices, query_shapes(stage, absorbed))
+    if g.projections is not None:
+        matrices["w_k"], matrices["w_v"] = g.projections.unbind()
+    first = g.query_vectors if stage.spec.norm_first else g.vectors
+    vectors = {
+        "b_q": g.query_vectors[places.B_Q.value], "b_k": g.vectors[places.B_K.value],
+        "b_v": g.vectors[places.B_V.value], "b_o": g.vectors[places.B_O.value], "b_p": g.vectors[places.B_P.value],
+        "b_o2": g.vectors[places.B_O2.value], "g0": first[places.G0.value], "b0": first[places.B0.value],
+        "g1": g.vectors[places.G1.value], "b1": g.vectors[places.B1.value],
+    }  # fmt: skip
+    following = {"b_k": g.vectors[places.NEXT_B_K.value], "b_v": g.vectors[places.NEXT_B_V.value]}
+    following |= {name[5:]: matrices.pop(name) for name in list(matrices) if name.startswith("next_")}
+    if stage.normed_keys:
+        following |= {"g0": g.vectors[places.NEXT_G0.value], "b0": g.vectors[places.NEXT_B0.value]}
+    return like_weights(matrices | vectors, stage.weights), like_weights(following, stage.next_weights)
+
+
+def like_weights(gradients: dict[str, Tensor], weights: BlockWeights) -> BlockWeights:
+    """Gradients of the weights there are, vectors cut to their width."""
+    found = {
+        name: gradients[name] if weight.ndim == 2 else gradients[name][: weight.shape[0]]
+        for name, weight in weights._asdict().items()
+        if weight is not None and name in gradients
+    }
+    return NO_WEIGHTS._replace(**found)
 
 
 def aggregate_backward(
@@ -43,51 +95,14 @@ def aggregate_backward(
     """
     problem = problem_of(view, query.shape[1], stage)
     grads, parts = finish_backward(saved, grad, problem, stage)
-    dfolded, dw, dnorm = attend_backward(view, query.shape[0] != 1, saved, grads, dx, add, problem, stage)
+    latent_matrices = latent_products(saved, grads, grad, problem, stage)
+    dfolded, projections, dnorm = attend_backward(view, query.shape[0] != 1, saved, grads, dx, add, problem, stage)
     query_grads, query_vectors = queries_backward(query, saved, dfolded, grads, problem, stage)
     if dnorm is not None:
         query_vectors[rows_backward.G0.value :, : problem.C] += dnorm
-    dw_k, dw_v = absorbed_weights(saved, grads, query_grads, problem) if dw is None else dw
-    w, latents = stage.weights, saved.latents
-    matrices = NO_WEIGHTS._replace(
-        w_q=product(query_grads.query, saved.queries.normed), w_k=dw_k, w_v=dw_v,
-        w_o=product(grads.before, latents.hidden),
-        w_p=None if w.w_p is None else product(grads.sum0, latents.attended),
-        w_o2=None if w.w_o2 is None else product(grads.sum1, latents.inner),
-    )  # fmt: skip
-    following = NO_WEIGHTS
-    if not isinstance(grad, Tensor):
-        dk, dv = (product(part, latents.keys_from) for part in grad)
-        following = NO_WEIGHTS._replace(w_k=dk, w_v=dv)
-    return Gradients(query_grads.input, matrices, following, sum_parts(parts, query.dtype), query_vectors)
-
-
-def with_vectors(gradients: Gradients, stage: Stage) -> tuple[BlockWeights, BlockWeights]:
-    """All weights' gradients of the block, and those that the next block's keys and values bring to its weights."""
-    vectors, queries, w, after = gradients.vectors, gradients.query_vectors, stage.weights, stage.next_weights
-
-    def take(source: Tensor, place: int, like: Tensor | None) -> Tensor | None:
-        return None if like is None else source[place, : like.shape[0]]
-
-    places = rows_backward
-    first = queries if stage.spec.norm_first else vectors
-    block = gradients.matrices._replace(
-        b_q=take(queries, places.B_Q.value, w.b_q), b_k=take(vectors, places.B_K.value, w.b_k),
-        b_v=take(vectors, places.B_V.value, w.b_v), b_o=take(vectors, places.B_O.value, w.b_o),
-        b_p=take(vectors, places.B_P.value, w.b_p), b_o2=take(vectors, places.B_O2.value, w.b_o2),
-        g0=take(first, places.G0.value, w.g0), b0=take(first, places.B0.value, w.b0),
-        g1=take(vectors, places.G1.value, w.g1), b1=take(vectors, places.B1.value, w.b1),
-    )  # fmt: skip
-    if stage.next_spec is None:
-        return block, NO_WEIGHTS
-    following = gradients.next_matrices._replace(
-        b_k=take(vectors, places.NEXT_B_K.value, after.b_k), b_v=take(vectors, places.NEXT_B_V.value, after.b_v)
-    )
-    if stage.normed_keys:
-        following = following._replace(
-            g0=take(vectors, places.NEXT_G0.value, after.g0), b0=take(vectors, places.NEXT_B0.value, after.b0)
-        )
-    return block, following
+    query_matrices = query_products(saved, query_grads, problem, stage)
+    vectors = sum_parts(parts, query.dtype)
+    return Gradients(query_grads.input, latent_matrices, vectors, query_matrices, query_vectors, projections)
 
 
 def finish_backward(
@@ -124,8 +139,8 @@ def finish_backward(
 def attend_backward(
     view: SetView, own: bool, saved: Aggregated, grads: LatentGrads, dx: Tensor | None, add: bool,
     problem: Problem, stage: Stage,
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]:  # fmt: skip
-    """Through the elements: gradients of the folded queries (fp32), (dWk, dWv) when projected, and (2, C) the norm's."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """Through the elements: gradients of the folded queries (fp32), `projections` (2, D, C) and (2, C) of the norm."""
     x, B, H, M, C = view.x, problem.num_sets, problem.H, problem.M, problem.C
     config = backward_config(problem, not own)
     width = C if problem.absorbed else problem.E
@@ -142,7 +157,7 @@ def attend_backward(
     target = view.like(dx).arguments[:3] if dx is not None else (None, 0, 0)
     launch = {"BLOCK_C": problem.width, "PRECISION": matrix_precision(x.dtype), "enable_fp_fusion": True}
     sums, elements = ({**launch, **tile_arguments(tile)} for tile in (config.sums, config.elements))
-    dw = None
+    projections = None
     if problem.absorbed:
         blocks = problem.blocks(config.sums.block_r)
         kernels.absorbed_kernel[(programs * blocks,)](
@@ -151,13 +166,13 @@ def attend_backward(
         )  # fmt: skip
     else:
         blocks = triton.cdiv(M, config.sums.block_r)
-        parts = x.new_empty(2, 1, programs * blocks, problem.D * C, dtype=torch.float32)
+        parts = x.new_empty(2, programs * blocks, problem.D * C, dtype=torch.float32)
         kernels.projected_kernel[(programs * blocks * H,)](
             *view.arguments, saved.queries.folded, folded_stride, stage.weights, grads.attended, saved.lse, grads.delta,
             dfolded, parts[0], parts[1], B, config.group, config.num_splits, M, stage.spec, C, problem.D,
             BLOCK_E=padded(problem.E), **sums,
         )  # fmt: skip
-        dw = sum_parts(parts[0], x.dtype).view(-1, C), sum_parts(parts[1], x.dtype).view(-1, C)
+        projections = sum_parts(parts, x.dtype).view(2, problem.D, C)
     if wanted and not fused:
         kernels.elements_kernel[(B * config.element_splits,)](
             *view.arguments, *target, saved.queries.folded, folded_stride, stage.weights,
@@ -166,7 +181,7 @@ def attend_backward(
         )  # fmt: skip
     sets = B if own else 1
     dfolded = sum_parts(dfolded.view(sets, -1, H * M * width), torch.float32)
-    return dfolded, dw, None if dnorm is None else sum_parts(dnorm, x.dtype)
+    return dfolded, projections, None if dnorm is None else sum_parts(dnorm, x.dtype)
 
 
 def tile_arguments(tile: Tile) -> dict[str, int]:
@@ -203,23 +218,54 @@ def queries_backward(
     return to, sum_parts(parts, query.dtype)
 
 
-def absorbed_weights(
-    saved: Aggregated, grads: LatentGrads, query_grads: QueryGrads, problem: Problem
-) -> tuple[Tensor, Tensor]:
-    """dWk = Σ_rows Q_hᵀ dG_h and dWv = Σ_rows dO_hᵀ Y_h, (D, C) each."""
+def latent_products(
+    saved: Aggregated, grads: LatentGrads, grad: Tensor | tuple[Tensor, Tensor], problem: Problem, stage: Stage
+) -> Tensor:
+    """Gradients of the weights of `latent_shapes`, flat."""
+    dk, dv = (None, None) if isinstance(grad, Tensor) else grad
+    shapes = latent_shapes(stage, problem.absorbed)
+    heads = {"w_v": problem.H}
+    parts, grid, constants = product_launch(shapes, heads, problem.num_sets * problem.M, grads.sum0)
+    products.latent_products_kernel[grid](
+        saved.latents, grads, dk, dv, saved.y, parts, parts.shape[1], problem.num_sets * problem.M, parts.shape[2],
+        problem.C, problem.D, grads.before.shape[-1], stage.next_dim, problem.H, stage.spec.output_projection,
+        stage.spec.ffn_dim is not None, **constants,
+    )  # fmt: skip
+    return sum_parts(parts, grads.sum0.dtype)[0]
 
-    def heads(rows: Tensor) -> Tensor:
-        return rows.view(-1, problem.H, problem.E).permute(1, 2, 0)  # (H, E, rows)
 
-    assert query_grads.folded is not None and saved.y is not None
-    dw_k = torch.bmm(heads(saved.queries.query), query_grads.folded)
-    dw_v = torch.bmm(heads(grads.attended), saved.y.view(problem.H, -1, problem.C))
-    return dw_k.view(problem.D, problem.C), dw_v.view(problem.D, problem.C)
+def query_products(saved: Aggregated, grads: QueryGrads, problem: Problem, stage: Stage) -> Tensor:
+    """Gradients of the weights of `query_shapes`, flat."""
+    shapes = query_shapes(stage, problem.absorbed)
+    width, rows = grads.input.shape[-1], grads.input.shape[:-1].numel()
+    parts, grid, constants = product_launch(shapes, {"w_k": problem.H}, rows, grads.query)
+    products.query_products_kernel[grid](
+        saved.queries, grads, parts, parts.shape[1], rows, parts.shape[2],
+        width, problem.C, problem.D, problem.H, **constants,
+    )  # fmt: skip
+    return sum_parts(parts, grads.query.dtype)[0]
 
 
-def product(grad: Tensor, source: Tensor) -> Tensor:
-    """Σ_rows gradᵀ source: the gradient of a weight (out, in)."""
-    return torch.mm(grad.to(source.dtype).flatten(0, -2).t(), source.flatten(0, -2))
+def product_launch(
+    shapes: dict[str, torch.Size], heads: dict[str, int], rows: int, like: Tensor
+) -> tuple[Tensor, tuple[int], dict[str, Any]]:
+    """Room for the partial sums (1, splits, size), the grid and the constants of a products kernel.
+
+    `heads` names the weights that are products of each head.
+    """
+    splits = max(1, min(32, rows // 256))
+    size = sum(shape.numel() for shape in shapes.values())
+    dtype = like.dtype if splits == 1 else torch.float32
+    tiles = 0
+    for name, (out, into) in shapes.items():
+        each = heads.get(name, 1)
+        tiles += each * triton.cdiv(out // each, PRODUCT_BLOCK) * triton.cdiv(into, PRODUCT_BLOCK)
+    step = 32 if like.dtype == torch.float32 else 64
+    constants = {
+        "BLOCK": PRODUCT_BLOCK, "STEP": step, "PRECISION": matrix_precision(like.dtype), "num_warps": 8,
+        "enable_fp_fusion": True,
+    }  # fmt: skip
+    return like.new_empty(1, splits, size, dtype=dtype), (tiles * splits,), constants
 
 
 def sum_parts(parts: Tensor, dtype: torch.dtype) -> Tensor:
