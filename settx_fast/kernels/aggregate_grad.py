@@ -94,15 +94,17 @@ def aggregate_backward(
     the sets are not touched. dx may be None where nobody asks for it.
     """
     problem = problem_of(view, query.shape[1], stage)
-    grads, parts = finish_backward(saved, grad, problem, stage)
-    latent_matrices = latent_products(saved, grads, grad, problem, stage)
+    grads, vector_parts = finish_backward(saved, grad, problem, stage)
+    matrix_parts = latent_products(saved, grads, grad, problem, stage)
     dfolded, projections, dnorm = attend_backward(view, query.shape[0] != 1, saved, grads, dx, add, problem, stage)
-    query_grads, query_vectors = queries_backward(query, saved, dfolded, grads, problem, stage)
+    query_grads, query_parts = queries_backward(query, saved, dfolded, grads, problem, stage)
+    query_matrices, query_vectors = sum_parts(
+        query.dtype, query_products(saved, query_grads, problem, stage), query_parts
+    )
     if dnorm is not None:
         query_vectors[rows_backward.G0.value :, : problem.C] += dnorm
-    query_matrices = query_products(saved, query_grads, problem, stage)
-    vectors = sum_parts(parts, query.dtype)
-    return Gradients(query_grads.input, latent_matrices, vectors, query_matrices, query_vectors, projections)
+    matrices, vectors = sum_parts(query.dtype, matrix_parts, vector_parts)
+    return Gradients(query_grads.input, matrices[0], vectors, query_matrices[0], query_vectors, projections)
 
 
 def finish_backward(
@@ -140,7 +142,7 @@ def attend_backward(
     view: SetView, own: bool, saved: Aggregated, grads: LatentGrads, dx: Tensor | None, add: bool,
     problem: Problem, stage: Stage,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """Through the elements: gradients of the folded queries (fp32), `projections` (2, D, C) and (2, C) of the norm."""
+    """Through the elements: parts of the folded queries' gradients, `projections` (2, D, C) and the norm's (2, C)."""
     x, B, H, M, C = view.x, problem.num_sets, problem.H, problem.M, problem.C
     config = backward_config(problem, not own)
     width = C if problem.absorbed else problem.E
@@ -172,16 +174,15 @@ def attend_backward(
             dfolded, parts[0], parts[1], B, config.group, config.num_splits, M, stage.spec, C, problem.D,
             BLOCK_E=padded(problem.E), **sums,
         )  # fmt: skip
-        projections = sum_parts(parts, x.dtype).view(2, problem.D, C)
+        projections = sum_parts(x.dtype, parts)[0].view(2, problem.D, C)
     if wanted and not fused:
         kernels.elements_kernel[(B * config.element_splits,)](
             *view.arguments, *target, saved.queries.folded, folded_stride, stage.weights,
             grads.attended if grads.y is None else grads.y, saved.lse, grads.delta, dgain, dbias, config.element_splits,
             M, stage.spec, C, problem.D, problem.absorbed, add, BLOCK_E=padded(problem.E), **elements,
         )  # fmt: skip
-    sets = B if own else 1
-    dfolded = sum_parts(dfolded.view(sets, -1, H * M * width), torch.float32)
-    return dfolded, projections, None if dnorm is None else sum_parts(dnorm, x.dtype)
+    dfolded = dfolded.view(B if own else 1, -1, H * M * width)
+    return dfolded, projections, None if dnorm is None else sum_parts(x.dtype, dnorm)[0]
 
 
 def tile_arguments(tile: Tile) -> dict[str, int]:
@@ -192,12 +193,11 @@ def tile_arguments(tile: Tile) -> dict[str, int]:
 def queries_backward(
     query: Tensor, saved: Aggregated, dfolded: Tensor, grads: LatentGrads, problem: Problem, stage: Stage
 ) -> tuple[QueryGrads, Tensor]:
-    """From the folded queries to the query rows."""
+    """From the parts of the folded queries' gradients to the query rows, and the parts of the vectors'."""
     num_sets, M, width = query.shape
     rows = num_sets * M
-    residual = grads.sum0
-    if num_sets != problem.num_sets:
-        residual = sum_parts(residual.view(1, problem.num_sets, -1), torch.float32)
+    residual = grads.sum0.view(num_sets, problem.num_sets // num_sets, -1)
+    dfolded, residual = sum_parts(torch.float32, dfolded, residual)
     normed = stage.normed_inputs
     dnormed = torch.empty_like(query)
     to = QueryGrads(
@@ -215,13 +215,13 @@ def queries_backward(
         BLOCK_M=block, BLOCK_CQ=padded(width), BLOCK_E=min(64, padded(problem.E)), BLOCK_K=64,
         PRECISION=matrix_precision(query.dtype), num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
-    return to, sum_parts(parts, query.dtype)
+    return to, parts
 
 
 def latent_products(
     saved: Aggregated, grads: LatentGrads, grad: Tensor | tuple[Tensor, Tensor], problem: Problem, stage: Stage
 ) -> Tensor:
-    """Gradients of the weights of `latent_shapes`, flat."""
+    """Parts of the gradients of the weights of `latent_shapes`, flat."""
     dk, dv = (None, None) if isinstance(grad, Tensor) else grad
     shapes = latent_shapes(stage, problem.absorbed)
     heads = {"w_v": problem.H}
@@ -231,11 +231,11 @@ def latent_products(
         problem.C, problem.D, grads.before.shape[-1], stage.next_dim, problem.H, stage.spec.output_projection,
         stage.spec.ffn_dim is not None, **constants,
     )  # fmt: skip
-    return sum_parts(parts, grads.sum0.dtype)[0]
+    return parts
 
 
 def query_products(saved: Aggregated, grads: QueryGrads, problem: Problem, stage: Stage) -> Tensor:
-    """Gradients of the weights of `query_shapes`, flat."""
+    """Parts of the gradients of the weights of `query_shapes`, flat."""
     shapes = query_shapes(stage, problem.absorbed)
     width, rows = grads.input.shape[-1], grads.input.shape[:-1].numel()
     parts, grid, constants = product_launch(shapes, {"w_k": problem.H}, rows, grads.query)
@@ -243,7 +243,7 @@ def query_products(saved: Aggregated, grads: QueryGrads, problem: Problem, stage
         saved.queries, grads, parts, parts.shape[1], rows, parts.shape[2],
         width, problem.C, problem.D, problem.H, **constants,
     )  # fmt: skip
-    return sum_parts(parts, grads.query.dtype)[0]
+    return parts
 
 
 def product_launch(
@@ -268,14 +268,15 @@ def product_launch(
     return like.new_empty(1, splits, size, dtype=dtype), (tiles * splits,), constants
 
 
-def sum_parts(parts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum (outer, parts, size) over its middle axis, in a fixed order."""
-    outer, num_parts, size = parts.shape
-    if num_parts == 1 and parts.dtype == dtype:
-        return parts[:, 0]
-    total = parts.new_empty(outer, size, dtype=dtype)
-    block = 32 if size <= 4096 else 64
-    rows_backward.sum_parts_kernel[(outer * triton.cdiv(size, block),)](
-        parts, total, num_parts, size, BLOCK_P=64, BLOCK_S=block, num_warps=4, enable_fp_fusion=True
-    )
-    return total
+def sum_parts(dtype: torch.dtype, *arrays: Tensor) -> list[Tensor]:
+    """Sums (outer, size) of one or two arrays (outer, parts, size) over their middle axes, in a fixed order."""
+    open_sums = [a for a in arrays if a.shape[1] > 1 or a.dtype != dtype]
+    sums = {id(a): a.new_empty(a.shape[0], a.shape[2], dtype=dtype) for a in open_sums}
+    tiles = sum(a.shape[0] * triton.cdiv(a.shape[2], 64) for a in open_sums)
+    if open_sums:
+        first, *rest = [(a, sums[id(a)], *a.shape) for a in open_sums]
+        second = rest[0] if rest else (None, None, 0, 0, 0)
+        rows_backward.sum_parts_kernel[(tiles,)](
+            *first, *second, BLOCK_P=32, BLOCK_S=64, num_warps=4, enable_fp_fusion=True
+        )
+    return [sums[id(a)] if id(a) in sums else a[:, 0] for a in arrays]

@@ -305,19 +305,31 @@ def queries_backward_kernel(
 
 
 @triton.jit
-def sum_parts_kernel(
-    parts_ptr, sum_ptr, num_parts, size, BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr
+def sum_parts(
+    parts_ptr, sum_ptr, tile, outer, num_parts, size, BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr
 ):  # fmt: skip
-    """(outer, num_parts, size) fp32 → (outer, size) in the type of sum_ptr, added in a fixed order."""
+    """Tile number `tile`, if there is one, of the sum of (outer, num_parts, size) over its middle axis; returns the rest."""
     blocks = tl.cdiv(size, BLOCK_S)
-    outer = (tl.program_id(0) // blocks).to(tl.int64)
-    columns = tl.program_id(0) % blocks * BLOCK_S + tl.arange(0, BLOCK_S)
-    total = tl.zeros((BLOCK_P, BLOCK_S), tl.float32)
-    for start in range(0, num_parts, BLOCK_P):
-        part = start + tl.arange(0, BLOCK_P)
-        ok = (part < num_parts)[:, None] & (columns < size)[None, :]
-        total += tl.load(
-            parts_ptr + (outer * num_parts + part)[:, None] * size + columns[None, :], mask=ok, other=0.0
-        ).to(tl.float32)
-    target = sum_ptr + outer * size + columns
-    tl.store(target, tl.sum(total, 0).to(sum_ptr.dtype.element_ty), mask=columns < size)
+    if (tile >= 0) & (tile < outer * blocks):
+        which = (tile // blocks).to(tl.int64)
+        columns = tile % blocks * BLOCK_S + tl.arange(0, BLOCK_S)
+        total = tl.zeros((BLOCK_P, BLOCK_S), tl.float32)
+        for start in range(0, num_parts, BLOCK_P):
+            part = start + tl.arange(0, BLOCK_P)
+            place = (which * num_parts + part)[:, None] * size + columns[None, :]
+            ok = (part < num_parts)[:, None] & (columns < size)[None, :]
+            total += tl.load(parts_ptr + place, mask=ok, other=0.0).to(tl.float32)
+        target = sum_ptr + which * size + columns
+        tl.store(target, tl.sum(total, 0).to(sum_ptr.dtype.element_ty), mask=columns < size)
+    return tile - outer * blocks
+
+
+@triton.jit
+def sum_parts_kernel(
+    parts_ptr, sum_ptr, outer, num_parts, size, parts2_ptr, sum2_ptr, outer2, num_parts2, size2,
+    BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Sums over the middle axis of one or two arrays, in a fixed order, in the types of their targets."""
+    tile = sum_parts(parts_ptr, sum_ptr, tl.program_id(0), outer, num_parts, size, BLOCK_P, BLOCK_S)
+    if parts2_ptr is not None:
+        sum_parts(parts2_ptr, sum2_ptr, tile, outer2, num_parts2, size2, BLOCK_P, BLOCK_S)
