@@ -16,10 +16,9 @@ from torch.library import custom_op
 
 from settx_fast._sets import Sets
 from settx_fast.blockwise import norms
-from settx_fast.blockwise.tiles import blank, tiles
+from settx_fast.blockwise.tiles import blank, refuse_second_derivative, tiles
 
 _LOG2_E = math.log2(math.e)
-_SCORES_PER_TILE = 2**18
 
 
 @custom_op("settx_fast::aggregate", mutates_args=())
@@ -44,7 +43,7 @@ def aggregate(
     shape = (sets.num_sets, *queries.shape[1:])
     y, total = queries.new_zeros(shape), queries.new_zeros(*shape[:-1], 1)
     peak = torch.full_like(total, torch.finfo(queries.dtype).min)
-    for tile in tiles(sets, keys.rows_per_tile(queries)):
+    for tile in tiles(sets, _scores_per_row(queries)):
         b = tile.sets
         k, v = keys.forward(tile.load(rows, queries.dtype))
         scores = _scores(queries, b, k, tile.outside())
@@ -80,7 +79,7 @@ def aggregate_backward(
     d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
     d_queries = torch.zeros_like(queries)
     delta = (d_y * y).sum(-1, keepdim=True)
-    for tile in tiles(sets, keys.rows_per_tile(queries)):
+    for tile in tiles(sets, _scores_per_row(queries)):
         b = tile.sets
         k, v = keys.forward(tile.load(rows, queries.dtype))
         p = _scores(queries, b, k, tile.outside()).sub_(lse[b]).exp2_()
@@ -104,9 +103,6 @@ class _Keys:
         self.norm, self.eps, self.heads = norm, eps, queries.shape[1]
         # gradients of the parameters, summed over tiles
         self.sums = [queries.new_empty(0) if p is None else torch.zeros_like(p) for p in self.parameters]
-
-    def rows_per_tile(self, queries: Tensor) -> int:
-        return max(64, _SCORES_PER_TILE // max(1, queries.shape[1] * queries.shape[2]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (b, n, C) → keys and values (b, h, n, e)."""
@@ -142,6 +138,10 @@ class _Keys:
         return d_rows.view_as(d_x) if need_rows else None
 
 
+def _scores_per_row(queries: Tensor) -> int:
+    return queries.shape[1] * queries.shape[2]
+
+
 def _scores(queries: Tensor, sets: slice, keys: Tensor, outside: Tensor | None) -> Tensor:
     """(b, h, m, n) in units of log 2, −inf outside the sets."""
     q = queries if queries.shape[0] == 1 else queries[sets]
@@ -175,3 +175,4 @@ def _differentiate(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...
 
 
 aggregate.register_autograd(_differentiate, setup_context=_save)
+aggregate_backward.register_autograd(refuse_second_derivative)

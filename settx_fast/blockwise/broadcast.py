@@ -14,9 +14,7 @@ from torch.library import custom_op
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.blockwise.block import Block
-from settx_fast.blockwise.tiles import blank, tiles
-
-_SCORES_PER_TILE = 2**18
+from settx_fast.blockwise.tiles import blank, refuse_second_derivative, tiles
 
 Scalars = tuple[str, bool, str, bool, str, int | None, float]
 
@@ -68,7 +66,7 @@ def broadcast(
     sets = Sets(rows, lengths, offsets)
     out = blank(sets, weights[0].shape[0])
     outside = _outside(keys, key_lengths)
-    for tile in tiles(sets, _rows_per_tile(keys)):
+    for tile in tiles(sets, _elements_per_row(keys)):
         b = tile.sets
         x = tile.load(rows, keys.dtype)
         trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
@@ -101,7 +99,7 @@ def broadcast_backward(
     d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
     d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
     outside = _outside(keys, key_lengths)
-    for tile in tiles(sets, _rows_per_tile(keys)):
+    for tile in tiles(sets, _elements_per_row(keys)):
         b = tile.sets
         x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
         trace = block.forward(x, k, v, None if outside is None else outside[b])
@@ -135,8 +133,8 @@ def _outside(keys: Tensor, key_lengths: Tensor | None) -> Tensor | None:
     return (torch.arange(keys.shape[2]) >= key_lengths[:, None])[:, None, None]
 
 
-def _rows_per_tile(keys: Tensor) -> int:
-    return max(64, _SCORES_PER_TILE // max(keys.shape[1] * keys.shape[2], keys.shape[1] * keys.shape[3]))
+def _elements_per_row(keys: Tensor) -> int:
+    return keys.shape[1] * max(keys.shape[2], keys.shape[3])
 
 
 @broadcast.register_fake
@@ -167,3 +165,4 @@ def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
 
 
 broadcast.register_autograd(_differentiate, setup_context=_save)
+broadcast_backward.register_autograd(refuse_second_derivative)

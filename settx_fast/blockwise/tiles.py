@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from settx_fast._sets import Sets
+
+# scores, or elements of a wide activation, in one tile: some of these arrays stay in a core's second cache
+ELEMENTS_PER_TILE = 2**18
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,9 @@ class Tile:
                 rows[begin:end] = tile[index, : end - begin]
 
 
-def tiles(sets: Sets, rows_per_tile: int) -> Iterator[Tile]:
-    """All tiles of about `rows_per_tile` rows, in order; small sets share a tile, empty ones may be in none."""
+def tiles(sets: Sets, elements_per_row: int) -> Iterator[Tile]:
+    """All tiles, in order; small sets share one, a large set has several, empty sets may be in none."""
+    rows_per_tile = max(64, ELEMENTS_PER_TILE // max(1, elements_per_row))
     offsets = None if sets.offsets is None else sets.offsets.tolist()
     sizes = _sizes(sets, offsets)
     first = 0
@@ -106,3 +111,8 @@ def blank(sets: Sets, width: int) -> Tensor:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that tiles of rows of a dtype are computed in: never less than fp32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def refuse_second_derivative(*_: object) -> NoReturn:
+    """Backward of the backward operators, which recompute and keep no graph."""
+    raise RuntimeError("a second derivative needs a graph of the backward: use impl='composed' or impl='reference'")
