@@ -1,7 +1,7 @@
 """Stage B backwards, a bounded chunk of rows at a time: what the forward pass made is made again, used and dropped.
 
-The ladder, for every chunk: `recompute` runs attention again, `layers_backward` goes back through norms and layers to the
-sum of residual and attention, `attention_backward` to queries, keys and values, `input_backward` to the elements;
+The ladder, for every chunk: `recompute` runs attention again, `layers_backward` goes back through norms and layers to
+the sum of residual and attention, `attention_backward` to queries, keys and values, `input_backward` to the elements;
 `weight_gradients` adds up what weights saw, `merge_keys` what the runs of a set found for its keys and values.
 
 A run is some consecutive tiles of one set, a tile is what one program holds. Temporaries hold a chunk's runs one after
@@ -28,6 +28,7 @@ from settx_fast.kernels.primitives import (
     multiply,
     multiply_add,
     normalise_backward,
+    staged_multiply,
     standardise,
     store_tile,
 )
@@ -104,19 +105,26 @@ def layers_backward(u, d_y, w, chunk, packed, valid, block: tl.constexpr, tiles:
     D: tl.constexpr = block.D
     PRECISION: tl.constexpr = block.precision
     ACTIVATION: tl.constexpr = block.spec.activation
+    CHUNK: tl.constexpr = tiles.hidden
     columns = tl.arange(0, u.shape[1])
     inside = columns < D
     u = u.to(w.w_o.dtype.element_ty)
     store_tile(chunk.u, packed * D, columns, valid, inside, u)
     if block.spec.ffn_dim is None:
-        weight = load_weight(w.w_o, columns, columns, inside, inside, D)
-        z = multiply(u, weight, PRECISION) + load_vector(w.b_o, columns, inside)[None, :]
+        if tiles.staged:
+            z = staged_multiply(chunk.u, packed * D, valid, w.w_o, 1, D, columns, inside, D, CHUNK, PRECISION)
+        else:
+            weight = load_weight(w.w_o, columns, columns, inside, inside, D)
+            z = multiply(u, weight, PRECISION)
+        z += load_vector(w.b_o, columns, inside)[None, :]
         d_z = (d_y * activation_slope(z, ACTIVATION)).to(u.dtype)
         store_tile(chunk.d_z, packed * D, columns, valid, inside, d_z)
-        d_u = multiply(d_z, tl.trans(weight), PRECISION)
+        if tiles.staged:
+            d_u = staged_multiply(chunk.d_z, packed * D, valid, w.w_o, D, 1, columns, inside, D, CHUNK, PRECISION)
+        else:
+            d_u = multiply(d_z, tl.trans(weight), PRECISION)
     else:
         F: tl.constexpr = block.spec.ffn_dim
-        CHUNK: tl.constexpr = tiles.hidden
         d_y = d_y.to(u.dtype)
         store_tile(chunk.d_y, packed * D, columns, valid, inside, d_y)
         d_u = tl.zeros(u.shape, tl.float32)
@@ -162,7 +170,7 @@ def layers_backward_kernel(
             d_o = d_y + norm_backward(d_u, standard, factor, w.g1, sums_ptr + SECOND, D, NORM)
         else:
             if NORM != "none":
-                y, factor1 = standardise(u + feed_forward(u, w, block, tiles), D, NORM, EPS)
+                y, factor1 = standardise(u + feed_forward(u, chunk.u, packed * D, valid, w, block, tiles), D, NORM, EPS)
                 d_y = norm_backward(d_y, y, factor1, w.g1, sums_ptr + SECOND, D, NORM)
             d_u = d_y + layers_backward(u, d_y, w, chunk, packed, valid, block, tiles)
             d_o = norm_backward(d_u, standard, factor, w.g0, sums_ptr, D, NORM)
@@ -278,16 +286,15 @@ def input_backward_kernel(
 def merge_keys_kernel(
     partial_ptr, dk_ptr, dv_ptr, x, first_run, num_runs, run_rows, first_set, SIZE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Add a chunk's shares (runs, 2, SIZE) to their sets' gradients (B, SIZE), in order; a set's first run starts them."""
+    """Add a chunk's shares (runs, 2, SIZE) to their sets' gradients (B, SIZE), in order, from zero at a set's first."""
     parts: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     b = (first_set + tl.program_id(0) // parts).to(tl.int64)
     columns = tl.program_id(0) % parts * BLOCK + tl.arange(0, BLOCK)
     inside = columns < SIZE
     begin, end = blocks_of_set(b, x, run_rows)
     first, last = tl.maximum(begin, first_run), tl.minimum(end, first_run + num_runs)
+    dk_ptr, dv_ptr = dk_ptr + b * SIZE + columns, dv_ptr + b * SIZE + columns
     if first < last:
-        dk_ptr += b * SIZE + columns
-        dv_ptr += b * SIZE + columns
         begun = columns < tl.where(begin < first_run, SIZE, 0)
         dk = tl.load(dk_ptr, mask=begun, other=0.0).to(tl.float32)
         dv = tl.load(dv_ptr, mask=begun, other=0.0).to(tl.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -39,32 +39,28 @@ class Block:
 
 @dataclass(frozen=True)
 class ForwardTiles:
-    """Rows of a tile; heads taken together and the padded width of their features; columns of x and of F at a time."""
+    """Rows of a tile; heads taken together and the padded width of their features; columns of x and of F at a time.
+
+    `staged` lets the single feed-forward layer read its rows from memory: its weight is too large to hold.
+    """
 
     rows: int
     group: int
     group_width: int
     inputs: int
     hidden: int
+    staged: bool
     warps: int
     stages: int
 
 
-def forward_tiles(block: Block) -> ForwardTiles:
-    """Tiles of the forward kernel."""
-    heads = block.spec.num_heads
-    group = heads if heads * block.keys <= max(block.width, 128) else 1
-    group_width = block.width if group == heads else padded(group * block.E)
-    rows, warps = (64, 8) if block.width > 128 else (64, 4)
-    return ForwardTiles(rows, group, group_width, min(padded(block.C), 128), 64, warps, 2)
-
-
 @dataclass(frozen=True)
 class LayerTiles:
-    """Tile of the backward kernel of norms and layers."""
+    """Tile of the backward kernel of norms and layers; fields as above."""
 
     rows: int
     hidden: int
+    staged: bool
     warps: int
     stages: int
 
@@ -102,18 +98,28 @@ class BackwardTiles:
     inputs: InputTiles
 
 
+def forward_tiles(block: Block, rows: int = 64) -> ForwardTiles:
+    """Tiles of the forward kernel."""
+    heads, wide = block.spec.num_heads, block.width > 128
+    together = heads * block.keys <= 128 and not (wide and block.spec.output_projection)
+    group = heads if together else 1
+    group_width = block.width if together else padded(block.E)
+    inputs = min(padded(block.C), 64 if wide else 128)
+    return ForwardTiles(rows, group, group_width, inputs, 64, wide, 8 if wide else 4, 2)
+
+
 def backward_tiles(block: Block) -> BackwardTiles:
     """Tiles of the backward kernels."""
-    group_width = padded(block.E)
+    wide, head = block.width > 128, padded(block.E)
     return BackwardTiles(
-        replace(forward_tiles(block), rows=32),
-        LayerTiles(32, 64, 4, 2),
-        AttentionTiles(64, 1, group_width, min(group_width, 64), 4, 2),
+        forward_tiles(block, rows=32),
+        LayerTiles(32, 64, wide, 8 if wide else 4, 2),
+        AttentionTiles(64, 1, head, min(head, 64), 4, 2),
         InputTiles(32, padded(block.C), 64, 4, 2),
     )
 
 
-CHUNK_ROWS = 65_536
+CHUNK_ROWS = 65_536  # rows of the backward's temporaries
 ROW_MULTIPLE = 64
 
 

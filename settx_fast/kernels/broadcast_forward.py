@@ -157,6 +157,7 @@ def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles
     WIDTH: tl.constexpr = block.width
     length = length_of(x, b)
     rows = first + tl.arange(0, ROWS)
+    out_offsets = row_offsets(out, b, rows)
     columns = tl.arange(0, WIDTH)
     y = tl.zeros((ROWS, WIDTH), tl.float32)
     if first < length:
@@ -165,10 +166,10 @@ def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles
             x.ptr, row_offsets(x, b, rows), rows < length, k_ptr + own_keys, v_ptr + own_keys, w, None, None,
             block, tiles,
         )  # fmt: skip
-        y = finish(o, w, block, tiles)
+        y = finish(o, out.ptr, out_offsets, rows < length, w, block, tiles)
         y = tl.where((rows < length)[:, None], y, 0.0)
     writable = rows < (length if x.offsets is not None else x.N)
-    store_tile(out.ptr, row_offsets(out, b, rows), columns, writable, columns < block.D, y)
+    store_tile(out.ptr, out_offsets, columns, writable, columns < block.D, y)
 
 
 @triton.jit

@@ -127,20 +127,51 @@ def normalise_backward(grad, standard, factor, gain_ptr, WIDTH: tl.constexpr, NO
 
 
 @triton.jit
-def feed_forward(x, w, block: tl.constexpr, tiles: tl.constexpr):
-    """act(x Woᵀ + bo), or act(x Woᵀ + bo) Wo2ᵀ + bo2 in chunks of tiles.hidden columns of F: (rows, width) in fp32."""
+def staged_multiply(
+    ptr, offsets, valid, w_ptr, in_stride, out_stride, outputs, output_valid,
+    IN: tl.constexpr, CHUNK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Rows at ptr + offsets, IN wide, times a weight too large for the registers: chunk of columns by chunk, in fp32.
+
+    The program itself stored the rows; the barriers let all of its threads see them, and write them again afterwards.
+    """
+    tl.debug_barrier()
+    y = tl.zeros((offsets.shape[0], outputs.shape[0]), tl.float32)
+    for first in range(0, IN, CHUNK):
+        inputs = first + tl.arange(0, CHUNK)
+        x = load_tile(ptr, offsets, inputs, valid, inputs < IN)
+        weight = tl.load(
+            w_ptr + inputs[:, None] * in_stride + outputs[None, :] * out_stride,
+            mask=(inputs < IN)[:, None] & output_valid[None, :],
+            other=0.0,
+        )
+        y = multiply_add(x, weight, y, PRECISION)
+    tl.debug_barrier()
+    return y
+
+
+@triton.jit
+def feed_forward(x, stage_ptr, offsets, valid, w, block: tl.constexpr, tiles: tl.constexpr):
+    """act(x Woᵀ + bo), or act(x Woᵀ + bo) Wo2ᵀ + bo2 in chunks of tiles.hidden columns of F: (rows, width) in fp32.
+
+    Where tiles.staged, the valid rows pass through memory at stage_ptr + offsets.
+    """
     D: tl.constexpr = block.D
     ACTIVATION: tl.constexpr = block.spec.activation
     PRECISION: tl.constexpr = block.precision
+    CHUNK: tl.constexpr = tiles.hidden
     columns = tl.arange(0, x.shape[1])
     inside = columns < D
     x = x.to(w.w_o.dtype.element_ty)
     if block.spec.ffn_dim is None:
-        weight = load_weight(w.w_o, columns, columns, inside, inside, D)
-        y = activate(multiply(x, weight, PRECISION) + load_vector(w.b_o, columns, inside)[None, :], ACTIVATION)
+        if tiles.staged:
+            store_tile(stage_ptr, offsets, columns, valid, inside, x)
+            z = staged_multiply(stage_ptr, offsets, valid, w.w_o, 1, D, columns, inside, D, CHUNK, PRECISION)
+        else:
+            z = multiply(x, load_weight(w.w_o, columns, columns, inside, inside, D), PRECISION)
+        y = activate(z + load_vector(w.b_o, columns, inside)[None, :], ACTIVATION)
     else:
         F: tl.constexpr = block.spec.ffn_dim
-        CHUNK: tl.constexpr = tiles.hidden
         y = tl.zeros(x.shape, tl.float32) + load_vector(w.b_o2, columns, inside)[None, :]
         for first in range(0, F, CHUNK):
             hidden = first + tl.arange(0, CHUNK)
@@ -152,14 +183,17 @@ def feed_forward(x, w, block: tl.constexpr, tiles: tl.constexpr):
 
 
 @triton.jit
-def finish(o, w, block: tl.constexpr, tiles: tl.constexpr):
+def finish(o, stage_ptr, offsets, valid, w, block: tl.constexpr, tiles: tl.constexpr):
     """What follows the residual of attention on a tile o (rows, width) in fp32: norms and feed-forward layers."""
     D: tl.constexpr = block.D
     NORM: tl.constexpr = block.spec.norm
     EPS: tl.constexpr = block.spec.norm_eps
     if block.spec.norm_first:
-        y = o + feed_forward(normalise(o, w.g1, w.b1, D, NORM, EPS), w, block, tiles)
+        y = o + feed_forward(
+            normalise(o, w.g1, w.b1, D, NORM, EPS), stage_ptr, offsets, valid, w, block, tiles
+        )  # fmt: skip
     else:
         o = normalise(o, w.g0, w.b0, D, NORM, EPS)
-        y = normalise(o + feed_forward(o, w, block, tiles), w.g1, w.b1, D, NORM, EPS)
+        y = o + feed_forward(o, stage_ptr, offsets, valid, w, block, tiles)
+        y = normalise(y, w.g1, w.b1, D, NORM, EPS)
     return y
