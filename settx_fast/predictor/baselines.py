@@ -81,16 +81,17 @@ def classical(observed: Observed, graph: Tensor | None = None) -> dict[str, Esti
 
     graph (B, F + 1, F + 1) bool, the target last: the true graph where the prior fixes it. Otherwise it is estimated by
     R²-SortnRegress (Reisach et al. 2023, arXiv:2303.18211): variables sorted by how well the others explain them, each
-    regressed on those before it; coefficients more than 3 standard errors from zero are edges. In the target
-    environment the weights and the target's own noise are taken to be those of the sources; biases and noise of the
-    features are matched to the moments of its unlabelled rows. Classes come as probabilities 0 and 1.
+    regressed on those before it; coefficients more than 3 standard errors from zero are edges. Regressions are within
+    environments, lest two variables that both shift between environments seem related. In the target environment the
+    weights and the target's own noise are taken to be those of the sources; biases and noise of the features are
+    matched to the moments of its unlabelled rows. Classes come as probabilities 0 and 1.
     """
-    source, count = _source_moments(observed)
-    adjacency = _sort_and_regress(source, count) if graph is None else graph
-    weights = _regress(source, adjacency)
+    source, within, count = _source_moments(observed)
+    adjacency = _sort_and_regress(source, within, count) if graph is None else graph
+    weights = _regress(within, adjacency)
     residual = torch.eye(weights.shape[-1], dtype=weights.dtype) - weights  # noise = residualᵀ x
     bias = (residual.mT @ source.mean[..., None]).squeeze(-1)
-    noise = (residual * (source.covariance @ residual)).sum(1).clamp(min=0.0)
+    noise = (residual * (within.covariance @ residual)).sum(1).clamp(min=0.0)
     target = _target_moments(observed, weights, bias, noise)
     return _read(observed, adjacency, weights, noise, source, target)
 
@@ -123,11 +124,14 @@ def _read(
     return {name: Estimate(value.float()) for name, value in values.items()}
 
 
-def _source_moments(observed: Observed) -> tuple[Moments, Tensor]:
-    """Moments (B, F + 1) of the labelled source rows, target last, and their number (B,)."""
+def _source_moments(observed: Observed) -> tuple[Moments, Moments, Tensor]:
+    """Moments (B, F + 1) of labelled source rows, target last, pooled and within environments; number of rows (B,)."""
     weight = (observed.labelled & ~observed.is_target).double()
     columns = torch.cat([_features(observed), observed.target[..., None].double()], -1)
-    return _moments(columns.where(weight[..., None] > 0, 0.0), weight), weight.sum(1)
+    columns = columns.where(weight[..., None] > 0, 0.0)
+    member = one_hot(observed.environment).double() * weight[..., None]  # (B, R, K)
+    mean = (member.mT @ columns) / member.sum(1)[..., None].clamp(min=1.0)
+    return _moments(columns, weight), _moments(columns - member @ mean, weight), weight.sum(1)
 
 
 def _features(observed: Observed) -> Tensor:
@@ -142,45 +146,52 @@ def _moments(columns: Tensor, weight: Tensor) -> Moments:
     return Moments(mean, centred.mT @ (share * centred))
 
 
-def _sort_and_regress(source: Moments, count: Tensor) -> Tensor:
+def _sort_and_regress(source: Moments, within: Moments, count: Tensor) -> Tensor:
     """(B, V, V) bool: R²-SortnRegress, with a t-test in place of the lasso."""
     rank = r_squared(source).argsort(1).argsort(1)
     before = rank[:, :, None] < rank[:, None, :]
     known = source.variance > 0
     before &= known[:, :, None] & known[:, None, :]
-    weights = _regress(source, before)
+    weights = _regress(within, before)
     identity = torch.eye(weights.shape[-1], dtype=weights.dtype)
     residual = identity - weights
-    noise = (residual * (source.covariance @ residual)).sum(1)  # (B, V)
-    gram = source.covariance[:, None] * before.mT[..., None] * before.mT[:, :, None]  # (B, V, V, V), one per child
+    noise = (residual * (within.covariance @ residual)).sum(1)  # (B, V)
+    gram = within.covariance[:, None] * before.mT[..., None] * before.mT[:, :, None]  # (B, V, V, V), one per child
     variance = (
         torch.linalg.pinv(gram, hermitian=True).diagonal(dim1=2, dim2=3).mT * noise[:, None] / count[:, None, None]
     )
     return before & (weights.square() > SIGNIFICANT**2 * variance)
 
 
-def _regress(source: Moments, adjacency: Tensor) -> Tensor:
+def _regress(moments: Moments, adjacency: Tensor) -> Tensor:
     """(B, V, V): least squares of every variable on its parents."""
     sets, width, _ = adjacency.shape
     columns = [
-        least_squares(source, torch.full((sets,), child), adjacency[:, None, :, child]).squeeze(1)
+        least_squares(moments, torch.full((sets,), child), adjacency[:, None, :, child]).squeeze(1)
         for child in range(width)
     ]
     return torch.stack(columns, -1)
 
 
 def _target_moments(observed: Observed, weights: Tensor, bias: Tensor, noise: Tensor) -> Moments:
-    """Moments of the target environment: the target variable's bias and noise kept, the features' fitted."""
-    seen = _moments(_features(observed), observed.is_target.double())
-    total = total_effects(weights)  # (B, V, V), [cause, effect]
-    from_features, from_target = total[:, :-1, :-1], total[:, -1, :-1]  # on the features
-    mean = seen.mean - bias[:, -1:] * from_target
-    bias = torch.cat([(torch.linalg.pinv(from_features.mT) @ mean[..., None]).squeeze(-1), bias[:, -1:]], 1)
+    """Moments of the target environment: the target variable's bias and noise kept, the features' fitted.
 
-    scale = seen.variance.sqrt().clamp(min=1e-12).reciprocal()
-    explained = noise[:, -1, None, None] * from_target[:, :, None] * from_target[:, None, :]
-    weight = scale[:, :, None] * scale[:, None, :]
-    rest = (weight * (seen.covariance - explained)).flatten(1)
-    basis = (from_features[..., :, None] * from_features[..., None, :] * weight[:, None]).flatten(2)  # (B, F, F²)
-    fitted = (torch.linalg.pinv(basis.mT) @ rest[..., None]).squeeze(-1).clamp(min=0.0)
-    return properties.linear_moments(weights, bias, torch.cat([fitted, noise[:, -1:]], 1))
+    A feature less what its parents among the features explain is a residual: noise of its own and, through the target,
+    of others. The features' noise is fitted to the residuals' covariance by least squares, in units of the residuals.
+    """
+    seen = _moments(_features(observed), observed.is_target.double())
+    among = torch.eye(seen.mean.shape[1], dtype=weights.dtype) - weights[:, :-1, :-1]
+    residual = Moments((among.mT @ seen.mean[..., None]).squeeze(-1), among.mT @ seen.covariance @ among)
+    reach = total_effects(weights)[:, :, :-1] @ among  # (B, V, F), of every noise on the residuals
+    of_features, of_target = reach[:, :-1], reach[:, -1]
+    rest = residual.mean - bias[:, -1:] * of_target
+    fitted_bias = torch.linalg.solve(of_features.mT, rest[..., None]).squeeze(-1)
+
+    scale = torch.where(residual.variance > 0, residual.variance.rsqrt(), 0.0)
+    unit = scale[:, :, None] * scale[:, None, :]
+    basis = of_features[..., :, None] * of_features[..., None, :] * unit[:, None]  # (B, F, F, F)
+    explained = noise[:, -1, None, None] * of_target[:, :, None] * of_target[:, None, :]
+    rest = unit * (residual.covariance - explained)
+    fitted_noise = (torch.linalg.pinv(basis.flatten(2).mT) @ rest.flatten(1)[..., None]).squeeze(-1).clamp(min=0.0)
+    bias, noise = (torch.cat([fitted, own[:, -1:]], 1) for fitted, own in ((fitted_bias, bias), (fitted_noise, noise)))
+    return properties.linear_moments(weights, bias, noise)

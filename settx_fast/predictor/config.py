@@ -20,8 +20,8 @@ class TrainConfig:
     """Everything that determines a training run; saved as the run directory's `config.json`.
 
     prior: where the datasets come from. An epoch is a stretch of `epoch_steps` batches of the endless stream, followed
-    by a validation and a checkpoint; a batch is `batch_size` datasets with min_rows … max_rows rows. l1, l2: penalties
-    on weight matrices. permute: random column order and environment ids. workers: loader processes.
+    by a validation and a checkpoint; a batch is `batch_size` datasets with min_rows … max_rows rows (log-uniform).
+    l1, l2: penalties on weight matrices. permute: random column order and environment ids. workers: loader processes.
     """
 
     name: str

@@ -112,8 +112,9 @@ class Stream(IterableDataset[Example]):
         """The batch of that step of this rank."""
         config, number = self.config, step * self.ranks + self.rank
         first_index = number * config.batch_size
-        rows = torch.randint(config.min_rows, config.max_rows + 1, (), generator=_generator(config.seed, ~number))
-        return draw(config, config.seed, first_index, config.batch_size, int(rows), config.permute)
+        share = float(torch.rand((), generator=_generator(config.seed, ~number)))
+        rows = round(config.min_rows * (config.max_rows / config.min_rows) ** share)
+        return draw(config, config.seed, first_index, config.batch_size, rows, config.permute)
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

@@ -93,7 +93,7 @@ def compare(
         size = min(CHUNK, count - first)
         batch = scm.sample(config.prior, size, rows, seed=SEED_OFFSET + seed, first_index=first)
         example = view(batch, config.features)
-        graph = _known_graph(batch, example) if has_fixed_graph(config.prior) else None
+        graph = known_graph(batch, example) if has_fixed_graph(config.prior) else None
         said = {
             "model": model.predict(example.inputs),
             "mean": mean.predict(example.inputs),
@@ -103,7 +103,7 @@ def compare(
     return _joined(parts)
 
 
-def _known_graph(batch: scm.Batch, example: Example) -> Tensor:
+def known_graph(batch: scm.Batch, example: Example) -> Tensor:
     """(B, F + 1, F + 1): the true graph in the order of the features, target last."""
     order = torch.cat([example.columns, batch.target_index[:, None]], 1)
     graph = batch.adjacency.gather(1, order[:, :, None].expand(-1, -1, batch.adjacency.shape[2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 SCALE_FLOOR = 1e-3  # of an environment's scale, relative to the pooled sources; log scales stay above -7
+MANY_ROWS = 1000  # a larger dataset says no more about how far to trust its moments
 CLIP = 10.0  # standard deviations; an outlier beyond says no more than one at the limit
 
 
@@ -33,7 +35,8 @@ class SetInputs(NamedTuple):
     """Elements of B sets, and what converts predictions back to the units of the data.
 
     elements (B, R, `FeatureConfig.element_dim`) float32; present (B, F) bool; feature_scale (B, F) and
-    target_scale (B,) float32: standard deviations over the source rows, 1 for a constant or absent column.
+    target_scale (B,) float32: the units in which the model answers, standard deviations over the source rows (1 for a
+    constant or absent column), or ones where the data's own units carry meaning.
     """
 
     elements: Tensor
@@ -47,9 +50,9 @@ class FeatureConfig:
     """How rows become elements.
 
     max_variables: columns of the largest dataset, target included. max_environments: the target one included.
-    units: columns' log standard deviations are part of the input (for priors whose units carry meaning); without,
-    predictions do not change when a column is shifted or rescaled. interactions: products of every two columns are
-    part of an element, which makes second moments means over the set.
+    units: columns' log standard deviations are part of the input, and effects and risks are learned in the data's own
+    units (for priors whose units carry meaning); without, predictions follow when a column is shifted or rescaled.
+    interactions: products of every two columns are part of an element: second moments become means over the set.
     """
 
     max_variables: int
@@ -72,7 +75,7 @@ class FeatureConfig:
         """C: width of an element."""
         columns = self.max_variables
         pairs = columns * (columns + 1) // 2
-        flags = self.max_features + 2 + self.max_environments
+        flags = self.max_features + 2 + self.max_environments + 1
         return 3 * columns + flags + self.interactions * pairs + self.units * columns
 
 
@@ -81,7 +84,8 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
 
     An element holds the row's columns in standard deviations from the mean (of the pooled source rows; for a row of
     the target environment, of that environment), its environment's shift and log scale relative to the pooled
-    sources, the environment's id, the flags present, labelled and target environment, and what `config` adds.
+    sources, the environment's id, the flags present, labelled and target environment, the log of the dataset's number
+    of rows relative to 1000 and at most 0, and what `config` adds.
 
     Raises ValueError for shapes that do not fit together or the config, ids out of range, a dataset without a labelled
     source row, or values that are seen but not finite.
@@ -103,12 +107,15 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
 
     parts = [columns, shift.asinh(), ratio.log(), present, observed.is_target.unsqueeze(-1)]
     parts += [observed.labelled.unsqueeze(-1), one_hot(observed.environment, config.max_environments)]
+    rows = columns.shape[1]
+    parts.append(columns.new_full((*columns.shape[:2], 1), math.log(min(rows, MANY_ROWS) / MANY_ROWS)))
     if config.interactions:
         left, right = torch.triu_indices(config.max_variables, config.max_variables, device=columns.device)
         parts.append(columns[..., left] * columns[..., right])
     if config.units:
         parts.append(scale.log().expand(columns.shape))
     elements = torch.cat([part.float() for part in parts], -1)
+    scale = torch.ones_like(scale) if config.units else scale
     scale = scale.squeeze(1).float()
     return SetInputs(elements, observed.present, scale[:, :-1], scale[:, -1])
 

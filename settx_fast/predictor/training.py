@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,7 +200,9 @@ def _loggers(out: Path) -> list[Logger]:
     table = CSVLogger(out, name="", version="")
     if rank_zero_only.rank == 0:
         history = _history(out / "metrics.csv")
-        table.experiment.metrics.extend(history)
+        with warnings.catch_warnings():  # the logger deletes what is there, and says so
+            warnings.simplefilter("ignore")
+            table.experiment.metrics.extend(history)
     return [table, TensorBoardLogger(out, name="tensorboard", version="")]
 
 
