@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
@@ -31,15 +31,20 @@ class BlockSpec:
     ffn_dim: int | None = None
     scale: Scale = "model"
     norm_eps: float = 1e-5
+    text: str = field(init=False, repr=False, compare=False)
+    """The other fields in order, as operators carry them."""
 
     def __post_init__(self) -> None:
-        for field, choices in (("norm", Norm), ("residual", Residual), ("activation", Activation), ("scale", Scale)):
-            if getattr(self, field) not in get_args(choices):
-                raise ValueError(f"{field}: expected one of {get_args(choices)}, got {getattr(self, field)!r}")
+        for name, choices in (("norm", Norm), ("residual", Residual), ("activation", Activation), ("scale", Scale)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name}: expected one of {get_args(choices)}, got {getattr(self, name)!r}")
         if self.num_heads < 1:
             raise ValueError(f"num_heads: expected at least 1, got {self.num_heads}")
         if self.ffn_dim is not None and self.ffn_dim < 1:
             raise ValueError(f"ffn_dim: expected None or at least 1, got {self.ffn_dim}")
+        # stored, not formatted when asked for: torch.compile reads it as a constant
+        values = (getattr(self, known.name) for known in fields(self) if known.init)
+        object.__setattr__(self, "text", " ".join(str(value) for value in values))
 
     @property
     def weight_names(self) -> tuple[str, ...]:

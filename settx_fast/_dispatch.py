@@ -56,8 +56,14 @@ def _reasons(
             yield f"a weight is not {x.dtype}, as the elements are"
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _missing(device: str, index: int | None) -> str | None:
+    """What this machine lacks, found out once."""
+    return _find_missing(device, index)
+
+
+@cache
+def _find_missing(device: str, index: int | None) -> str | None:
     """What this machine lacks; Triton's interpreter runs the kernels on a CPU."""
     if device != "cuda" and not (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"the tensor is on {device}, the kernels need cuda"

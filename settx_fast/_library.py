@@ -1,6 +1,6 @@
-"""The fused operators as PyTorch sees them: schemas, fakes, derivatives. Imports the kernels, so triton, when first used.
+"""The fused operators as PyTorch sees them: schemas, fakes, derivatives. Imports the kernels, and so triton.
 
-A block's weights travel as the list of those that its spec has, specs as text (`encode`). Forward operators return what
+A block's weights travel as the list of those that its spec has, specs as their text. Forward operators return what
 their backward reads; nothing of it has an axis of elements.
 """
 
@@ -40,22 +40,16 @@ NO_DOUBLE_BACKWARD = (
 )
 
 
-def encode(spec: BlockSpec) -> str:
-    """A spec as text, fields in order."""
-    return (
-        f"{spec.num_heads} {spec.norm} {spec.norm_first} {spec.residual} {spec.output_projection} {spec.activation} "
-        f"{spec.ffn_dim} {spec.scale} {spec.norm_eps}"
-    )
-
-
 @cache
 def decode(text: str) -> BlockSpec:
-    """The inverse of `encode`."""
+    """The spec of a `BlockSpec.text`."""
     heads, norm, first, residual, projection, activation, ffn, scale, eps = text.split()
-    return BlockSpec(
-        int(heads), norm, first == "True", residual, projection == "True", activation,
-        None if ffn == "None" else int(ffn), scale, float(eps),
-    )  # type: ignore[arg-type]  # fmt: skip
+    values: dict[str, Any] = {
+        "num_heads": int(heads), "norm": norm, "norm_first": first == "True", "residual": residual,
+        "output_projection": projection == "True", "activation": activation,
+        "ffn_dim": None if ffn == "None" else int(ffn), "scale": scale, "norm_eps": float(eps),
+    }  # fmt: skip
+    return BlockSpec(**values)
 
 
 def present(weights: BlockWeights) -> list[Tensor]:
@@ -100,7 +94,8 @@ def empty_gradients(query: Tensor, stage: Stage, absorbed: bool) -> list[Tensor]
 
 def gradients_of(tensors: Sequence[Tensor], absorbed: bool) -> Gradients:
     """The inverse of `present_gradients`."""
-    return Gradients(*tensors, None) if absorbed else Gradients(*tensors)
+    query, latent, vectors, query_matrices, query_vectors, *projections = tensors
+    return Gradients(query, latent, vectors, query_matrices, query_vectors, None if absorbed else projections[0])
 
 
 @torch.library.custom_op("settx::aggregate", mutates_args=())
@@ -208,9 +203,7 @@ def isab_grad(
     assert keys is not None
     assert values is not None
     dx = torch.empty_like(x)
-    dk, dv, rest = broadcast_backward(
-        view, keys, values, stage.next_weights, stage.next_spec, grad.contiguous(), dx
-    )
+    dk, dv, rest = broadcast_backward(view, keys, values, stage.next_weights, stage.next_spec, grad.contiguous(), dx)
     target = dx if needs_x else None
     gradients = aggregate_backward(view, inducing, stage, kept, (dk, dv), target, add=True)
     return [dx, *present_gradients(gradients), *present(rest)]

@@ -82,7 +82,7 @@ def problem_of(view: SetView, num_queries: int, stage: Stage) -> Problem:
 def allocate(problem: Problem, query: Tensor, stage: Stage) -> Aggregated:
     """Room for all that `aggregate_forward` computes; a stage that the block has not is the one before."""
     spec, normed = stage.spec, stage.spec.norm != "none"
-    num_sets, M, width = query.shape
+    num_sets, M = query.shape[:2]
     queries = Queries(
         torch.empty_like(query) if stage.normed_inputs else query,
         query.new_empty(num_sets, M, problem.D),

@@ -1,11 +1,11 @@
 """Stage A: M queries read the N elements of every set, split over programs and merged in a fixed order.
 
-The ladder: `prepare` folds what it can into the queries, `scan` reads the set, `merge` joins the pieces, `finish` runs the
-block's layers on the M rows and makes the next block's keys and values of them.
+The ladder: `prepare` folds what it can into the queries, `scan` reads the set, `merge` joins the pieces, `finish` runs
+the block's layers on the M rows and makes the next block's keys and values of them.
 
 Absorbed: a folded query row is c · Q_h Wk_h (C wide), keys and values are the elements themselves. Projected: it is
-c · Q_h (E wide), keys and values of a tile of elements are made, used and dropped. c = scale · log₂ e: scores are in units
-of log₂, exponentials exp2. The key bias shifts all scores of a query alike and cancels.
+c · Q_h (E wide), keys and values of a tile of elements are made, used and dropped. c = scale · log₂ e: scores are in
+units of log₂, exponentials exp2. The key bias shifts all scores of a query alike and cancels.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from settx_fast.kernels.rows import (
     add_attention,
     add_feed_forward,
     dot_rows,
-    linear_rows,
-    load_rows,
     make_keys_values,
     norm_rows,
     store_rows,

@@ -164,7 +164,8 @@ def attend_backward(
         blocks = problem.blocks(config.sums.block_r)
         kernels.absorbed_kernel[(programs * blocks,)](
             *view.arguments, *target, saved.queries.folded, folded_stride, stage.weights, grads.y, saved.lse,
-            grads.delta, dfolded, dgain, dbias, B, config.group, config.num_splits, H * M, stage.spec, C, fused, add, **sums,
+            grads.delta, dfolded, dgain, dbias, B, config.group, config.num_splits, H * M,
+            stage.spec, C, fused, add, **sums,
         )  # fmt: skip
     else:
         blocks = triton.cdiv(M, config.sums.block_r)

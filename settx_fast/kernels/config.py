@@ -27,8 +27,8 @@ MIN_PIECE = 256  # elements that are worth a program of their own
 class Problem:
     """The shape of stage A: B sets of at most N elements C wide, H heads of M queries, D out, in a type.
 
-    `products` is how matrices are multiplied: "half", "tf32", or "exact" (fp32 without tensor cores). `absorb` forces the
-    variant that otherwise the cost decides.
+    `products` is how matrices are multiplied: "half", "tf32", or "exact" (fp32 without tensor cores). `absorb` forces
+    the variant that otherwise the cost decides.
     """
 
     num_sets: int
@@ -42,7 +42,7 @@ class Problem:
     absorb: bool | None = None
 
     @property
-    def E(self) -> int:
+    def E(self) -> int:  # noqa: N802
         """Head width."""
         return self.D // self.H
 
@@ -122,8 +122,9 @@ def gpu_of(device: torch.device) -> tuple[int, str]:
     """Bytes of shared memory one program may use, and the name that configuration files carry."""
     if device.type != "cuda":
         return min(SHARED_MEMORY.values()), ""
-    properties = torch.cuda.get_device_properties(device)
-    return properties.shared_memory_per_block_optin, properties.name.lower().replace(" ", "-")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    shared = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return shared, torch.cuda.get_device_name(index).lower().replace(" ", "-")
 
 
 def forward_config(problem: Problem) -> Forward:
@@ -147,7 +148,9 @@ def forward_tile(problem: Problem) -> Tile:
     """What the forward would like."""
     block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
     narrow = problem.width <= 32
-    block_n = {"half": 128 if narrow else 64, "tf32": 64 if narrow else 32, "exact": 32 if problem.absorbed else 16}[problem.products]
+    block_n = {"half": 128 if narrow else 64, "tf32": 64 if narrow else 32, "exact": 32 if problem.absorbed else 16}[
+        problem.products
+    ]
     large = problem.products == "exact" or block_r * problem.width >= 128 * 128
     return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 3)
 
@@ -214,7 +217,9 @@ def load_table(gpu: str) -> dict[str, dict[str, Tile]]:
     if not gpu or not path.exists():
         return {}
     table = json.loads(path.read_text())
-    return {key: {name: _checked(path, key, name, tile) for name, tile in tiles.items()} for key, tiles in table.items()}
+    return {
+        key: {name: _checked(path, key, name, tile) for name, tile in tiles.items()} for key, tiles in table.items()
+    }
 
 
 def _checked(path: Path, key: str, name: str, tile: dict[str, int]) -> Tile:

@@ -14,8 +14,8 @@ def add_product(
 ):  # fmt: skip
     """Tile number `tile`, if the product has it, of Σ_rows grad[row]ᵀ source[row] over one piece of the rows.
 
-    Per head grad (rows, OUT) with rows GRAD_STRIDE apart and source (rows, IN), out (HEADS, OUT, IN). Returns the tile's
-    number and place in the product that follows.
+    Per head grad (rows, OUT) with rows GRAD_STRIDE apart and source (rows, IN), out (HEADS, OUT, IN). Returns the
+    tile's number and place in the product that follows.
     """
     per_head: tl.constexpr = tl.cdiv(OUT, BLOCK) * tl.cdiv(IN, BLOCK)
     if (tile >= 0) & (tile < HEADS * per_head):
@@ -34,7 +34,9 @@ def add_product(
                 source_ptr + h * source_head + place * IN + ins[None, :], mask=ok & (ins < IN)[None, :], other=0.0
             )
             grad = tl.load(
-                grad_ptr + h * grad_head + place * GRAD_STRIDE + outs[None, :], mask=ok & (outs < OUT)[None, :], other=0.0
+                grad_ptr + h * grad_head + place * GRAD_STRIDE + outs[None, :],
+                mask=ok & (outs < OUT)[None, :],
+                other=0.0,
             )
             total = tl.dot(tl.trans(grad.to(source.dtype)), source, total, input_precision=PRECISION)
         target = out_ptr + h * (OUT * IN) + outs[:, None] * IN + ins[None, :]
@@ -100,6 +102,6 @@ def query_products_kernel(
     if grads.folded is not None:
         # Σ_rows Q_hᵀ dG_h
         tile, out_ptr = add_product(
-            queries.query, D // H, grads.folded, tl.cast(num_rows, tl.int64) * C, out_ptr, tile, split, num_splits, num_rows,
-            H, D // H, C, D, BLOCK, STEP, PRECISION,
+            queries.query, D // H, grads.folded, tl.cast(num_rows, tl.int64) * C, out_ptr, tile, split, num_splits,
+            num_rows, H, D // H, C, D, BLOCK, STEP, PRECISION,
         )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Layers on few rows, stage after stage through memory: queries, the M rows of a set after attention, their gradients.
+"""Layers on few rows, stage after stage through memory: queries, and the M rows of a set after attention.
 
-A program owns a block of rows and walks through the columns of a layer in chunks, so that any width fits. A stage stores
-what the next one loads; `tl.debug_barrier` between them makes the stores visible to the whole program. The rows of all
-sets lie one after another, (sets · M, width), so a block of rows may cross from one set into the next.
+A program owns a block of rows and walks through the columns of a layer in chunks, so that any width fits. A stage
+stores what the next one loads; `tl.debug_barrier` between them makes the stores visible to the whole program. The rows
+of all sets lie one after another, (sets · M, width), so a block of rows may cross from one set into the next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Gradients of the layers on few rows: of what follows attention on the M rows of a set, and of the queries.
 
-As in `rows.py`, a program owns a block of rows and goes from stage to stage through memory. What the gradients of weights
-need stays there for library products; vectors (biases, norms) are summed over the program's rows into `parts`
+As in `rows.py`, a program owns a block of rows and goes from stage to stage through memory. What the gradients of
+matrices need stays there for `products.py`; vectors (biases, norms) are summed over the program's rows into `parts`
 (vectors, programs, widest), whose sum over programs is theirs. A key bias shifts all scores of a query alike: its
 gradient is zero.
 """
@@ -308,7 +308,10 @@ def queries_backward_kernel(
 def sum_parts(
     parts_ptr, sum_ptr, tile, outer, num_parts, size, BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr
 ):  # fmt: skip
-    """Tile number `tile`, if there is one, of the sum of (outer, num_parts, size) over its middle axis; returns the rest."""
+    """Tile number `tile`, if there is one, of the sum of (outer, num_parts, size) over its middle axis.
+
+    Returns the tile's number in the sum that follows.
+    """
     blocks = tl.cdiv(size, BLOCK_S)
     if (tile >= 0) & (tile < outer * blocks):
         which = (tile // blocks).to(tl.int64)
