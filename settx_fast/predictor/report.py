@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from settx_fast.predictor import figures
+from settx_fast.predictor.baselines import has_fixed_graph
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.figures import Image
 from settx_fast.predictor.targets import BY_NAME, ROLES
@@ -43,6 +44,7 @@ class Run:
     config: TrainConfig
     loss: Image | None
     predictions: list[dict[str, Any]]
+    graph_is_known: bool
     evaluation: dict[str, Any] | None = None
     metrics: list[MetricTable] = field(default_factory=list)
     scatters: list[tuple[str, str, Image]] = field(default_factory=list)
@@ -76,6 +78,7 @@ def read_run(directory: Path) -> Run:
         config=config,
         loss=_loss(directory / "metrics.csv"),
         predictions=[_prediction(path) for path in sorted(directory.glob("prediction-*.json"))],
+        graph_is_known=has_fixed_graph(config.prior),
     )
     if not (directory / "evaluation.json").exists():
         return run
@@ -130,18 +133,18 @@ def _metric_table(
     for key in keys:
         cells = []
         for metric, predictors in columns.items():
-            found = {name: values[key].get(name, {}).get(metric) for name in predictors}
+            found = [values[key].get(name, {}).get(metric) for name in predictors]
             best = _best(metric, found)
-            cells += [(value, name == best) for name, value in found.items()]
+            cells += [(value, best is not None and value == best) for value in found]
         rows.append((shown[key], cells))
     return MetricTable({METRICS.get(metric, metric): predictors for metric, predictors in columns.items()}, rows)
 
 
-def _best(metric: str, values: dict[str, float | None]) -> str | None:
-    known = {name: value for name, value in values.items() if value is not None and np.isfinite(value)}
+def _best(metric: str, values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None and np.isfinite(value)]
     if len(known) < 2 or metric not in _HIGHER_IS_BETTER | _LOWER_IS_BETTER:
         return None
-    return (max if metric in _HIGHER_IS_BETTER else min)(known, key=lambda name: known[name])
+    return max(known) if metric in _HIGHER_IS_BETTER else min(known)
 
 
 def _parts(arrays: Arrays, shown: dict[str, str]) -> Iterator[tuple[str, Arrays]]:
