@@ -97,7 +97,7 @@ def machine_limit(num_threads: int) -> Callable[[], None]:
     """As many Philox normals as a batch has values, written to memory and nothing else."""
     count = DATASETS * ROWS * VARIABLES
     out = np.empty(count, np.float32)
-    return lambda: native().fill_noise(0, 0.0, 1, 0, 0, {"noise": out}, count, num_threads, "best")
+    return lambda: native().fill_noise(0, (0.0, 0.0, 0.0), 1, 0, 0, {"noise": out}, count, num_threads, "best")
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------

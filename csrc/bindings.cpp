@@ -10,6 +10,7 @@
 
 #include "devices.h"
 #include "scm/lanes.h"
+#include "scm/noise.h"
 #include "scm/paths.h"
 #include "scm/scm.h"
 
@@ -50,9 +51,11 @@ class OwnedPrior {
         for (const py::handle graph : fields["graphs"]) graphs_.push_back(as_graph(graph.cast<py::dict>()));
         for (const py::handle m : fields["mechanisms"]) mechanisms_.push_back(as_mechanism(m.cast<py::dict>()));
         for (const py::handle noise : fields["noises"]) {
-            const auto [kind, parameter] = noise.cast<std::pair<int32_t, py::object>>();
-            noises_.push_back({kind, as_distribution(parameter)});
+            const auto [kind, parameters] = noise.cast<std::pair<int32_t, py::object>>();
+            const auto given = as_distributions(parameters);
+            noises_.push_back({kind, {given.at(0), given.at(1), given.at(2)}});
         }
+        noise_effects_ = fields["noise_effects"].cast<std::vector<int32_t>>();
         for (const py::handle i : fields["source_interventions"])
             sources_.push_back(as_intervention(i.cast<py::dict>()));
         for (const py::handle i : fields["target_interventions"])
@@ -60,6 +63,7 @@ class OwnedPrior {
         link(graphs_, &prior_.graphs, &prior_.num_graphs);
         link(mechanisms_, &prior_.mechanisms, &prior_.num_mechanisms);
         link(noises_, &prior_.noises, &prior_.num_noises);
+        link(noise_effects_, &prior_.noise_effects, &prior_.num_noise_effects);
         link(sources_, &prior_.source_interventions, &prior_.num_source_interventions);
         link(targets_, &prior_.target_interventions, &prior_.num_target_interventions);
     }
@@ -117,6 +121,7 @@ class OwnedPrior {
     std::vector<scm::Graph> graphs_;
     std::vector<scm::Mechanism> mechanisms_;
     std::vector<scm::Noise> noises_;
+    std::vector<int32_t> noise_effects_;
     std::vector<scm::Intervention> sources_, targets_;
     std::deque<std::vector<scm::Distribution>> distributions_;
     std::deque<std::vector<int32_t>> numbers_;
@@ -155,7 +160,8 @@ scm::Tables as_tables(const py::dict& arrays, int64_t B, int64_t V, int64_t K, i
     t.hard = pointer<bool>(arrays, "hard", {B, K, V});
     t.intervention = pointer<int8_t>(arrays, "intervention", {B, K, V});
     t.noise_kind = pointer<int64_t>(arrays, "noise_kind", {B, V});
-    t.noise_parameters = pointer<float>(arrays, "noise_parameters", {B, V, 2});
+    t.noise_parameters = pointer<float>(arrays, "noise_parameters", {B, V, scm::NOISE_PARAMETERS});
+    t.noise_effect = pointer<int64_t>(arrays, "noise_effect", {B, V});
     t.mechanism = pointer<int64_t>(arrays, "mechanism", {B, V});
     t.mechanism_offset = pointer<int64_t>(arrays, "mechanism_offset", {B, K, V});
     t.parameters = pointer<float>(arrays, "mechanism_parameters", {P});
@@ -201,14 +207,16 @@ void evaluate(const py::dict& arrays, std::array<int64_t, 4> shape, int64_t num_
     scm::evaluate(tables, rows, num_threads, chosen);
 }
 
-void fill_noise(int32_t kind, float parameter, uint64_t seed, int64_t dataset, int32_t variable, const py::dict& arrays,
-                int64_t count, int num_threads, const std::string& path) {
+void fill_noise(int32_t kind, std::array<float, scm::NOISE_INPUTS> given, uint64_t seed, int64_t dataset,
+                int32_t variable, const py::dict& arrays, int64_t count, int num_threads, const std::string& path) {
     if (count % scm::BLOCK != 0)
         throw py::value_error("count: expected a multiple of 64, got " + std::to_string(count));
     float* out = pointer<float>(arrays, "noise", {count});
     const scm::Path& chosen = path_by_name(path);
+    scm::NoiseRows rows{kind, {}, seed, dataset, variable};
+    scm::prepare_noise(kind, given.data(), rows.parameters);
     py::gil_scoped_release release;
-    scm::fill_noise({kind, parameter, seed, dataset, variable}, count, out, num_threads, chosen);
+    scm::fill_noise(rows, count, out, num_threads, chosen);
 }
 
 py::array_t<float> apply(const std::string& function, const py::array_t<float, py::array::c_style>& x,

@@ -303,7 +303,12 @@ void draw_variable(const Dataset& d, int32_t v, int64_t* parameter_offset) {
 
     const Noise& noise = d.prior.noises[pick(d.words(0, v, FOR_NOISE_KIND).w0, d.prior.num_noises)];
     d.t.noise_kind[bv] = noise.kind;
-    d.t.noise_parameters[2 * bv] = draw_number(noise.parameter, d.words(0, v, FOR_NOISE_KIND, 1));
+    float given[NOISE_INPUTS];
+    for (int i = 0; i < NOISE_INPUTS; ++i)
+        given[i] = draw_number(noise.parameters[i], d.words(0, v, FOR_NOISE_KIND, uint32_t(1 + i)));
+    prepare_noise(noise.kind, given, d.t.noise_parameters + NOISE_PARAMETERS * bv);
+    const uint32_t word = d.words(0, v, FOR_NOISE_EFFECT).w0;
+    d.t.noise_effect[bv] = d.prior.noise_effects[pick(word, d.prior.num_noise_effects)];
 
     const int32_t parents = count_parents(d.t.adjacency + d.b * d.V() * d.V(), d.V(), d.n, v);
     const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, parents);

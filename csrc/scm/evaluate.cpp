@@ -12,30 +12,48 @@ namespace {
 
 // ---- Noise ----------------------------------------------------------------------------------------------------------
 
-// x (BLOCK,) += scale · noise of the rows whose counters start at `at`.
-SETTX_LOOP void add_noise(int32_t kind, float parameter, float scale, Address at, uint64_t seed, float* __restrict x) {
-    alignas(64) uint32_t words[BLOCK], more[BLOCK];
+// The words of one noise: 64, and 64 more for those that need two a row.
+SETTX_FN void draw_words(Address at, uint64_t seed, bool two, uint32_t* words, uint32_t* more) {
     philox_lanes(at, seed, words);
+    at.variable_purpose += 1u << 24;
+    if (two) philox_lanes(at, seed, more);
+}
+
+// x (BLOCK,) += scale · noise of the rows whose counters start at `at`.
+SETTX_LOOP void add_noise(int32_t kind, const float* p, float scale, Address at, uint64_t seed, float* __restrict x) {
+    alignas(64) uint32_t words[BLOCK], more[BLOCK];
+    draw_words(at, seed, kind == STUDENT_T || kind == MIXTURE, words, more);
+    const auto add = [&](auto noise) {
+        for (int i = 0; i < BLOCK; ++i) x[i] = fma(scale, noise(i), x[i]);
+    };
+    const auto add_pairs = [&](auto change) {  // of normals
+        for (int half = 0; half < BLOCK; half += 2 * LANES)
+            for (int i = half; i < half + LANES; ++i) {
+                const Pair pair = gaussian_pair(words[i], words[i + LANES]);
+                x[i] = fma(scale, change(pair.first, i), x[i]);
+                x[i + LANES] = fma(scale, change(pair.second, i + LANES), x[i + LANES]);
+            }
+    };
+    const float p0 = p[0], p1 = p[1];
     switch (kind) {
         case GAUSSIAN:
-            for (int half = 0; half < BLOCK; half += 2 * LANES)
-                for (int i = half; i < half + LANES; ++i) {
-                    const Pair pair = gaussian_pair(words[i], words[i + LANES]);
-                    x[i] = fma(scale, pair.first, x[i]);
-                    x[i + LANES] = fma(scale, pair.second, x[i + LANES]);
-                }
-            break;
+            return add_pairs([](float normal, int) { return normal; });
         case LAPLACE:
-            for (int i = 0; i < BLOCK; ++i) x[i] = fma(scale, laplace(words[i]), x[i]);
-            break;
+            return add([&](int i) { return laplace(words[i]); });
         case UNIFORM:
-            for (int i = 0; i < BLOCK; ++i) x[i] = fma(scale, uniform(words[i]), x[i]);
-            break;
+            return add([&](int i) { return uniform(words[i]); });
         case STUDENT_T:
-            at.variable_purpose += 1u << 24;
-            philox_lanes(at, seed, more);
-            for (int i = 0; i < BLOCK; ++i) x[i] = fma(scale, student_t(words[i], more[i], parameter), x[i]);
-            break;
+            return add([&](int i) { return student_t(words[i], more[i], p0); });
+        case EXPONENTIAL:
+            return add([&](int i) { return exponential(words[i]); });
+        case GUMBEL:
+            return add([&](int i) { return gumbel(words[i]); });
+        case LOGISTIC:
+            return add([&](int i) { return logistic(words[i]); });
+        case CLIPPED_CAUCHY:
+            return add([&](int i) { return clipped_cauchy(words[i], p0, p1); });
+        case MIXTURE:
+            return add_pairs([&](float normal, int i) { return mixture(normal, more[i], p); });
     }
 }
 
@@ -50,8 +68,8 @@ struct Node {
     int32_t num_parents;
     float bias, noise_scale;
     int32_t noise_kind;
-    float noise_parameter;
-    int64_t mechanism;
+    const float* noise_parameters;
+    int64_t noise_effect, mechanism;
     const float* parameters;
     Address noise_at;  // of local row 0
     uint64_t seed;
@@ -139,6 +157,20 @@ void add_mlp(const Node& node, int64_t row) {
     }
 }
 
+// Multiplicative and heteroscedastic noise, for rows of the tile from `row`.
+void add_modulated_noise(const Node& node, Address at, int64_t row) {
+    alignas(64) float noise[BLOCK] = {}, predictor[BLOCK] = {};
+    float* x = node.x + row;
+    add_noise(node.noise_kind, node.noise_parameters, node.noise_scale, at, node.seed, noise);
+    if (node.noise_effect == MULTIPLICATIVE) {
+        for (int i = 0; i < BLOCK; ++i) x[i] = fma(x[i], noise[i], x[i]);
+        return;
+    }
+    for (int32_t p = 0; p < node.num_parents; ++p)
+        add_scaled(predictor, node.tile + node.parents[p] * node.stride + row, BLOCK, node.weights[p]);
+    for (int i = 0; i < BLOCK; ++i) x[i] = fma(2.0f * sigmoid(predictor[i]), noise[i], x[i]);
+}
+
 // Rows 0 … count − 1 of the tile, count a multiple of BLOCK; local_row is the first one's number in the environment.
 void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
     fill(node.x, count, node.bias);
@@ -148,10 +180,14 @@ void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
     else if (node.num_parents > 0)
         for (int64_t row = 0; row < count; row += BLOCK) add_mlp(node, row);
     if (node.noise_scale == 0.0f) return;
+    const bool additive = node.noise_effect == ADDITIVE || node.num_parents == 0;
     Address at = node.noise_at;
     at.block += uint32_t(local_row / (BLOCK / LANES));
     for (int64_t row = 0; row < count; row += BLOCK, at.block += LANES)
-        add_noise(node.noise_kind, node.noise_parameter, node.noise_scale, at, node.seed, node.x + row);
+        if (additive)
+            add_noise(node.noise_kind, node.noise_parameters, node.noise_scale, at, node.seed, node.x + row);
+        else
+            add_modulated_noise(node, at, row);
 }
 
 // ---- Tiles ----------------------------------------------------------------------------------------------------------
@@ -218,7 +254,7 @@ void fill_noise(const NoiseRows& rows, int64_t first, int64_t n, float* out) {
     at.block = uint32_t(first / (BLOCK / LANES));
     for (int64_t row = 0; row < n; row += BLOCK, at.block += LANES) {
         fill(out + row, BLOCK, 0.0f);
-        add_noise(rows.kind, rows.parameter, 1.0f, at, rows.seed, out + row);
+        add_noise(rows.kind, rows.parameters, 1.0f, at, rows.seed, out + row);
     }
 }
 
@@ -244,8 +280,8 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
             const int32_t first_parent = parents.start[v];
             evaluate_node({tile + v * T, tile, T, parents.parents + first_parent, edge_weights + first_parent,
                            t.hard[bkv] ? 0 : parents.start[v + 1] - first_parent, t.bias[bkv], t.noise_scale[bkv],
-                           int32_t(t.noise_kind[bv]), t.noise_parameters[2 * bv], t.mechanism[bv],
-                           t.parameters + t.mechanism_offset[bkv],
+                           int32_t(t.noise_kind[bv]), t.noise_parameters + NOISE_PARAMETERS * bv, t.noise_effect[bv],
+                           t.mechanism[bv], t.parameters + t.mechanism_offset[bkv],
                            address(uint64_t(t.index[b]), uint32_t(k), uint32_t(v), FOR_NOISE), rows.seed, tile + V * T},
                           (count + BLOCK - 1) / BLOCK * BLOCK, local);
         }

@@ -4,7 +4,21 @@
 
 namespace settx::scm {
 
-enum NoiseKind : int32_t { GAUSSIAN = 0, LAPLACE = 1, UNIFORM = 2, STUDENT_T = 3 };
+enum NoiseKind : int32_t {
+    GAUSSIAN = 0,
+    LAPLACE = 1,
+    UNIFORM = 2,
+    STUDENT_T = 3,  // degrees of freedom
+    EXPONENTIAL = 4,
+    GUMBEL = 5,
+    LOGISTIC = 6,
+    CLIPPED_CAUCHY = 7,  // limit, 1 / standard deviation
+    MIXTURE = 8,         // share of the second component; mean and scale of the first; mean and scale of the second
+};
+
+// What noise does to a variable: additive x + s·n; multiplicative x·(1 + s·n) if it has parents; heteroscedastic
+// x + 2·sigmoid(Σ weights · parents)·s·n.
+enum NoiseEffect : int64_t { ADDITIVE = 0, MULTIPLICATIVE = 1, HETEROSCEDASTIC = 2 };
 
 // (0, 1]: a uniform number from all 32 bits, 2⁻³³ at least.
 SETTX_FN float open_uniform(uint32_t word) {
@@ -36,6 +50,55 @@ SETTX_FN float student_t(uint32_t word0, uint32_t word1, float degrees) {
     const float power = exp(-2.0f / degrees * log(open_uniform(word0)));
     const float radius = sqrt((degrees - 2.0f) * (power - 1.0f < 0.0f ? 0.0f : power - 1.0f));
     return radius * sincos_of_turns(word1).cos;
+}
+
+// −log of a uniform number, at 6·10⁻⁸ granularity near 0.
+SETTX_FN float exponential(uint32_t word) {
+    return -log(open_uniform(word)) - 1.0f;
+}
+
+// −log(1 − v) for v in (0, 1]: exact to rounding for small v, because log(w) / (1 − w) is smooth where w = 1 − v
+// rounds.
+SETTX_FN float minus_log_of_rest(float v) {
+    const float w = 1.0f - clamp(v, 0.0f, 0.99999994f), rest = 1.0f - w;
+    const float ratio = -log(w) / (rest == 0.0f ? 1.0f : rest);
+    return rest == 0.0f ? v : v * ratio;
+}
+
+// −log of an exponential number, exact at both ends; Euler's constant and π/√6 make it mean 0 and variance 1.
+SETTX_FN float gumbel(uint32_t word) {
+    const float low = minus_log_of_rest(open_uniform(word)), high = -log(open_uniform(~word));
+    return (-log(word >> 31 ? high : low) - 0.577215665f) * 0.779696801f;
+}
+
+SETTX_FN float logistic(uint32_t word) {
+    const float v = open_uniform(word << 1);
+    return with_sign_of(-log(v / (2.0f - v)) * 0.551328895f, word);  // √3 / π
+}
+
+// The tangent of an angle between ±π/2.
+SETTX_FN float clipped_cauchy(uint32_t word, float limit, float scale) {
+    const SinCos half_turn = sincos_of_turns(word >> 1);
+    return clamp(half_turn.cos / half_turn.sin, -limit, limit) * scale;
+}
+
+SETTX_FN float mixture(float normal, uint32_t word, const float* p) {
+    const bool second = open_uniform(word) < p[0];
+    return fma(second ? p[4] : p[2], normal, second ? p[3] : p[1]);
+}
+
+// What a prior gives (degrees; limit and 1 / sd; share, distance and ratio of scales) as what evaluation reads.
+SETTX_FN void prepare_noise(int32_t kind, const float* given, float* parameters) {
+    parameters[0] = given[0];
+    parameters[1] = given[1];
+    if (kind != MIXTURE) return;
+    const float share = given[0], distance = given[1], ratio = given[2], rest = 1.0f - share;
+    const float variance = rest + share * (ratio * ratio) + share * rest * (distance * distance);
+    const float scale = 1.0f / sqrt(variance);
+    parameters[1] = -share * distance * scale;
+    parameters[2] = scale;
+    parameters[3] = rest * distance * scale;
+    parameters[4] = ratio * scale;
 }
 
 }  // namespace settx::scm

@@ -20,7 +20,7 @@ struct Parents {
 // Which noise, and where in the stream.
 struct NoiseRows {
     int32_t kind;
-    float parameter;
+    float parameters[NOISE_PARAMETERS];
     uint64_t seed;
     int64_t dataset;
     int32_t variable;

@@ -25,6 +25,7 @@ enum Purpose : uint32_t {
     FOR_PARAMETERS = 17,
     FOR_INTERVENTION = 18,
     FOR_PLACE = 19,
+    FOR_NOISE_EFFECT = 20,
 };
 
 // Where in the stream a word lies: one counter for every (block, variable, purpose, environment, dataset).

@@ -52,9 +52,11 @@ struct Mechanism {
     int32_t activation;  // Activation
 };
 
+constexpr int NOISE_INPUTS = 3, NOISE_PARAMETERS = 5;
+
 struct Noise {
-    int32_t kind;  // NoiseKind
-    Distribution parameter;
+    int32_t kind;                           // NoiseKind
+    Distribution parameters[NOISE_INPUTS];  // drawn per variable; see `prepare_noise`
 };
 
 enum InterventionKind : int8_t { NOTHING = 0, SHIFT = 1, SCALE = 2, SET_NOISE = 3, HARD = 4, REDRAW = 5 };
@@ -79,8 +81,10 @@ struct Prior {
     const Graph* graphs;
     const Mechanism* mechanisms;
     const Noise* noises;
+    const int32_t* noise_effects;  // NoiseEffect
     const Intervention *source_interventions, *target_interventions;
-    int32_t num_graphs, num_mechanisms, num_noises, num_source_interventions, num_target_interventions;
+    int32_t num_graphs, num_mechanisms, num_noises, num_noise_effects, num_source_interventions,
+        num_target_interventions;
 };
 
 // ---- The models: what draw writes and evaluate reads ----------------------------------------------------------------
@@ -100,7 +104,8 @@ struct Tables {
     bool* hard;                                                 // (B, K, V)
     int8_t* intervention;                                       // (B, K, V)
     int64_t* noise_kind;                                        // (B, V)
-    float* noise_parameters;                                    // (B, V, 2)
+    float* noise_parameters;                                    // (B, V, NOISE_PARAMETERS)
+    int64_t* noise_effect;                                      // (B, V)
     int64_t* mechanism;                                         // (B, V)
     int64_t* mechanism_offset;                                  // (B, K, V) into parameters
     float* parameters;                                          // (P,)

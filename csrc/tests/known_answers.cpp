@@ -41,7 +41,7 @@ void test_lanes(const scm::Path& path) {
     const uint64_t seed = 0x0123456789ABCDEFu, dataset = 0x123456789ABu;
     const int32_t variable = 77;
     std::vector<float> rows(256);
-    path.fill_noise({scm::UNIFORM, 0.0f, seed, int64_t(dataset), variable}, 0, 256, rows.data());
+    path.fill_noise({scm::UNIFORM, {}, seed, int64_t(dataset), variable}, 0, 256, rows.data());
     bool same = true;
     for (uint32_t r = 0; r < 256; ++r) {
         scm::Address at = scm::address(dataset, 0, uint32_t(variable), scm::FOR_NOISE);
@@ -88,7 +88,7 @@ void test_noise_bits(const scm::Path& path) {
           Answer{scm::UNIFORM, 0xA296875A1B2290C8u, "uniform"},
           Answer{scm::STUDENT_T, 0xE401B50404C9CA60u, "student_t"}}) {
         std::vector<float> values(1 << 20);
-        path.fill_noise({answer.kind, 4.5f, 42, 7, 3}, 0, int64_t(values.size()), values.data());
+        path.fill_noise({answer.kind, {4.5f}, 42, 7, 3}, 0, int64_t(values.size()), values.data());
         const uint64_t got = hash(values);
         if (got != answer.hash) std::printf("%s: 0x%016lx\n", answer.name, static_cast<unsigned long>(got));
         check(got == answer.hash, answer.name, path.name);

@@ -24,7 +24,8 @@ from settx_fast.scm.graphs import (
     WattsStrogatz,
     topological_order,
 )
-from settx_fast.scm.mechanisms import ACTIVATIONS, MLP, NOISES, Mechanism, Noise, StudentT, noise_name
+from settx_fast.scm.mechanisms import ACTIVATIONS, MLP, Mechanism
+from settx_fast.scm.noises import NOISE_EFFECTS, Noise, noise_code, noise_inputs
 from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
 
 _ZERO = (0, False, 0.0, 0.0)
@@ -61,6 +62,7 @@ def native_prior(prior: Prior) -> Any:
             "graphs": [_graph(prior, graph) for graph in prior.graphs],
             "mechanisms": [_mechanism(mechanism) for mechanism in prior.mechanisms],
             "noises": [_noise(noise) for noise in prior.noises],
+            "noise_effects": [NOISE_EFFECTS.index(effect) for effect in prior.noise_effects],
             "source_interventions": [_intervention(prior, i) for i in prior.source_interventions],
             "target_interventions": [_intervention(prior, i) for i in prior.target_interventions],
         }
@@ -134,9 +136,8 @@ def _mechanism(mechanism: Mechanism) -> dict[str, object]:
     return {"kind": 0, "hidden": (0, 0), "layers": (0, 0), "activation": 0}
 
 
-def _noise(noise: Noise) -> tuple[int, tuple[int, bool, float, float]]:
-    parameter = _distribution(noise.degrees) if isinstance(noise, StudentT) else _ZERO
-    return NOISES.index(noise_name(noise)), parameter
+def _noise(noise: Noise) -> tuple[int, list[tuple[int, bool, float, float]]]:
+    return noise_code(noise), [_distribution(given) for given in noise_inputs(noise)]
 
 
 def _intervention(prior: Prior, i: Intervention) -> dict[str, object]:

@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from settx_fast.scm import distributions, graphs, mechanisms
+from settx_fast.scm import distributions, graphs, mechanisms, noises
 from settx_fast.scm._fields import as_range, check, decode, encode, is_int, parse_json
 from settx_fast.scm.distributions import Parameter, Uniform, as_distribution
 from settx_fast.scm.graphs import ErdosRenyi, Graph, UserGraph, topological_order
-from settx_fast.scm.mechanisms import Linear, Mechanism, Noise, as_noise
+from settx_fast.scm.mechanisms import Linear, Mechanism
+from settx_fast.scm.noises import NOISE_EFFECTS, Noise, as_noise
 
 MAX_VARIABLES = 4096
 MAX_ENVIRONMENTS = 1024
@@ -85,8 +86,8 @@ class Prior:
     """A distribution over SCMs; every dataset of a stream is drawn from an SCM of its own.
 
     Numbers may be a constant, a range (low, high) or a distribution; they are drawn per dataset, weights per edge,
-    bias and noise scale per variable. Where several graphs are given, each dataset takes one of them at random; where
-    several mechanisms or noises, each variable.
+    bias and noise scale per variable. Where several graphs are given, each dataset takes one of them at random;
+    where several mechanisms, noises or noise effects, each variable.
 
     num_variables         int or range; smaller datasets are padded
     graph                 ErdosRenyi, ScaleFree, StochasticBlock, WattsStrogatz, Geometric, Bipartite, Tree, Pattern,
@@ -94,7 +95,9 @@ class Prior:
     mechanism             Linear, MLP
     weight                of an edge
     bias, noise_scale     of a variable, or one each: PerVariable((…, …)); the scale is the standard deviation
-    noise                 "gaussian", "laplace", "uniform", "student_t" or their classes
+    noise                 "gaussian", "laplace", "uniform", "student_t", "exponential", "gumbel", "logistic",
+                          "clipped_cauchy", "mixture" or their classes
+    noise_effect          "additive", "multiplicative" or "heteroscedastic"
     source_environments   int or range
     target_environments   int or range; 0: none
     source_interventions  what happens in every source environment, in this order
@@ -114,6 +117,7 @@ class Prior:
     bias: Parameter | PerVariable = 0.0
     noise: str | Noise | tuple[str | Noise, ...] = "gaussian"
     noise_scale: Parameter | PerVariable = 1.0
+    noise_effect: str | tuple[str, ...] = "additive"
     source_environments: int | tuple[int, int] = 1
     target_environments: int | tuple[int, int] = 1
     source_interventions: tuple[Intervention, ...] = ()
@@ -166,6 +170,11 @@ class Prior:
         noises = self.noise if isinstance(self.noise, tuple) else (self.noise,)
         return tuple(as_noise(noise, "noise") for noise in noises)
 
+    @property
+    def noise_effects(self) -> tuple[str, ...]:
+        """What the noise of a variable may do to it."""
+        return self.noise_effect if isinstance(self.noise_effect, tuple) else (self.noise_effect,)
+
     def variable(self, which: int | str, field: str) -> int:
         """The number of a variable given by number or name."""
         if isinstance(which, str):
@@ -214,6 +223,8 @@ class Prior:
                 keep(name, as_distribution(value, name, low, 1e30))
         check(len(self.noises) > 0, "noise", "at least one noise", self.noise)
         keep("noise", self.noises if isinstance(self.noise, tuple) else self.noises[0])
+        known = len(self.noise_effects) > 0 and all(effect in NOISE_EFFECTS for effect in self.noise_effects)
+        check(known, "noise_effect", f"one or several of {NOISE_EFFECTS}", self.noise_effect)
         check(len(self.mechanisms) > 0, "mechanism", "at least one mechanism", self.mechanism)
         for mechanism in self.mechanisms:
             check(isinstance(mechanism, Mechanism), "mechanism", "Linear or MLP", mechanism)
@@ -272,6 +283,6 @@ _CLASSES: dict[str, type] = {
         *get_args(distributions.Distribution),
         *get_args(graphs.Graph),
         *get_args(mechanisms.Mechanism),
-        *get_args(mechanisms.Noise),
+        *get_args(noises.Noise),
     )
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from settx_fast.scm.mechanisms import ACTIVATIONS, MECHANISMS, NOISES
+from settx_fast.scm.mechanisms import ACTIVATIONS, MECHANISMS
+from settx_fast.scm.noises import NOISE_EFFECTS, NOISES
 from settx_fast.scm.sampler import Batch
 
 Floats = NDArray[np.float64]
@@ -46,7 +49,7 @@ def uniform(words: Words) -> Floats:
 
 
 def noise(
-    kind: str, parameter: float, seed: int, dataset: int, environment: int, variable: int, num_rows: int
+    kind: str, parameters: Sequence[float], seed: int, dataset: int, environment: int, variable: int, num_rows: int
 ) -> Floats:
     """(num_rows,): standardised noise of one variable in one environment."""
     words = noise_words(seed, dataset, environment, variable, num_rows)
@@ -61,7 +64,24 @@ def noise(
         result = words.view(np.int32) / 2**31 * np.sqrt(3)
     elif kind == "student_t":  # Bailey 1994
         turn = noise_words(seed, dataset, environment, variable, num_rows, purpose=1) / 2**32 * 2 * np.pi
-        result = np.sqrt((parameter - 2) * (uniform(words) ** (-2 / parameter) - 1)) * np.cos(turn)
+        degrees = parameters[0]
+        result = np.sqrt((degrees - 2) * (uniform(words) ** (-2 / degrees) - 1)) * np.cos(turn)
+    elif kind == "exponential":
+        result = -np.log(uniform(words)) - 1
+    elif kind == "gumbel":
+        result = (-np.log(-np.log1p(-uniform(words))) - np.euler_gamma) * np.sqrt(6) / np.pi
+    elif kind == "logistic":
+        half = uniform(words << np.uint32(1)) / 2
+        result = np.where(words >> 31, 1, -1) * np.log(half / (1 - half)) * np.sqrt(3) / np.pi
+    elif kind == "clipped_cauchy":
+        half_turn = (words >> np.uint32(1)) / 2**32 * 2 * np.pi
+        with np.errstate(divide="ignore"):
+            result = np.clip(1 / np.tan(half_turn), -parameters[0], parameters[0]) * parameters[1]
+    elif kind == "mixture":
+        second = uniform(noise_words(seed, dataset, environment, variable, num_rows, purpose=1)) < parameters[0]
+        normal = noise("gaussian", (), seed, dataset, environment, variable, 64 * len(words)).reshape(words.shape)
+        first_mean, first_scale, mean, scale = parameters[1:5]
+        result = np.where(second, mean + scale * normal, first_mean + first_scale * normal)
     else:
         raise ValueError(f"kind: expected one of {NOISES}, got {kind!r}")
     return result.reshape(-1)[:num_rows]
@@ -105,27 +125,42 @@ def evaluate(batch: Batch, dataset: int) -> Floats:
         x = np.zeros((rows.sum(), values.shape[1]))
         for v in table["order"][: int(table["num_variables"])]:
             kind = NOISES[table["noise_kind"][v]]
-            n = noise(kind, float(table["noise_parameters"][v, 0]), batch.seed, int(table["index"]), k, int(v), len(x))
-            f = np.zeros(len(x)) if table["hard"][k, v] else _mechanism(table, parameters, k, v, x)
-            x[:, v] = float(table["bias"][k, v]) + f + float(table["noise_scale"][k, v]) * n
+            shape = table["noise_parameters"][v].astype(np.float64)
+            n = float(table["noise_scale"][k, v]) * noise(
+                kind, shape, batch.seed, int(table["index"]), k, int(v), len(x)
+            )
+            parents = [] if table["hard"][k, v] else parents_in_order(table, v)
+            z = x[:, parents] * table["weights"][k, parents, v].astype(np.float64)
+            base = float(table["bias"][k, v]) + _mechanism(table, parameters, k, v, z)
+            x[:, v] = base + noise_factor(NOISE_EFFECTS[table["noise_effect"][v]], base, z) * n
         values[rows] = x
     return values
 
 
 _PER_DATASET = (
     "values", "environment", "index", "num_variables", "num_environments", "adjacency", "order", "weights", "bias",
-    "noise_scale", "hard", "noise_kind", "noise_parameters", "mechanism", "mechanism_offset",
+    "noise_scale", "hard", "noise_kind", "noise_parameters", "noise_effect", "mechanism", "mechanism_offset",
 )  # fmt: skip
 
 
-def _mechanism(table: dict[str, NDArray], parameters: Floats, k: int, v: int, x: Floats) -> Floats:
-    parents = [p for p in table["order"][: int(table["num_variables"])] if table["adjacency"][p, v]]
-    if not parents:
-        return np.zeros(len(x))
-    z = x[:, parents] * table["weights"][k, parents, v].astype(np.float64)
+def parents_in_order(table: dict[str, NDArray], v: int) -> list[int]:
+    """Parents of v in the topological order, which is the order of the inputs of its mechanism."""
+    return [int(p) for p in table["order"][: int(table["num_variables"])] if table["adjacency"][p, v]]
+
+
+def noise_factor(effect: str, base: Floats, z: Floats) -> Floats:
+    """(R,): what multiplies the noise of a variable with weighted parents z (R, parents) and noiseless value `base`."""
+    if z.shape[1] == 0 or effect == "additive":
+        return np.ones(len(z))
+    return base if effect == "multiplicative" else 2 * activate("sigmoid", z.sum(1))
+
+
+def _mechanism(table: dict[str, NDArray], parameters: Floats, k: int, v: int, z: Floats) -> Floats:
+    if z.shape[1] == 0:
+        return np.zeros(len(z))
     if MECHANISMS[table["mechanism"][v]] == "linear":
         return z.sum(1)
-    activation, layers, c = unpack_mlp(parameters[table["mechanism_offset"][k, v] :], len(parents))
+    activation, layers, c = unpack_mlp(parameters[table["mechanism_offset"][k, v] :], z.shape[1])
     for W, b in layers:
         z = activate(activation, z @ W.T + b)
     return z @ c

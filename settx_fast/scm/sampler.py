@@ -54,7 +54,8 @@ class Batch:
     hard                  (B, K, V)     bool     do-intervention: the parents of v have no say
     intervention          (B, K, V)     int8     code of the last intervention, named in `INTERVENTIONS`
     noise_kind            (B, V)        int64    named in `NOISES`
-    noise_parameters      (B, V, 2)     float32  shape parameters of the noise (Student's t: degrees of freedom)
+    noise_parameters      (B, V, 5)     float32  its shape; layouts in `NOISES`
+    noise_effect          (B, V)        int64    named in `NOISE_EFFECTS`: what the noise does, here additive
     mechanism             (B, V)        int64    named in `MECHANISMS`
     mechanism_offset      (B, K, V)     int64    where the parameters of f_v start in `mechanism_parameters`
     mechanism_parameters  (P,)          float32  all parameters of all f_v; layouts in `MECHANISMS`
@@ -76,6 +77,7 @@ class Batch:
     intervention: Tensor
     noise_kind: Tensor
     noise_parameters: Tensor
+    noise_effect: Tensor
     mechanism: Tensor
     mechanism_offset: Tensor
     mechanism_parameters: Tensor

@@ -9,7 +9,7 @@ import torch
 from handmade import evaluate, exact_rows, make_batch, pooled_rows
 from sklearn.linear_model import LinearRegression
 
-from settx_fast.scm import NOISES, properties
+from settx_fast.scm import NOISES, ClippedCauchy, properties
 from settx_fast.scm.properties import Role
 
 SEEDS = (1, 2, 3, 4)
@@ -211,6 +211,11 @@ def standardised_noise(kind: str, rng: np.random.Generator, shape: tuple[int, in
         "laplace": lambda: rng.laplace(0, np.sqrt(0.5), shape),
         "uniform": lambda: rng.uniform(-np.sqrt(3), np.sqrt(3), shape),
         "student_t": lambda: rng.standard_t(12, shape) / np.sqrt(12 / 10),
+        "exponential": lambda: rng.exponential(1, shape) - 1,
+        "gumbel": lambda: (rng.gumbel(0, 1, shape) - np.euler_gamma) * np.sqrt(6) / np.pi,
+        "logistic": lambda: rng.logistic(0, np.sqrt(3) / np.pi, shape),
+        "clipped_cauchy": lambda: np.clip(rng.standard_cauchy(shape), -10, 10) / ClippedCauchy(10).sd,
+        "mixture": lambda: (rng.choice([-2.0, 2.0], shape) + rng.standard_normal(shape)) / np.sqrt(5),
     }
     return draw[kind]()
 

@@ -161,7 +161,8 @@ def cropped(batch: Batch, b: int, n: int, k: int) -> Batch:
         "values": batch.values[b, :, :n],
     }
     cut |= {name: getattr(batch, name)[b, :k, :n] for name in ("bias", "noise_scale", "hard", "mechanism_offset")}
-    cut |= {name: getattr(batch, name)[b, :n] for name in ("order", "mechanism", "noise_kind", "noise_parameters")}
+    noise = ("noise_kind", "noise_parameters", "noise_effect")
+    cut |= {name: getattr(batch, name)[b, :n] for name in ("order", "mechanism", *noise)}
     cut |= {
         name: getattr(batch, name)[b] for name in ("num_variables", "num_environments", "target_index", "environment")
     }

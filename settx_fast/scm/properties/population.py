@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from settx_fast.scm.mechanisms import MECHANISMS
+from settx_fast.scm.noises import NOISE_EFFECTS
 from settx_fast.scm.properties.effects import total_effect
 from settx_fast.scm.properties.graph import ancestors, is_target
 from settx_fast.scm.properties.moments import Moments, at_target, linear_moments, sample_moments
@@ -34,7 +35,8 @@ class Population:
 def is_linear(batch: Batch) -> Tensor:
     """(B,) bool: every variable that has parents is a linear function of them plus noise."""
     has_parents = batch.adjacency.any(1)
-    return ((batch.mechanism == MECHANISMS.index("linear")) | ~has_parents).all(1)
+    linear = (batch.mechanism == MECHANISMS.index("linear")) & (batch.noise_effect == NOISE_EFFECTS.index("additive"))
+    return (linear | ~has_parents).all(1)
 
 
 def linear_population(batch: Batch, source_share: Tensor) -> Population:
