@@ -100,8 +100,8 @@ def for_prior(name: str, prior: scm.Prior, *, units: bool = False, **options: An
 
 
 _PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    "chain": lambda: for_prior("chain", scm.presets.chain(), units=True),
-    "lucas": lambda: for_prior("lucas", scm.presets.lucas()),
-    "random": lambda: for_prior("random", scm.presets.random_linear()),
+    "chain": lambda: for_prior("chain", scm.presets.chain(), units=True, learning_rate=2e-3),
+    "lucas": lambda: for_prior("lucas", scm.presets.lucas(), learning_rate=2e-3),
+    "random": lambda: for_prior("random", scm.presets.random_linear(8), learning_rate=2e-3),
 }
 PRESETS = tuple(_PRESETS)

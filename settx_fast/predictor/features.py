@@ -34,13 +34,15 @@ class Observed(NamedTuple):
 class SetInputs(NamedTuple):
     """Elements of B sets, and what converts predictions back to the units of the data.
 
-    elements (B, R, `FeatureConfig.element_dim`) float32; present (B, F) bool; feature_scale (B, F) and
-    target_scale (B,) float32: the units in which the model answers, standard deviations over the source rows (1 for a
-    constant or absent column), or ones where the data's own units carry meaning.
+    elements (B, R, `FeatureConfig.element_dim`) float32; present (B, F) bool; slot (B, F) int64, the place of every
+    column in the elements; feature_scale (B, F) and target_scale (B,) float32: the units in which the model answers,
+    standard deviations over the source rows (1 for a constant or absent column), or ones where the data's own units
+    carry meaning; negative for a column that is negated in the elements.
     """
 
     elements: Tensor
     present: Tensor
+    slot: Tensor
     feature_scale: Tensor
     target_scale: Tensor
 
@@ -87,6 +89,9 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
     sources, the environment's id, the flags present, labelled and target environment, the log of the dataset's number
     of rows relative to 1000 and at most 0, and what `config` adds.
 
+    Columns are sorted by the absolute value of their correlation with the target in the sources, and negated where it
+    is negative: a model need not learn that neither order nor sign of columns means anything.
+
     Raises ValueError for shapes that do not fit together or the config, ids out of range, a dataset without a labelled
     source row, or values that are seen but not finite.
     """
@@ -101,11 +106,13 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
     source = (seen & ~observed.is_target.unsqueeze(-1)).double()
     mean, scale = _moments(columns, source)
     columns = ((columns - mean) / scale).where(seen, 0.0)
+    sign, order = _canonical(columns, source, observed.present)
+    columns, seen = ((columns * sign).gather(2, order.expand_as(columns)), seen.gather(2, order.expand_as(columns)))
     shift, ratio = _relative_moments(columns, seen, observed.environment, config.max_environments)
     within = ((columns - shift) / ratio).where(seen, 0.0)
     columns = within.where(observed.is_target.unsqueeze(-1), columns).clamp(-CLIP, CLIP)
 
-    parts = [columns, shift.asinh(), ratio.log(), present, observed.is_target.unsqueeze(-1)]
+    parts = [columns, shift.asinh(), ratio.log(), seen[..., :-1], observed.is_target.unsqueeze(-1)]
     parts += [observed.labelled.unsqueeze(-1), one_hot(observed.environment, config.max_environments)]
     rows = columns.shape[1]
     parts.append(columns.new_full((*columns.shape[:2], 1), math.log(min(rows, MANY_ROWS) / MANY_ROWS)))
@@ -113,11 +120,10 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
         left, right = torch.triu_indices(config.max_variables, config.max_variables, device=columns.device)
         parts.append(columns[..., left] * columns[..., right])
     if config.units:
-        parts.append(scale.log().expand(columns.shape))
+        parts.append(scale.log().gather(2, order).expand(columns.shape))
     elements = torch.cat([part.float() for part in parts], -1)
-    scale = torch.ones_like(scale) if config.units else scale
-    scale = scale.squeeze(1).float()
-    return SetInputs(elements, observed.present, scale[:, :-1], scale[:, -1])
+    unit = (sign if config.units else sign * scale).squeeze(1).float()
+    return SetInputs(elements, observed.present, order[:, 0, :-1].argsort(-1), unit[:, :-1], unit[:, -1])
 
 
 def _moments(columns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,6 +133,16 @@ def _moments(columns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = (((columns - mean) * weight).square().sum(1, keepdim=True) / count).sqrt()
     constant = scale <= 1e-9 * mean.abs()
     return mean, scale.masked_fill(constant, 1.0)
+
+
+def _canonical(columns: Tensor, source: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Sign of every column, and columns in the order of their slots, the target last; (B, 1, F + 1) each."""
+    features, target = columns[..., :-1], columns[..., -1:]
+    correlation = (features * target * source[..., -1:]).mean(1)  # (B, F)
+    order = correlation.abs().masked_fill(~present, -1.0).argsort(dim=-1, descending=True, stable=True)
+    last = order.new_full((len(order), 1), order.shape[1])
+    sign = torch.where(correlation < 0, -1.0, 1.0)
+    return torch.cat([sign, torch.ones_like(sign[:, :1])], 1)[:, None], torch.cat([order, last], 1)[:, None]
 
 
 def _relative_moments(columns: Tensor, seen: Tensor, environment: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ class Estimate(NamedTuple):
 class PropertyPredictor(nn.Module):
     """Set elements (B, R, C) → properties of each dataset.
 
-    The trunk pools the set into 1 + F tokens: one for the dataset, one for each column in the order it was given.
+    The trunk pools the set into 1 + F tokens: one for the dataset, one for each column.
     """
 
     def __init__(self, features: FeatureConfig, model: ModelConfig | None = None) -> None:
@@ -81,12 +81,13 @@ class PropertyPredictor(nn.Module):
         hidden = self.config.hidden
         return nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, target.width * outputs))
 
-    def forward(self, elements: Tensor) -> dict[str, Tensor]:
+    def forward(self, inputs: SetInputs) -> dict[str, Tensor]:
         """Head outputs by property: the shape of the property and one axis more, of `loss.outputs` or classes."""
-        tokens = self.trunk(elements)  # (B, 1 + F, hidden)
+        tokens = self.trunk(inputs.elements)  # (B, 1 + F, hidden): the dataset, then the columns by slot
+        columns = tokens[:, 1:].gather(1, inputs.slot[..., None].expand(-1, -1, tokens.shape[2]))
         outputs = {}
         for target in TARGETS:
-            of = tokens[:, 0] if target.level == "dataset" else tokens[:, 1:]
+            of = tokens[:, 0] if target.level == "dataset" else columns
             output = self.heads[target.name](of)
             several = target.kind == "number" and target.shape
             outputs[target.name] = output.unflatten(-1, (*target.shape, -1)) if several else output
@@ -97,7 +98,7 @@ class PropertyPredictor(nn.Module):
 
         truth: on the model's scale, as `data.Example.model_truth` returns it.
         """
-        outputs = self(inputs.elements)
+        outputs = self(inputs)
         costs = {target.name: self._cost(target, outputs[target.name], truth[target.name]) for target in TARGETS}
         risk = self.band(BY_NAME["risk"], outputs["risk"]).centre
         return costs | {"order_of_risks": order_cost(risk, truth["risk"], self.log_steepness.exp())}
@@ -121,13 +122,14 @@ class PropertyPredictor(nn.Module):
     @torch.no_grad()
     def predict(self, inputs: SetInputs) -> dict[str, Estimate]:
         """Every property of every dataset, in its own units (those of the data that `inputs` was encoded from)."""
-        outputs = self(inputs.elements)
+        outputs = self(inputs)
         return {name: self._estimate(BY_NAME[name], output, inputs) for name, output in outputs.items()}
 
     def _estimate(self, target: Target, output: Tensor, inputs: SetInputs) -> Estimate:
         if target.kind == "classes":
             return Estimate(output.softmax(-1))
-        centre, lower, upper = (target.to_raw(value, inputs) for value in self.band(target, output))
+        centre, *ends = (target.to_raw(value, inputs) for value in self.band(target, output))
+        lower, upper = torch.minimum(*ends), torch.maximum(*ends)  # swapped where the column is negated
         if target.level == "variable":
             centre, lower, upper = (value.masked_fill(~inputs.present, torch.nan) for value in (centre, lower, upper))
         return Estimate(centre, (upper - lower) / (2 * Z90), lower, upper)

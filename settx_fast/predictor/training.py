@@ -114,7 +114,7 @@ def validation_set(config: TrainConfig) -> list[Example]:
 @torch.no_grad()
 def measure_spread(model: PropertyPredictor, examples: list[Example]) -> None:
     """Store the standard deviation of held-out residuals: the uncertainty of losses that predict a point."""
-    outputs = [model(example.inputs.elements) for example in examples]
+    outputs = [model(example.inputs) for example in examples]
     truths = [example.model_truth() for example in examples]
     for target in TARGETS:
         if target.kind == "classes":
@@ -145,7 +145,7 @@ def train(
     """
     out = Path(out)
     checkpoint = out / "checkpoints" / "last.ckpt"
-    if rank_zero_only.rank == 0:  # further processes of one run are started when its directory is there already
+    if _is_first_process():  # the others are started when the directory is there already
         _check_directory(config, out, checkpoint, resume)
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(config.to_json())
@@ -186,6 +186,10 @@ def _check_directory(config: TrainConfig, out: Path, checkpoint: Path, resume: b
         raise ValueError(f"resume: expected the config of the run in {out}, got another")
 
 
+def _is_first_process() -> bool:
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
+
+
 def _callbacks(checkpoint: Path, progress: bool) -> list[lightning.Callback]:
     keep = ModelCheckpoint(
         checkpoint.parent,
@@ -198,7 +202,7 @@ def _callbacks(checkpoint: Path, progress: bool) -> list[lightning.Callback]:
 
 def _loggers(out: Path) -> list[Logger]:
     table = CSVLogger(out, name="", version="")
-    if rank_zero_only.rank == 0:
+    if _is_first_process():
         history = _history(out / "metrics.csv")
         with warnings.catch_warnings():  # the logger deletes what is there, and says so
             warnings.simplefilter("ignore")

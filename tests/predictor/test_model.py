@@ -9,6 +9,7 @@ import torch
 
 from settx_fast.predictor.config import TrainConfig, for_prior
 from settx_fast.predictor.data import Example, draw
+from settx_fast.predictor.features import SetInputs, encode
 from settx_fast.predictor.losses import LOSSES
 from settx_fast.predictor.model import ModelConfig, PropertyPredictor
 from settx_fast.predictor.targets import BY_NAME, ROLES, TARGETS
@@ -54,21 +55,35 @@ def test_every_property_is_answered_in_its_shape_with_ordered_intervals(config, 
         assert (estimate.standard_deviation >= 0)[known].all()
 
 
+@torch.no_grad()
 def test_the_order_of_rows_does_not_matter(config, example):
     model = predictor(config)
     elements = example.inputs.elements
     shuffled = elements[:, torch.randperm(elements.shape[1], generator=torch.Generator().manual_seed(0))]
-    exact = model.double()(elements.double())
-    error = max(float((model.float()(elements)[name] - exact[name]).abs().max()) for name in exact)
-    for name, output in model.float()(shuffled).items():
+    exact = model.double()(example.inputs._replace(elements=elements.double()))
+    error = max(float((output - exact[name]).abs().max()) for name, output in model.float()(example.inputs).items())
+    for name, output in model.float()(example.inputs._replace(elements=shuffled)).items():
         assert float((output - exact[name]).abs().max()) <= 2 * error + 1e-6
 
 
 def test_datasets_of_a_batch_do_not_influence_each_other(config, example):
     model = predictor(config)
-    alone = model(example.inputs.elements[2:3])
-    for name, output in model(example.inputs.elements).items():
+    alone = model(SetInputs._make(part[2:3] for part in example.inputs))
+    for name, output in model(example.inputs).items():
         torch.testing.assert_close(output[2:3], alone[name], rtol=1e-4, atol=1e-4)
+
+
+def test_answers_follow_their_columns(config, example):
+    model, seen = predictor(config), example.observed
+    flipped = seen._replace(features=-seen.features.flip(2), present=seen.present.flip(1))
+    before, after = model.predict(example.inputs), model.predict(encode(flipped, config.features))
+    there = flipped.present
+    torch.testing.assert_close(after["role"].value[there], before["role"].value.flip(1)[there])
+    for field, mirrored in (("value", "value"), ("lower", "upper"), ("upper", "lower")):
+        for name in ("total_effect", "direct_effect_on_target", "direct_effect_of_target"):
+            expected = -getattr(before[name], mirrored).flip(1)  # the effect of −x is minus that of x
+            torch.testing.assert_close(getattr(after[name], field), expected, equal_nan=True)
+    torch.testing.assert_close(after["risk"].value, before["risk"].value)
 
 
 def test_effects_follow_the_units_of_the_table(config, example):
