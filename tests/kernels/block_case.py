@@ -1,0 +1,43 @@
+"""Run a block on given inputs through one implementation, and hold the kernels to the fp64 oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from settx_fast import functional
+from settx_fast.testing import Inputs, Shape, assert_close_to_oracle, make_inputs
+
+
+def step(inputs: Inputs, impl: str, **ragged: Any) -> dict[str, Tensor]:
+    """Output and every gradient of one training step with a fixed output gradient; absent gradients are left out."""
+    fresh = inputs.to(inputs.x.dtype)
+    out = functional.induced_set_attention(*fresh[:6], impl=impl, **ragged)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(7)
+    out.backward(torch.randn(out.shape, generator=generator).to(out))
+    return {"out": out.detach()} | {name: p.grad for name, p in fresh.parameters().items() if p.grad is not None}
+
+
+def assert_block_matches_oracle(
+    shape: Shape, device: torch.device, dtype: torch.dtype = torch.float32, lengths: list[int] | None = None
+) -> None:
+    """The kernels' output and gradients against the reference in fp64; padding holds NaN for the kernels only."""
+    inputs = make_inputs(shape, dtype=dtype, device=device)
+    ragged = {} if lengths is None else {"lengths": torch.tensor(lengths, device=device)}
+    poisoned = inputs
+    if lengths is not None:
+        x = inputs.x.detach().clone()
+        for row, length in zip(x, lengths, strict=True):
+            row[length:] = torch.nan
+        poisoned = inputs._replace(x=x.requires_grad_())
+    actual = step(poisoned, "triton", **ragged)
+    same, exact = (step(inputs.to(kind), "reference", **ragged) for kind in (dtype, torch.float64))
+    assert actual.keys() == exact.keys() == {"out", *inputs.parameters()}
+    largest = max(value.abs().max().item() for value in exact.values() if value.numel())
+    for name, value in actual.items():
+        if exact[name].any() or not value.numel():
+            assert_close_to_oracle(value, same[name], exact[name], name)
+        else:  # terms that cancel exactly do so up to their rounding
+            assert value.abs().max() <= 2 * torch.finfo(dtype).eps * largest, name

@@ -1,0 +1,110 @@
+"""The whole fused block against the oracle, forward and every gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+
+from settx_fast import functional
+from settx_fast.kernels import config
+from settx_fast.testing import VARIANTS, Shape, make_inputs
+from tests.kernels.block_case import assert_block_matches_oracle, step
+
+# 4 · 5 · 32 ≤ 32 · (32 + 5) absorbs, 4 · 20 · 32 > 32 · (32 + 20) projects; M is no power of two
+ABSORBED = Shape(3, 70, 32, 32, 4, 5)
+PROJECTED = Shape(2, 40, 32, 32, 4, 20)
+
+
+@pytest.fixture(autouse=True)
+def _larger_tiles() -> None:
+    """Tiles of the tensor-core rules; the interpreter multiplies alike at any precision."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if not torch.cuda.is_available() else before)
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_matches_the_oracle_absorbed_and_ragged(variant: str, device: torch.device) -> None:
+    """Lengths: full, an empty set, one that ends inside a tile."""
+    assert_block_matches_oracle(replace(ABSORBED, options=VARIANTS[variant]), device, lengths=[70, 0, 37])
+
+
+@pytest.mark.parametrize("variant", ["plain", "tabular", "rms"])
+def test_projected_variants_match_the_oracle(variant: str, device: torch.device) -> None:
+    assert_block_matches_oracle(replace(PROJECTED, options=VARIANTS[variant]), device, lengths=[40, 19])
+
+
+@pytest.mark.parametrize("elements", [0, 1, 2, 257])
+def test_any_number_of_elements(elements: int, device: torch.device) -> None:
+    """None, one, fewer than a tile, several tiles and one element more."""
+    assert_block_matches_oracle(Shape(2, elements, 16, 16, 2, 3), device)
+
+
+@pytest.mark.parametrize(
+    ("dim_in", "dim", "heads"),
+    [(3, 32, 2), (1, 16, 1), (20, 80, 2), (16, 32, 4)],
+    ids=["points", "scalars", "head-40", "head-8"],
+)
+def test_widths_that_are_no_power_of_two(dim_in: int, dim: int, heads: int, device: torch.device) -> None:
+    assert_block_matches_oracle(Shape(2, 33, dim_in, dim, heads, 3), device)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "shape", [ABSORBED, replace(PROJECTED, options=VARIANTS["tabular"])], ids=["absorbed", "projected"]
+)
+def test_half_precision(shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+    assert_block_matches_oracle(shape, device, dtype)
+
+
+def test_strided_elements_give_the_numbers_of_contiguous_ones(device: torch.device) -> None:
+    """Every other row of a transposed (N, B, C) tensor."""
+    inputs = make_inputs(Shape(2, 50, 16, 16, 2, 3), device=device)
+    room = torch.randn(100, 2, 16, device=device)
+    view = room.transpose(0, 1)[:, ::2]
+    view.copy_(inputs.x.detach())
+    expected = functional.induced_set_attention(*inputs[:6], impl="triton")
+    assert torch.equal(functional.induced_set_attention(view, *inputs[1:6], impl="triton"), expected)
+
+
+def test_packed_sets_give_the_numbers_of_padded_ones(device: torch.device) -> None:
+    inputs = make_inputs(Shape(3, 40, 16, 16, 2, 3), device=device)
+    lengths = [40, 0, 13]
+    padded = step(inputs, "triton", lengths=torch.tensor(lengths, device=device))
+    rows = [x[:n].detach() for x, n in zip(inputs.x, lengths, strict=True)]
+    jagged = torch.nested.nested_tensor(rows, layout=torch.jagged, device=device, requires_grad=True)
+    out = functional.induced_set_attention(jagged, *inputs[1:6], impl="triton")
+    for got, want, n in zip(out.unbind(), padded["out"], lengths, strict=True):
+        torch.testing.assert_close(got, want[:n], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [ABSORBED, PROJECTED], ids=["absorbed", "projected"])
+def test_same_inputs_give_the_same_bits(shape: Shape, device: torch.device) -> None:
+    inputs = make_inputs(shape, device=device)
+    first, second = step(inputs, "triton"), step(inputs, "triton")
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize("shape", [ABSORBED, PROJECTED], ids=["absorbed", "projected"])
+def test_programs_that_share_a_set_agree_with_one_that_does_not(shape: Shape, device: torch.device) -> None:
+    """Five pieces of three tiles: some are empty."""
+    inputs = make_inputs(shape, device=device)
+    whole = step(inputs, "triton")
+    with mock.patch.object(config, "splits", return_value=5):
+        pieces = step(inputs, "triton")
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_score_gaps_beyond_the_range_of_exp_do_not_overflow(device: torch.device) -> None:
+    inputs = make_inputs(Shape(1, 40, 16, 16, 2, 3), device=device)
+    sharp = inputs._replace(
+        weights_a=inputs.weights_a._replace(w_k=(inputs.weights_a.w_k * 300).detach().requires_grad_())
+    )
+    for name, value in step(sharp, "triton").items():
+        assert value.isfinite().all(), name
