@@ -7,7 +7,7 @@ their backward reads; nothing of it has an axis of elements.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -217,15 +217,16 @@ def _(grad, x, offsets, lengths, inducing, weights, saved, specs, needs_x):  # t
     return [torch.empty_like(x), *empty_gradients(inducing, stage, absorbed), *(torch.empty_like(w) for w in used)]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor], first: int = 0) -> None:
+    """Keep the inputs and the outputs from `first` on."""
     x, offsets, lengths, query, weights, specs = inputs
     ctx.set_materialize_grads(False)
     ctx.specs, ctx.count = specs, len(weights)
-    ctx.save_for_backward(x, offsets, lengths, query, *weights, *output)
+    ctx.save_for_backward(x, offsets, lengths, query, *weights, *output[first:])
 
 
 def _saved(ctx: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """(x, offsets, lengths, query), weights, outputs."""
+    """(x, offsets, lengths, query), weights, kept outputs."""
     tensors = list(ctx.saved_tensors)
     return tensors[:4], tensors[4 : 4 + ctx.count], tensors[4 + ctx.count :]
 
@@ -249,7 +250,7 @@ def _isab_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     assert stage.next_spec is not None
     absorbed = problem_of(SetView(*inputs[:3]), inputs[3].shape[1], stage).absorbed
     names = [n for n in stage.next_spec.weight_names if n not in KEY_WEIGHTS]
-    dx, *rest = isab_grad(grads[0], *inputs, weights, saved[1:], ctx.specs, ctx.needs_input_grad[0])
+    dx, *rest = isab_grad(grads[0], *inputs, weights, saved, ctx.specs, ctx.needs_input_grad[0])
     gradients = gradients_of(rest[: -len(names)], absorbed)
     block_a, from_keys = unpack_gradients(gradients, stage)
     from_queries = dict(zip(names, rest[-len(names) :], strict=True))
@@ -279,7 +280,7 @@ def _refuse(ctx: Any, *grads: Any) -> None:
 
 
 aggregate.register_autograd(_aggregate_backward, setup_context=_save)
-isab.register_autograd(_isab_backward, setup_context=_save)
+isab.register_autograd(_isab_backward, setup_context=partial(_save, first=1))
 broadcast.register_autograd(_broadcast_backward, setup_context=_save_broadcast)
 for derivative in (aggregate_grad, isab_grad, broadcast_grad):
     derivative.register_autograd(_refuse)

@@ -1,0 +1,132 @@
+"""Stage A alone, MAB(query, key) with few queries: shared or one set each, wide elements, programs of several sets."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from settx_fast import functional
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast.kernels import aggregate_grad
+from settx_fast.kernels.config import Backward, Problem, Tile, backward_config, fit, forward_config, shared_bytes
+from settx_fast.kernels.config import forward_tile as wanted
+from settx_fast.testing import VARIANTS, assert_close_to_oracle, make_weights
+
+
+def block_step(
+    tensors: dict[str, Tensor], spec: BlockSpec, impl: str, dtype: torch.dtype, **ragged: Any
+) -> dict[str, Tensor]:
+    """Output and gradients of MAB(query, key)."""
+    fresh = {name: t.detach().to(dtype, copy=True).requires_grad_() for name, t in tensors.items()}
+    weights = BlockWeights(**{name: t for name, t in fresh.items() if name not in ("query", "key")})
+    out = functional.attention_block(fresh["query"], fresh["key"], weights, spec, impl=impl, **ragged)  # type: ignore[arg-type]
+    out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(5)).to(out))
+    return {"out": out.detach()} | {name: t.grad for name, t in fresh.items() if t.grad is not None}
+
+
+def make_block(
+    spec: BlockSpec,
+    batch: int,
+    queries: int,
+    dim_query: int,
+    elements: int,
+    dim_key: int,
+    dim: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Random query, key and weights; `batch` of the queries is 1 where all sets share them."""
+    generator = torch.Generator().manual_seed(1)
+    weights = make_weights(spec, dim_query, dim_key, dim, generator)
+    query = torch.randn(batch, queries, dim_query, generator=generator)
+    key = torch.randn(3, elements, dim_key, generator=generator)
+    named = {name: t for name, t in weights._asdict().items() if t is not None}
+    return {name: t.to(device) for name, t in {"query": query, "key": key, **named}.items()}
+
+
+def assert_block(tensors: dict[str, Tensor], spec: BlockSpec, **ragged: Any) -> None:
+    """Kernels against the oracle."""
+    actual = block_step(tensors, spec, "triton", torch.float32, **ragged)
+    same, exact = (block_step(tensors, spec, "reference", kind, **ragged) for kind in (torch.float32, torch.float64))
+    for name, value in actual.items():
+        if name == "b_k":
+            assert not value.any()
+        else:
+            assert_close_to_oracle(value, same[name], exact[name], name)
+
+
+@pytest.mark.parametrize("variant", ["original", "tabular"])
+@pytest.mark.parametrize("batch", [1, 3], ids=["shared", "own"])
+def test_few_queries_match_the_oracle(variant: str, batch: int, device: torch.device) -> None:
+    spec = BlockSpec(2, **VARIANTS[variant])
+    width = 32 if spec.norm_first else 20
+    tensors = make_block(spec, batch, 3, 32, 45, width, 32, device)
+    assert_block(tensors, spec, key_lengths=torch.tensor([45, 0, 18], device=device))
+
+
+def test_rows_outside_a_query_set_are_zero(device: torch.device) -> None:
+    spec = BlockSpec(2)
+    tensors = make_block(spec, 3, 4, 16, 20, 16, 16, device)
+    assert_block(tensors, spec, query_lengths=torch.tensor([4, 0, 2], device=device))
+
+
+def test_queries_in_several_blocks_make_dx_in_a_pass_of_its_own(device: torch.device) -> None:
+    """H · M = 40 rows in blocks of 16, as wide elements need."""
+
+    def small(problem: Problem, shared: bool) -> Backward:
+        tile = Tile(16, 16, 4, 1)
+        return backward_config(problem, shared)._replace(sums=tile, elements=tile, fused=False)
+
+    spec = BlockSpec(2, norm="layer", norm_first=True)
+    tensors = make_block(spec, 1, 20, 16, 30, 16, 64, device)
+    with mock.patch.object(aggregate_grad, "backward_config", small):
+        assert_block(tensors, spec)
+
+
+@pytest.mark.parametrize("variant", ["original", "tabular"])
+def test_a_program_may_add_up_several_sets(variant: str, device: torch.device) -> None:
+    """Three sets, two a program: the last program has one."""
+
+    def grouped(problem: Problem, shared: bool) -> Backward:
+        return backward_config(problem, shared)._replace(group=2, num_splits=1)
+
+    spec = BlockSpec(2, **VARIANTS[variant])
+    tensors = make_block(spec, 1, 20, 16, 30, 16, 16, device)
+    with mock.patch.object(aggregate_grad, "backward_config", grouped):
+        assert_block(tensors, spec, key_lengths=torch.tensor([30, 0, 17], device=device))
+
+
+def problem(**sizes: Any) -> Problem:
+    """The headline shape, changed by `sizes`."""
+    shape = {"num_sets": 64, "longest": 16384, "C": 128, "D": 128, "H": 4, "M": 32, "products": "half"} | sizes
+    return Problem(**shape, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("products", ["half", "tf32", "exact"])
+@pytest.mark.parametrize("C", [1, 3, 16, 64, 128, 200, 256, 512])
+@pytest.mark.parametrize("M", [1, 16, 128, 256])
+def test_tiles_fit_the_smallest_gpu_at_every_width(C: int, M: int, products: str) -> None:
+    asked = problem(C=C, M=M, products=products)
+    for tile, resident in ((forward_config(asked).tile, 1), (backward_config(asked, True).sums, 2)):
+        assert shared_bytes(asked, tile, resident) <= 101_376
+        assert min(tile.block_r, tile.block_n) >= 16
+
+
+def test_a_tile_that_is_too_large_gives_up_stages_first() -> None:
+    asked = problem()
+    assert fit(asked, wanted(asked), 1).block_r == 128
+    assert fit(asked, wanted(asked)._replace(stages=9), 1).block_n == wanted(asked).block_n
+
+
+def test_programs_do_not_depend_on_the_exact_number_of_elements_of_a_large_batch() -> None:
+    configs = {forward_config(problem(longest=n)) for n in range(16000, 17000, 50)}
+    assert len(configs) == 1
+
+
+def test_cost_decides_between_absorbing_and_projecting() -> None:
+    assert problem().absorbed
+    assert not problem(H=8, M=128).absorbed
+    assert problem(H=1, M=256).absorbed, "a head of 128 does not fit the projected kernels"
