@@ -99,9 +99,10 @@ class OwnedPrior {
                 int32_t(edges.size() / 2)};
     }
 
-    static scm::Mechanism as_mechanism(const py::dict& m) {
-        return {m["kind"].cast<int32_t>(), as_range(m["hidden"]), as_range(m["layers"]),
-                m["activation"].cast<int32_t>()};
+    scm::Mechanism as_mechanism(const py::dict& m) {
+        const auto functions = m["functions"].cast<std::vector<int32_t>>();
+        return {m["kind"].cast<int32_t>(),       as_range(m["width"]), as_range(m["depth"]),
+                as_distribution(m["parameter"]), keep(functions),      int32_t(functions.size())};
     }
 
     scm::Intervention as_intervention(const py::dict& i) {

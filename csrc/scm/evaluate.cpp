@@ -1,11 +1,9 @@
 // From tables to rows: tiles that stay in cache, one contiguous vector per variable, variables in topological order.
 #include "lanes.h"
 #include "mechanism.h"
+#include "node.h"
 #include "noise.h"
 #include "path_functions.h"
-
-// A function that is one loop: kept apart, so that the loop gets all the registers.
-#define SETTX_LOOP __attribute__((noinline))
 
 namespace settx::scm::SETTX_PATH {
 namespace {
@@ -59,104 +57,6 @@ SETTX_LOOP void add_noise(int32_t kind, const float* p, float scale, Address at,
 
 // ---- One variable in one environment --------------------------------------------------------------------------------
 
-struct Node {
-    float* x;                // (T,) the variable's vector in the tile
-    const float* tile;       // (V, T)
-    int64_t stride;          // T
-    const int32_t* parents;  // (num_parents,) in topological order, and their weights
-    const float* weights;
-    int32_t num_parents;
-    float bias, noise_scale;
-    int32_t noise_kind;
-    const float* noise_parameters;
-    int64_t noise_effect, mechanism;
-    const float* parameters;
-    Address noise_at;  // of local row 0
-    uint64_t seed;
-    float* scratch;
-};
-
-SETTX_LOOP void fill(float* __restrict x, int64_t count, float value) {
-    for (int64_t i = 0; i < count; ++i) x[i] = value;
-}
-
-SETTX_LOOP void add_scaled(float* __restrict x, const float* __restrict z, int64_t count, float weight) {
-    for (int64_t i = 0; i < count; ++i) x[i] = fma(weight, z[i], x[i]);
-}
-
-// One layer of an MLP for BLOCK rows: in (num_inputs, BLOCK); parameters W (num_units, num_inputs), b, and c after
-// them.
-struct Layer {
-    const float *W, *b, *in;
-    int32_t num_inputs, num_units;
-};
-
-// unit (BLOCK,) = activation(W in + b) for unit j.
-template <int32_t activation>
-SETTX_FN void evaluate_unit(const Layer& layer, int32_t j, float* __restrict unit) {
-    const float* __restrict W = layer.W + int64_t(j) * layer.num_inputs;
-    for (int i = 0; i < BLOCK; ++i) unit[i] = layer.b[j];
-    for (int32_t p = 0; p < layer.num_inputs; ++p) {
-        const float* __restrict in = layer.in + p * BLOCK;
-        for (int i = 0; i < BLOCK; ++i) unit[i] = fma(W[p], in[i], unit[i]);
-    }
-    for (int i = 0; i < BLOCK; ++i) unit[i] = activate<activation>(unit[i]);
-}
-
-template <int32_t activation>
-SETTX_LOOP void hidden_layer(const Layer& layer, float* __restrict out) {
-    for (int32_t j = 0; j < layer.num_units; ++j) evaluate_unit<activation>(layer, j, out + j * BLOCK);
-}
-
-// x (BLOCK,) += Σ c_j · unit j.
-template <int32_t activation>
-SETTX_LOOP void last_layer(const Layer& layer, float* __restrict x) {
-    const float* c = layer.b + layer.num_units;
-    alignas(64) float unit[BLOCK], sum[BLOCK] = {};
-    for (int32_t j = 0; j < layer.num_units; ++j) {
-        evaluate_unit<activation>(layer, j, unit);
-        for (int i = 0; i < BLOCK; ++i) sum[i] = fma(c[j], unit[i], sum[i]);
-    }
-    for (int i = 0; i < BLOCK; ++i) x[i] += sum[i];
-}
-
-template <int32_t activation>
-void add_mlp(const Node& node, int64_t row) {
-    const int32_t hidden = int32_t(node.parameters[0]), layers = int32_t(node.parameters[1]);
-    const int64_t width = hidden > node.num_parents ? hidden : node.num_parents;
-    float *in = node.scratch, *out = node.scratch + width * BLOCK;
-    for (int32_t p = 0; p < node.num_parents; ++p) {
-        fill(in + p * BLOCK, BLOCK, 0.0f);
-        add_scaled(in + p * BLOCK, node.tile + node.parents[p] * node.stride + row, BLOCK, node.weights[p]);
-    }
-    const float* W = node.parameters + MlpShape::HEADER;
-    int32_t num_inputs = node.num_parents;
-    for (int32_t left = layers; left > 1; --left, num_inputs = hidden) {
-        const float* b = W + int64_t(hidden) * num_inputs;
-        hidden_layer<activation>({W, b, in, num_inputs, hidden}, out);
-        W = b + hidden;
-        float* swap = in;
-        in = out;
-        out = swap;
-    }
-    last_layer<activation>({W, W + int64_t(hidden) * num_inputs, in, num_inputs, hidden}, node.x + row);
-}
-
-void add_mlp(const Node& node, int64_t row) {
-    switch (int32_t(node.parameters[2])) {
-        case TANH:
-            return add_mlp<TANH>(node, row);
-        case RELU:
-            return add_mlp<RELU>(node, row);
-        case LEAKY_RELU:
-            return add_mlp<LEAKY_RELU>(node, row);
-        case SIGMOID:
-            return add_mlp<SIGMOID>(node, row);
-        case SINE:
-            return add_mlp<SINE>(node, row);
-    }
-}
-
 // Multiplicative and heteroscedastic noise, for rows of the tile from `row`.
 void add_modulated_noise(const Node& node, Address at, int64_t row) {
     alignas(64) float noise[BLOCK] = {}, predictor[BLOCK] = {};
@@ -171,15 +71,7 @@ void add_modulated_noise(const Node& node, Address at, int64_t row) {
     for (int i = 0; i < BLOCK; ++i) x[i] = fma(2.0f * sigmoid(predictor[i]), noise[i], x[i]);
 }
 
-// Rows 0 … count − 1 of the tile, count a multiple of BLOCK; local_row is the first one's number in the environment.
-void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
-    fill(node.x, count, node.bias);
-    if (node.mechanism == LINEAR)
-        for (int32_t p = 0; p < node.num_parents; ++p)
-            add_scaled(node.x, node.tile + node.parents[p] * node.stride, count, node.weights[p]);
-    else if (node.num_parents > 0)
-        for (int64_t row = 0; row < count; row += BLOCK) add_mlp(node, row);
-    if (node.noise_scale == 0.0f) return;
+void add_all_noise(const Node& node, int64_t count, int64_t local_row) {
     const bool additive = node.noise_effect == ADDITIVE || node.num_parents == 0;
     Address at = node.noise_at;
     at.block += uint32_t(local_row / (BLOCK / LANES));
@@ -188,6 +80,19 @@ void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
             add_noise(node.noise_kind, node.noise_parameters, node.noise_scale, at, node.seed, node.x + row);
         else
             add_modulated_noise(node, at, row);
+}
+
+// Rows 0 … count − 1 of the tile, count a multiple of BLOCK; local_row is the first one's number in the environment.
+void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
+    fill(node.x, count, node.bias);
+    const bool post_nonlinear = node.mechanism == POST_NONLINEAR && node.num_parents > 0;
+    if (node.mechanism == LINEAR || post_nonlinear)
+        for (int32_t p = 0; p < node.num_parents; ++p)
+            add_scaled(node.x, node.tile + node.parents[p] * node.stride, count, node.weights[p]);
+    else if (node.num_parents > 0)
+        for (int64_t row = 0; row < count; row += BLOCK) add_mechanism(node, row);
+    if (node.noise_scale != 0.0f) add_all_noise(node, count, local_row);
+    if (post_nonlinear) transform(node, count);
 }
 
 // ---- Tiles ----------------------------------------------------------------------------------------------------------

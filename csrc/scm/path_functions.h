@@ -1,6 +1,7 @@
 // What every path defines, in a namespace of its own: compiled with -DSETTX_PATH=name.
 #pragma once
 #include "paths.h"
+#include "philox.h"
 
 namespace settx::scm::SETTX_PATH {
 
@@ -10,6 +11,23 @@ void draw_dataset(const Prior&, uint64_t seed, int64_t parameter_offset, const T
 void evaluate_segment(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
 int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden);
 void fill_noise(const NoiseRows&, int64_t first, int64_t n, float* out);
+
+// How a variable depends on its parents.
+struct MechanismDraw {
+    const Mechanism* mechanism;
+    int32_t num_parents, width, depth, function;
+    float parameter;
+};
+
+void draw_structure(const Graph&, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency, int64_t* order,
+                    int32_t* scratch);
+MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t index, int32_t v, int32_t num_parents);
+int64_t num_parameters(const MechanismDraw&);
+void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out);
+
+struct Node;
+void add_mechanism(const Node&, int64_t row);  // for rows of the tile from `row`, BLOCK of them
+void transform(const Node&, int64_t count);    // x = g(x), the last step of a post-nonlinear mechanism
 bool apply(const char* function, const float* x, int64_t n, float* out);
 
 }  // namespace settx::scm::SETTX_PATH

@@ -4,8 +4,10 @@
 
 #ifdef __CUDACC__
 #define SETTX_FN __host__ __device__ __forceinline__
+#define SETTX_METHOD __host__ __device__ __forceinline__
 #else
 #define SETTX_FN static inline __attribute__((always_inline))
+#define SETTX_METHOD inline __attribute__((always_inline))
 #endif
 
 namespace settx::scm {

@@ -71,11 +71,15 @@ int64_t count_edges(const Tables& t, int64_t b) {
     return std::count(adjacency, adjacency + t.variables * t.variables, true);
 }
 
+bool is_network(int64_t mechanism) {
+    return mechanism == MLP || mechanism == FOURIER;
+}
+
 int64_t widest_mlp(const Tables& t) {
     int64_t widest = 0;
     for (int64_t b = 0; b < t.datasets; ++b)
         for (int64_t v = 0; v < t.variables; ++v)
-            if (t.mechanism[b * t.variables + v] == MLP && t.num_parameters > 0)
+            if (is_network(t.mechanism[b * t.variables + v]) && t.num_parameters > 0)
                 for (int64_t k = 0; k < t.environments; ++k) {
                     const int64_t offset = t.mechanism_offset[(b * t.environments + k) * t.variables + v];
                     if (offset < t.num_parameters) widest = std::max(widest, int64_t(t.parameters[offset]));

@@ -47,9 +47,11 @@ struct Graph {
 };
 
 struct Mechanism {
-    int32_t kind;  // MechanismKind
-    Range hidden, layers;
-    int32_t activation;  // Activation
+    int32_t kind;            // MechanismKind
+    Range width, depth;      // hidden units or trees; layers or levels
+    Distribution parameter;  // Fourier: length scale; quadratic: strength
+    const int32_t* functions;
+    int32_t num_functions;  // one of them at random
 };
 
 constexpr int NOISE_INPUTS = 3, NOISE_PARAMETERS = 5;

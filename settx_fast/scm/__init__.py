@@ -14,7 +14,17 @@ from settx_fast.scm.graphs import (
     UserGraph,
     WattsStrogatz,
 )
-from settx_fast.scm.mechanisms import ACTIVATIONS, MECHANISMS, MLP, Linear
+from settx_fast.scm.mechanisms import (
+    FUNCTIONS,
+    MECHANISMS,
+    MLP,
+    Elementwise,
+    Fourier,
+    Linear,
+    PostNonlinear,
+    Quadratic,
+    Trees,
+)
 from settx_fast.scm.noises import (
     NOISE_EFFECTS,
     NOISES,
@@ -32,7 +42,7 @@ from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
 from settx_fast.scm.sampler import STREAM_VERSION, Batch, resample, sample
 
 __all__ = [
-    "ACTIVATIONS",
+    "FUNCTIONS",
     "INTERVENTIONS",
     "MECHANISMS",
     "MLP",
@@ -43,8 +53,10 @@ __all__ = [
     "Bipartite",
     "ClippedCauchy",
     "Constant",
+    "Elementwise",
     "ErdosRenyi",
     "Exponential",
+    "Fourier",
     "Gaussian",
     "Geometric",
     "Gumbel",
@@ -58,11 +70,14 @@ __all__ = [
     "Normal",
     "Pattern",
     "PerVariable",
+    "PostNonlinear",
     "Prior",
+    "Quadratic",
     "ScaleFree",
     "StochasticBlock",
     "StudentT",
     "Tree",
+    "Trees",
     "Uniform",
     "UniformNoise",
     "UserGraph",

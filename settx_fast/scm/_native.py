@@ -24,7 +24,7 @@ from settx_fast.scm.graphs import (
     WattsStrogatz,
     topological_order,
 )
-from settx_fast.scm.mechanisms import ACTIVATIONS, MLP, Mechanism
+from settx_fast.scm.mechanisms import Mechanism, mechanism_record
 from settx_fast.scm.noises import NOISE_EFFECTS, Noise, noise_code, noise_inputs
 from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
 
@@ -126,14 +126,9 @@ def _graph_parameters(graph: Graph) -> tuple[int, tuple[object, ...], int | tupl
 
 
 def _mechanism(mechanism: Mechanism) -> dict[str, object]:
-    if isinstance(mechanism, MLP):
-        return {
-            "kind": 1,
-            "hidden": as_range(mechanism.hidden, "MLP.hidden", 1, 1 << 30),
-            "layers": as_range(mechanism.layers, "MLP.layers", 1, 1 << 30),
-            "activation": ACTIVATIONS.index(mechanism.activation),
-        }
-    return {"kind": 0, "hidden": (0, 0), "layers": (0, 0), "activation": 0}
+    record = mechanism_record(mechanism)
+    sizes = {name: as_range(record[name], name, 0, 1 << 30) for name in ("width", "depth")}
+    return record | sizes | {"parameter": _distribution(record["parameter"])}
 
 
 def _noise(noise: Noise) -> tuple[int, list[tuple[int, bool, float, float]]]:

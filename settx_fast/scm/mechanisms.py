@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from settx_fast.scm._fields import as_range, check
+from settx_fast.scm.distributions import Parameter, as_distribution
 
-MECHANISMS = ("linear", "mlp")
+MECHANISMS = ("linear", "mlp", "fourier", "sum", "product", "quadratic", "trees", "post_nonlinear")
 """Names of the codes in `Batch.mechanism`, and the layout of their parameters.
 
-linear: no parameters. mlp: [hidden, layers, activation code], then W₁ (hidden, parents in the order of
-`Batch.order`), b₁ (hidden), for every further layer W (hidden, hidden) and b (hidden), and last c (hidden).
+linear: none. mlp, fourier: hidden, layers, function; W₁ (hidden, parents in the order of `Batch.order`), b₁ (hidden);
+for every further layer W (hidden, hidden), b (hidden); c (hidden). sum, product, post_nonlinear: function. quadratic:
+the upper triangle of c, row by row. trees: trees, depth; for every tree parent and threshold of every level, then
+2^depth leaves, the first level's answer the highest bit. Functions are places in `FUNCTIONS`. Without parents a variable
+has no parameters.
 """
 
-Activation = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine"]
-ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+FunctionName = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "identity", "square", "abs", "bump"]
+FUNCTIONS: tuple[str, ...] = get_args(FunctionName)
+"""relu max(x, 0), leaky_relu max(x, x/100), sigmoid 1/(1 + e⁻ˣ), bump e^(−x²); the others are what they say."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +33,146 @@ class Linear:
 
 @dataclass(frozen=True)
 class MLP:
-    """A random network of the weighted parents: f(z) = c · a(W z + b), layer by layer.
+    """A random network of the weighted parents: f(z) = c · g(W z + b), layer by layer.
 
     Entries of W are N(0, 1/fan_in), of b N(0, 1), of c N(0, 1/hidden).
-    `hidden` units (int or range) in each of `layers` hidden layers (int or range, at most 3), both drawn per variable.
+    `hidden` units (int or range) in each of `layers` hidden layers (int or range, at most 3), both drawn per variable;
+    activation: one of `FUNCTIONS`, or several, one of them drawn per variable.
     """
 
     hidden: int | tuple[int, int] = 16
     layers: int | tuple[int, int] = 1
-    activation: Activation = "tanh"
+    activation: FunctionName | tuple[FunctionName, ...] = "tanh"
 
     def __post_init__(self) -> None:
         as_range(self.hidden, "MLP.hidden", 1, 4096)
         as_range(self.layers, "MLP.layers", 1, 3)
-        check(self.activation in ACTIVATIONS, "MLP.activation", f"one of {ACTIVATIONS}", self.activation)
+        function_codes(self.activation, "MLP.activation")
 
     def __str__(self) -> str:
         return f"MLP, {self.layers} × {self.hidden} {self.activation}"
 
 
-Mechanism = Linear | MLP
+@dataclass(frozen=True)
+class Fourier:
+    """Random Fourier features: f(z) = √(2/features) Σ_j a_j sin(ω_j · z + φ_j) (Rahimi & Recht 2007).
+
+    With many features a draw of a Gaussian process with the kernel exp(−|z − z'|² / (2·length_scale²)).
+    """
+
+    features: int | tuple[int, int] = 100
+    length_scale: Parameter = 1.0
+
+    def __post_init__(self) -> None:
+        as_range(self.features, "Fourier.features", 1, 4096)
+        length_scale = as_distribution(self.length_scale, "Fourier.length_scale", 0, 1e6, positive=True)
+        object.__setattr__(self, "length_scale", length_scale)
+
+    def __str__(self) -> str:
+        return f"Gaussian process of {self.features} Fourier features, length scale {self.length_scale}"
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """f(z) = Σ g(z_p), a causal additive model (Bühlmann et al. 2014, arXiv:1310.1533), or Π g(z_p).
+
+    function: one of `FUNCTIONS`, or several, one of them drawn per variable.
+    """
+
+    function: FunctionName | tuple[FunctionName, ...] = "tanh"
+    combine: Literal["sum", "product"] = "sum"
+
+    def __post_init__(self) -> None:
+        function_codes(self.function, "Elementwise.function")
+        check(self.combine in ("sum", "product"), "Elementwise.combine", "'sum' or 'product'", self.combine)
+
+    def __str__(self) -> str:
+        return f"{self.combine} of {self.function}"
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """f(z) = Σ z_p + Σ_{p ≤ q} c_pq z_p z_q: squares and interactions, c_pq ~ N(0, strength² / number of them)."""
+
+    strength: Parameter = 0.3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strength", as_distribution(self.strength, "Quadratic.strength", 0, 1e6))
+
+    def __str__(self) -> str:
+        return f"quadratic, strength {self.strength}"
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Piecewise constant: the sum of `number` oblivious trees of `depth` levels (ints or ranges, depth at most 8).
+
+    A level asks whether one random parent z_p lies above a N(0, 1) threshold; the 2^depth leaves are N(0, 1/number).
+    Oblivious trees: Prokhorenkova et al. 2018, arXiv:1706.09516. Trees as mechanisms: Qu et al. 2025, arXiv:2502.05564.
+    """
+
+    number: int | tuple[int, int] = 4
+    depth: int | tuple[int, int] = (1, 4)
+
+    def __post_init__(self) -> None:
+        as_range(self.number, "Trees.number", 1, 4096)
+        as_range(self.depth, "Trees.depth", 1, 8)
+
+    def __str__(self) -> str:
+        return f"{self.number} trees of depth {self.depth}"
+
+
+@dataclass(frozen=True)
+class PostNonlinear:
+    """x = g(bias + Σ z_p + noise), noise included (Zhang & Hyvärinen 2009, arXiv:1205.2599).
+
+    A variable without parents stays bias + noise. function: one of `FUNCTIONS`, or several, one drawn per variable.
+    """
+
+    function: FunctionName | tuple[FunctionName, ...] = "tanh"
+
+    def __post_init__(self) -> None:
+        function_codes(self.function, "PostNonlinear.function")
+
+    def __str__(self) -> str:
+        return f"post-nonlinear {self.function}"
+
+
+Mechanism = Linear | MLP | Fourier | Elementwise | Quadratic | Trees | PostNonlinear
+
+
+def function_codes(names: str | tuple[str, ...], field: str) -> list[int]:
+    """Places in `FUNCTIONS`."""
+    given = names if isinstance(names, tuple) else (names,)
+    known = len(given) > 0 and all(name in FUNCTIONS for name in given)
+    check(known, field, f"one or several of {FUNCTIONS}", names)
+    return [FUNCTIONS.index(name) for name in given]
+
+
+def mechanism_record(mechanism: Mechanism) -> dict[str, object]:
+    """`Mechanism` of csrc/scm/scm.h: kind, width, depth, parameter, functions."""
+    record: dict[str, object] = {"width": 0, "depth": 0, "parameter": 0.0, "functions": []}
+    match mechanism:
+        case Linear():
+            kind = "linear"
+        case MLP():
+            kind = "mlp"
+            record |= {"width": mechanism.hidden, "depth": mechanism.layers}
+            record["functions"] = function_codes(mechanism.activation, "MLP.activation")
+        case Fourier():
+            kind = "fourier"
+            record |= {"width": mechanism.features, "depth": 1, "parameter": mechanism.length_scale}
+            record["functions"] = [FUNCTIONS.index("sine")]
+        case Elementwise():
+            kind = mechanism.combine
+            record["functions"] = function_codes(mechanism.function, "Elementwise.function")
+        case Quadratic():
+            kind = "quadratic"
+            record["parameter"] = mechanism.strength
+        case Trees():
+            kind = "trees"
+            record |= {"width": mechanism.number, "depth": mechanism.depth}
+        case PostNonlinear():
+            kind = "post_nonlinear"
+            record["functions"] = function_codes(mechanism.function, "PostNonlinear.function")
+    return record | {"kind": MECHANISMS.index(kind)}

@@ -92,7 +92,7 @@ class Prior:
     num_variables         int or range; smaller datasets are padded
     graph                 ErdosRenyi, ScaleFree, StochasticBlock, WattsStrogatz, Geometric, Bipartite, Tree, Pattern,
                           Layered, UserGraph
-    mechanism             Linear, MLP
+    mechanism             Linear, MLP, Fourier, Elementwise, Quadratic, Trees, PostNonlinear
     weight                of an edge
     bias, noise_scale     of a variable, or one each: PerVariable((…, …)); the scale is the standard deviation
     noise                 "gaussian", "laplace", "uniform", "student_t", "exponential", "gumbel", "logistic",
@@ -227,7 +227,7 @@ class Prior:
         check(known, "noise_effect", f"one or several of {NOISE_EFFECTS}", self.noise_effect)
         check(len(self.mechanisms) > 0, "mechanism", "at least one mechanism", self.mechanism)
         for mechanism in self.mechanisms:
-            check(isinstance(mechanism, Mechanism), "mechanism", "Linear or MLP", mechanism)
+            check(isinstance(mechanism, Mechanism), "mechanism", "one of the mechanisms of settx_fast.scm", mechanism)
 
     def _check_names(self) -> None:
         names = self.names

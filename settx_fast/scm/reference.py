@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from settx_fast.scm.mechanisms import ACTIVATIONS, MECHANISMS
+from settx_fast.scm.mechanisms import FUNCTIONS, MECHANISMS
 from settx_fast.scm.noises import NOISE_EFFECTS, NOISES
 from settx_fast.scm.sampler import Batch
 
@@ -87,8 +87,8 @@ def noise(
     return result.reshape(-1)[:num_rows]
 
 
-def activate(name: str, x: Floats) -> Floats:
-    """An activation by its name in `ACTIVATIONS`."""
+def apply(name: str, x: Floats) -> Floats:
+    """A function by its name in `FUNCTIONS`."""
     match name:
         case "tanh":
             return np.tanh(x)
@@ -100,19 +100,27 @@ def activate(name: str, x: Floats) -> Floats:
             return 1 / (1 + np.exp(-x))
         case "sine":
             return np.sin(x)
-    raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {name!r}")
+        case "identity":
+            return x
+        case "square":
+            return x * x
+        case "abs":
+            return np.abs(x)
+        case "bump":
+            return np.exp(-x * x)
+    raise ValueError(f"function: expected one of {FUNCTIONS}, got {name!r}")
 
 
 def unpack_mlp(parameters: Floats, num_parents: int) -> tuple[str, list[tuple[Floats, Floats]], Floats]:
-    """Activation, [(W, b)] of the hidden layers, and c, from the start of an MLP's parameters."""
-    hidden, layers, activation = (int(number) for number in parameters[:3])
+    """Function, [(W, b)] of the hidden layers, and c, from the start of an MLP's parameters."""
+    hidden, layers, function = (int(number) for number in parameters[:3])
     position, result, width = 3, [], num_parents
     for _ in range(layers):
         W = parameters[position : position + hidden * width].reshape(hidden, width)
         b = parameters[position + hidden * width :][:hidden]
         position, width = position + hidden * width + hidden, hidden
         result.append((W, b))
-    return ACTIVATIONS[activation], result, parameters[position : position + hidden]
+    return FUNCTIONS[function], result, parameters[position : position + hidden]
 
 
 def evaluate(batch: Batch, dataset: int) -> Floats:
@@ -131,8 +139,11 @@ def evaluate(batch: Batch, dataset: int) -> Floats:
             )
             parents = [] if table["hard"][k, v] else parents_in_order(table, v)
             z = x[:, parents] * table["weights"][k, parents, v].astype(np.float64)
-            base = float(table["bias"][k, v]) + _mechanism(table, parameters, k, v, z)
+            name, own = MECHANISMS[table["mechanism"][v]], parameters[table["mechanism_offset"][k, v] :]
+            base = float(table["bias"][k, v]) + mechanism(name, own, z)
             x[:, v] = base + noise_factor(NOISE_EFFECTS[table["noise_effect"][v]], base, z) * n
+            if name == "post_nonlinear" and parents:
+                x[:, v] = apply(FUNCTIONS[int(own[0])], x[:, v])
         values[rows] = x
     return values
 
@@ -152,15 +163,43 @@ def noise_factor(effect: str, base: Floats, z: Floats) -> Floats:
     """(R,): what multiplies the noise of a variable with weighted parents z (R, parents) and noiseless value `base`."""
     if z.shape[1] == 0 or effect == "additive":
         return np.ones(len(z))
-    return base if effect == "multiplicative" else 2 * activate("sigmoid", z.sum(1))
+    return base if effect == "multiplicative" else 2 * apply("sigmoid", z.sum(1))
 
 
-def _mechanism(table: dict[str, NDArray], parameters: Floats, k: int, v: int, z: Floats) -> Floats:
-    if z.shape[1] == 0:
+def mechanism(name: str, parameters: Floats, z: Floats) -> Floats:
+    """(R,): f(z) of the weighted parents z (R, parents), for a name in `MECHANISMS` and its parameters."""
+    count = z.shape[1]
+    if count == 0:
         return np.zeros(len(z))
-    if MECHANISMS[table["mechanism"][v]] == "linear":
-        return z.sum(1)
-    activation, layers, c = unpack_mlp(parameters[table["mechanism_offset"][k, v] :], z.shape[1])
-    for W, b in layers:
-        z = activate(activation, z @ W.T + b)
-    return z @ c
+    match name:
+        case "linear" | "post_nonlinear":
+            return z.sum(1)
+        case "mlp" | "fourier":
+            function, layers, c = unpack_mlp(parameters, count)
+            for W, b in layers:
+                z = apply(function, z @ W.T + b)
+            return z @ c
+        case "sum":
+            return apply(FUNCTIONS[int(parameters[0])], z).sum(1)
+        case "product":
+            return apply(FUNCTIONS[int(parameters[0])], z).prod(1)
+        case "quadratic":
+            c = np.zeros((count, count))
+            c[np.triu_indices(count)] = parameters[: count * (count + 1) // 2]
+            return z.sum(1) + np.einsum("rp,pq,rq->r", z, c, z)
+        case "trees":
+            return sum((tree(z) for tree in unpack_trees(parameters)), np.zeros(len(z)))
+    raise ValueError(f"name: expected one of {MECHANISMS}, got {name!r}")
+
+
+def unpack_trees(parameters: Floats) -> list[Callable[[Floats], Floats]]:
+    """The trees as functions of z (R, parents)."""
+    number, depth = int(parameters[0]), int(parameters[1])
+    size = 2 * depth + 2**depth
+
+    def as_function(tree: Floats) -> Callable[[Floats], Floats]:
+        parents, thresholds = tree[0 : 2 * depth : 2].astype(int), tree[1 : 2 * depth : 2]
+        place = 2 ** np.arange(depth)[::-1]
+        return lambda z: tree[2 * depth :][(z[:, parents] > thresholds) @ place]
+
+    return [as_function(parameters[2 + t * size : 2 + (t + 1) * size]) for t in range(number)]

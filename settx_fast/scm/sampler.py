@@ -39,6 +39,8 @@ class Batch:
 
         x_v = bias[b,k,v] + f_v(weights[b,k,p,v] · x_p) + noise_scale[b,k,v] · n_v          f_v = 0 where hard[b,k,v]
 
+    unless `NOISE_EFFECTS` or a post-nonlinear mechanism say otherwise.
+
     values                (B, R, V)     float32  the rows
     environment           (B, R)        int64    environment of each row
     index                 (B,)          int64    number of the dataset in the stream of this seed

@@ -4,14 +4,18 @@ import numpy as np
 
 from settx_fast import scm
 from settx_fast.scm import reference
+from settx_fast.scm.mechanisms import FUNCTIONS, MECHANISMS
 from settx_fast.scm.noises import NOISE_EFFECTS, NOISES
 
 U = 2.0**-24
 NOISE_ERROR = 1000 * U  # of 1 + |n|: the tangent of a clipped Cauchy near its limit is the worst
 
+Bound = tuple[np.ndarray, np.ndarray]
+"""What a quantity's magnitude is at most, and its error."""
+
 
 def rounding_bound(batch: scm.Batch, b: int) -> np.ndarray:
-    """(R, V): a sum of n terms errs by (n + 2) u of its magnitudes, a function by 8 u; slopes are at most 1."""
+    """(R, V): a sum of n terms errs by (n + 2) u of its magnitudes, a function by 8 u; infinite at a tree's step."""
     table = {name: getattr(batch, name)[b].numpy() for name in reference._PER_DATASET}
     parameters = batch.mechanism_parameters.numpy().astype(np.float64)
     exact, bound = reference.evaluate(batch, b), np.zeros(table["values"].shape)
@@ -26,11 +30,14 @@ def rounding_bound(batch: scm.Batch, b: int) -> np.ndarray:
 
 def _variable(batch, table, parameters, k, v, x, error) -> np.ndarray:
     parents = [] if table["hard"][k, v] else reference.parents_in_order(table, v)
-    weights = np.abs(table["weights"][k, parents, v].astype(np.float64))
-    size, error = np.abs(x[:, parents]) * weights, error[:, parents] * weights
-    predictor = error.sum(1) + (len(parents) + 2) * U * size.sum(1)
-    size, error = _mechanism(table, parameters, k, v, size, error)
-    size, error = size + abs(float(table["bias"][k, v])), error + 4 * U * (size + abs(float(table["bias"][k, v])))
+    weights = table["weights"][k, parents, v].astype(np.float64)
+    z, error = x[:, parents] * weights, error[:, parents] * np.abs(weights)
+    error = error + U * np.abs(z)
+    name, own = MECHANISMS[table["mechanism"][v]], parameters[table["mechanism_offset"][k, v] :]
+    _, predictor = _sum(np.abs(z), error)
+    bias = abs(float(table["bias"][k, v]))
+    size, error = _mechanism(name, own, z, error)
+    size, error = size + bias, error + 4 * U * (size + bias)
 
     kind, shape = NOISES[table["noise_kind"][v]], table["noise_parameters"][v].astype(np.float64)
     scale = float(table["noise_scale"][k, v])
@@ -38,19 +45,52 @@ def _variable(batch, table, parameters, k, v, x, error) -> np.ndarray:
     noise_error = scale * NOISE_ERROR * (1 + n)
     effect = NOISE_EFFECTS[table["noise_effect"][v]] if parents else "additive"
     if effect == "multiplicative":
-        return error * (1 + scale * n) + size * noise_error
-    return error + 2 * noise_error + (scale * n * (predictor + 8 * U) if effect == "heteroscedastic" else 0)
+        size, error = size * (1 + scale * n), error * (1 + scale * n) + size * noise_error
+    else:
+        modulation = scale * n * (predictor + 8 * U) if effect == "heteroscedastic" else 0
+        size, error = size + 2 * scale * n, error + 2 * noise_error + modulation
+    if name == "post_nonlinear" and parents:
+        _, error = _apply(FUNCTIONS[int(own[0])], (size, error))
+    return error
 
 
-def _mechanism(table, parameters, k, v, size, error) -> tuple[np.ndarray, np.ndarray]:
-    """Magnitude and error of f(z), from those of the weighted parents z."""
-    num_parents = size.shape[1]
-    if num_parents == 0 or table["mechanism"][v] == 0:
-        return size.sum(1), error.sum(1) + (num_parents + 2) * U * size.sum(1)
-    _, layers, c = reference.unpack_mlp(parameters[table["mechanism_offset"][k, v] :], num_parents)
-    error = error + U * size
-    for W, b in layers:
-        W = np.abs(W)
-        size = np.maximum(size @ W.T + np.abs(b), 1)
-        error = error @ W.T + (W.shape[1] + 10) * U * size
-    return size @ np.abs(c), error @ np.abs(c) + (len(c) + 2) * U * (size @ np.abs(c))
+def _apply(function: str, given: Bound) -> Bound:
+    size, error = given
+    if function == "square":
+        return size**2, 2 * size * error + error**2 + U * size**2
+    return np.maximum(size, 1), error + 8 * U * np.maximum(size, 1)  # slopes are at most 1
+
+
+def _sum(size: np.ndarray, error: np.ndarray) -> Bound:
+    return size.sum(1), error.sum(1) + (size.shape[1] + 2) * U * size.sum(1)
+
+
+def _mechanism(name: str, own: np.ndarray, z: np.ndarray, error: np.ndarray) -> Bound:
+    """Of f(z), z (R, parents) with `error`."""
+    size, count = np.abs(z), z.shape[1]
+    if count == 0 or name in ("linear", "post_nonlinear"):
+        return _sum(size, error)
+    if name in ("mlp", "fourier"):
+        function, layers, c = reference.unpack_mlp(own, count)
+        for W, b in layers:
+            total = size @ np.abs(W).T + np.abs(b)
+            size, error = _apply(function, (total, error @ np.abs(W).T + (W.shape[1] + 4) * U * total))
+        return _sum(size * np.abs(c), error * np.abs(c))
+    if name == "sum":
+        return _sum(*_apply(FUNCTIONS[int(own[0])], (size, error)))
+    if name == "product":
+        size, error = _apply(FUNCTIONS[int(own[0])], (size, error))
+        return size.prod(1), (size + error).prod(1) - size.prod(1) + (count + 2) * U * size.prod(1)
+    if name == "quadratic":
+        c = np.zeros((count, count))
+        c[np.triu_indices(count)] = np.abs(own[: count * (count + 1) // 2])
+        slope = 1 + size @ c.T
+        slope_error = error @ c.T + (count + 2) * U * slope
+        return _sum(size * slope, error * slope + (size + error) * slope_error)
+    assert name == "trees"
+    number, depth = int(own[0]), int(own[1])
+    trees = own[2:][: number * (2 * depth + 2**depth)].reshape(number, -1)
+    leaves = np.abs(trees[:, 2 * depth :]).max(1).sum()
+    parents, thresholds = trees[:, 0 : 2 * depth : 2].astype(int).ravel(), trees[:, 1 : 2 * depth : 2].ravel()
+    doubtful = (np.abs(z[:, parents] - thresholds) <= error[:, parents]).any(1)
+    return np.full(len(z), leaves), np.where(doubtful, np.inf, (number + 2) * U * leaves)

@@ -89,7 +89,7 @@ def test_every_given_graph_mechanism_and_noise_is_equally_likely():
     present = batch.variable_mask
     assert stats.chisquare(torch.bincount(batch.noise_kind[present]).numpy()).pvalue > 1e-3
     linear = (batch.mechanism[present] == 0).double().mean()
-    assert abs(linear - 1 / 6) < 5 * (1 / 6 * 5 / 6 / present.sum()) ** 0.5
+    assert abs(linear - 1 / 8) < 5 * (1 / 8 * 7 / 8 / present.sum()) ** 0.5
     assert stats.chisquare(torch.bincount(batch.num_variables - 3).numpy()).pvalue > 1e-3
 
 
@@ -135,7 +135,7 @@ def test_mlp_parameters_are_standard_normal_by_fan_in():
     batch = scm.sample(prior, 2000, 2, seed=1)
     networks = batch.mechanism_parameters.reshape(2000, -1)
     header, W1, b1, W2, b2, c = networks.split([3, 8, 8, 64, 8, 8], dim=1)
-    assert torch.all(header == torch.tensor([8.0, 2.0, scm.ACTIVATIONS.index("relu")]))
+    assert torch.all(header == torch.tensor([8.0, 2.0, scm.FUNCTIONS.index("relu")]))
     for part, sd in ((W1, 1), (b1, 1), (W2, 8**-0.5), (b2, 1), (c, 8**-0.5)):
         assert stats.kstest(part.flatten().numpy(), stats.norm(0, sd).cdf).pvalue > 1e-3
 

@@ -1,0 +1,195 @@
+// Graphs: the causal order and the edges of one dataset.
+#include "path_functions.h"
+#include "random.h"
+
+namespace settx::scm::SETTX_PATH {
+namespace {
+
+struct GraphDraw {
+    const Graph& graph;
+    uint64_t seed;
+    int64_t index, V;
+    int32_t n;        // variables of this dataset
+    bool* adjacency;  // (V, V), zeroed
+    int64_t* order;   // (V,)
+    int32_t* scratch;
+    float parameters[2];
+    int32_t count;
+
+    // Edges by position in the order, from the lower to the higher.
+    bool& edge(int32_t from, int32_t to) const { return adjacency[order[from] * V + order[to]]; }
+
+    // Two random words of a position, once `fill_places` was called.
+    uint32_t& place(int32_t position, int which) const {
+        return reinterpret_cast<uint32_t*>(scratch)[2 * position + which];
+    }
+};
+
+template <class Integer>
+void shuffle(Integer* out, int32_t n, Stream stream) {
+    for (int32_t i = 0; i < n; ++i) out[i] = i;
+    for (int32_t i = n - 1; i > 0; --i) {
+        const int32_t j = pick(stream.next(), i + 1);
+        const Integer other = out[j];
+        out[j] = out[i];
+        out[i] = other;
+    }
+}
+
+void fill_places(const GraphDraw& g) {
+    for (int32_t position = 0; position < g.n; ++position) {
+        const Words words = philox(address(g.index, 0, position, FOR_PLACE), g.seed);
+        g.place(position, 0) = words.w0;
+        g.place(position, 1) = words.w1;
+    }
+}
+
+// The probability of an edge between two positions, from < to, for graphs whose edges are independent given places.
+float edge_probability(const GraphDraw& g, int32_t from, int32_t to) {
+    switch (g.graph.kind) {
+        case ERDOS_RENYI_DEGREE:
+            return g.parameters[0] / (0.5f * float(g.n - 1));
+        case ERDOS_RENYI_PROBABILITY:
+            return g.parameters[0];
+        case STOCHASTIC_BLOCK: {
+            const bool same = pick(g.place(from, 0), g.count) == pick(g.place(to, 0), g.count);
+            return g.parameters[same ? 0 : 1];
+        }
+        case GEOMETRIC: {
+            const float x = unit(g.place(from, 0)) - unit(g.place(to, 0));
+            const float y = unit(g.place(from, 1)) - unit(g.place(to, 1));
+            return x * x + y * y < g.parameters[0] * g.parameters[0] ? 1.0f : 0.0f;
+        }
+        case BIPARTITE: {
+            const int32_t causes = int32_t(fma(g.parameters[1], float(g.n), 0.5f));
+            return from < causes && to >= causes ? g.parameters[0] : 0.0f;
+        }
+        case LAYERED: {
+            const int64_t layers = g.count < g.n ? g.count : g.n;
+            return to * layers / g.n == from * layers / g.n + 1 ? g.parameters[0] : 0.0f;
+        }
+        case PATTERN_CHAIN:
+            return to == from + 1 ? 1.0f : 0.0f;
+        case PATTERN_FORK:
+            return from == 0 ? 1.0f : 0.0f;
+        case PATTERN_COLLIDER:
+            return to == g.n - 1 ? 1.0f : 0.0f;
+    }
+    return 0.0f;
+}
+
+void draw_independent_edges(const GraphDraw& g) {
+    fill_places(g);
+    for (int32_t to = 1; to < g.n; ++to) {
+        Stream stream(address(g.index, 0, to, FOR_EDGES), g.seed);
+        for (int32_t from = 0; from < to; ++from) {
+            const double probability = double(clamp(edge_probability(g, from, to), 0.0f, 1.0f));
+            g.edge(from, to) = stream.next() < uint64_t(probability * 4294967296.0);
+        }
+    }
+}
+
+// Each position picks distinct earlier ones, with probability proportional to 1 + their edges so far.
+void draw_scale_free(const GraphDraw& g) {
+    const int32_t wanted = g.count;
+    int32_t* degree = g.scratch;
+    for (int32_t newer = 0; newer < g.n; ++newer) {
+        Stream stream(address(g.index, 0, newer, FOR_EDGES), g.seed);
+        degree[newer] = 0;
+        const auto joined = [&](int32_t older) -> bool& {
+            return g.graph.hubs_in ? g.edge(newer, older) : g.edge(older, newer);
+        };
+        int32_t mass = 0;
+        for (int32_t older = 0; older < newer; ++older) mass += 1 + degree[older];
+        for (int32_t chosen = 0; chosen < wanted && chosen < newer; ++chosen) {
+            int32_t left = pick(stream.next(), mass), older = 0;
+            while (joined(older) || left >= 1 + degree[older]) {
+                if (!joined(older)) left -= 1 + degree[older];
+                ++older;
+            }
+            joined(older) = true;
+            mass -= 1 + degree[older];
+        }
+        for (int32_t older = 0; older < newer; ++older) degree[older] += joined(older);
+        degree[newer] += wanted < newer ? wanted : newer;
+    }
+    if (!g.graph.hubs_in) return;
+    for (int32_t i = 0; i < g.n / 2; ++i) {  // edges run from newer to older: causes come last, so turn the order
+        const int64_t other = g.order[i];
+        g.order[i] = g.order[g.n - 1 - i];
+        g.order[g.n - 1 - i] = other;
+    }
+}
+
+// A ring of positions in random order, each joined to `count` neighbours on either side; every edge moves its far end
+// with some probability, to a place that is free.
+void draw_watts_strogatz(const GraphDraw& g) {
+    int32_t* ring = g.scratch;
+    shuffle(ring, g.n, Stream(address(g.index, 0, 0, FOR_PLACE), g.seed));
+    const auto joined = [&](int32_t a, int32_t b) -> bool& { return a < b ? g.edge(a, b) : g.edge(b, a); };
+    for (int32_t step = 1; step <= g.count && 2 * step <= g.n; ++step)
+        for (int32_t i = 0; i < g.n; ++i) joined(ring[i], ring[(i + step) % g.n]) = true;
+    for (int32_t step = 1; step <= g.count && 2 * step < g.n; ++step)
+        for (int32_t i = 0; i < g.n; ++i) {
+            Stream stream(address(g.index, uint32_t(step), i, FOR_EDGES), g.seed);
+            const int32_t here = ring[i], there = ring[(i + step) % g.n];
+            if (!(unit(stream.next()) < g.parameters[0])) continue;
+            int32_t free = 0;
+            for (int32_t other = 0; other < g.n; ++other) free += other != here && !joined(here, other);
+            if (free == 0) continue;
+            int32_t left = pick(stream.next(), free), chosen = -1;
+            while (left >= 0) {
+                ++chosen;
+                left -= chosen != here && !joined(here, chosen);
+            }
+            joined(here, there) = false;
+            joined(here, chosen) = true;
+        }
+}
+
+// Every position but the first has one cause, any of the earlier ones.
+void draw_tree(const GraphDraw& g) {
+    fill_places(g);
+    for (int32_t to = 1; to < g.n; ++to) g.edge(pick(g.place(to, 0), to), to) = true;
+}
+
+void take_user_graph(const GraphDraw& g) {
+    for (int32_t i = 0, position = 0; i < g.V; ++i)
+        if (g.graph.order[i] < g.n) g.order[position++] = g.graph.order[i];
+    for (int32_t e = 0; e < g.graph.num_edges; ++e)
+        g.adjacency[g.graph.edges[2 * e] * g.V + g.graph.edges[2 * e + 1]] = true;
+}
+
+void draw_edges(const GraphDraw& g) {
+    if (g.graph.kind == USER_GRAPH) return take_user_graph(g);
+    shuffle(g.order, g.n, Stream(address(g.index, 0, 0, FOR_ORDER), g.seed));
+    switch (g.graph.kind) {
+        case SCALE_FREE:
+            return draw_scale_free(g);
+        case WATTS_STROGATZ:
+            return draw_watts_strogatz(g);
+        case TREE:
+            return draw_tree(g);
+        default:
+            return draw_independent_edges(g);
+    }
+}
+
+}  // namespace
+
+void draw_structure(const Graph& graph, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency,
+                    int64_t* order, int32_t* scratch) {
+    const auto words = [&](uint32_t block) { return philox(address(index, block, 0, FOR_SIZES), seed); };
+    draw_edges({graph,
+                seed,
+                index,
+                V,
+                n,
+                adjacency,
+                order,
+                scratch,
+                {draw_number(graph.parameters[0], words(1)), draw_number(graph.parameters[1], words(2))},
+                pick(words(3).w0, graph.count)});
+}
+
+}  // namespace settx::scm::SETTX_PATH

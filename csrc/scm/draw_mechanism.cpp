@@ -1,0 +1,106 @@
+// Mechanisms: which one a variable has, and its parameters.
+#include "mechanism.h"
+#include "path_functions.h"
+#include "random.h"
+
+namespace settx::scm::SETTX_PATH {
+namespace {
+
+// Writes normals times scale to out, and moves the address on.
+float* normals(float* out, int64_t count, float scale, Address* at, uint64_t seed) {
+    for (int64_t i = 0; i < count; i += 4, ++at->block) {
+        const Words w = philox(*at, seed);
+        const Pair a = gaussian_pair(w.w0, w.w1), b = gaussian_pair(w.w2, w.w3);
+        const float four[4] = {scale * a.first, scale * a.second, scale * b.first, scale * b.second};
+        for (int64_t j = i; j < count && j < i + 4; ++j) *out++ = four[j - i];
+    }
+    return out;
+}
+
+void draw_network(const MechanismDraw& d, float* out, float input_scale, float output_variance, Address at,
+                  uint64_t seed) {
+    const int64_t h = d.width;
+    const bool fourier = d.mechanism->kind == FOURIER;
+    *out++ = float(d.width);
+    *out++ = float(d.depth);
+    *out++ = float(d.function);
+    out = normals(out, h * d.num_parents, input_scale, &at, seed);
+    float* phases = out;
+    out = normals(out, h, 1.0f, &at, seed);
+    for (int32_t layer = 1; layer < d.depth; ++layer) {
+        out = normals(out, h * h, 1.0f / sqrt(float(h)), &at, seed);
+        out = normals(out, h, 1.0f, &at, seed);
+    }
+    normals(out, h, sqrt(output_variance / float(h)), &at, seed);
+    at.block += uint32_t(h);
+    for (int64_t j = 0; fourier && j < h; ++j, ++at.block) phases[j] = 6.28318531f * unit(philox(at, seed).w0);
+}
+
+// Every level asks whether one parent is above a normal threshold; leaves are normal, their sum over trees too.
+void draw_trees(const MechanismDraw& d, float* out, Address at, uint64_t seed) {
+    *out++ = float(d.width);
+    *out++ = float(d.depth);
+    for (int32_t tree = 0; tree < d.width; ++tree) {
+        for (int32_t level = 0; level < d.depth; ++level, ++at.block) {
+            const Words w = philox(at, seed);
+            *out++ = float(pick(w.w0, d.num_parents));
+            *out++ = gaussian_pair(w.w2, w.w3).first;
+        }
+        out = normals(out, int64_t(1) << d.depth, 1.0f / sqrt(float(d.width)), &at, seed);
+    }
+}
+
+}  // namespace
+
+MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, int32_t v, int32_t num_parents) {
+    Address at = address(index, 0, v, FOR_MECHANISM);
+    const Words w = philox(at, seed);
+    const Mechanism* m = prior.mechanisms + pick(w.w0, prior.num_mechanisms);
+    at.block = 1;
+    const int32_t function = m->num_functions > 0 ? m->functions[pick(w.w3, m->num_functions)] : 0;
+    return {m,
+            num_parents,
+            pick(w.w1, m->width),
+            pick(w.w2, m->depth),
+            function,
+            draw_number(m->parameter, philox(at, seed))};
+}
+
+int64_t num_parameters(const MechanismDraw& d) {
+    if (d.num_parents == 0) return 0;
+    switch (d.mechanism->kind) {
+        case MLP:
+        case FOURIER:
+            return mlp_size(d.num_parents, d.width, d.depth);
+        case QUADRATIC:
+            return quadratic_size(d.num_parents);
+        case TREES:
+            return TREES_HEADER + d.width * tree_size(d.depth);
+        case ADDITIVE_SUM:
+        case PRODUCT:
+        case POST_NONLINEAR:
+            return 1;
+        default:
+            return 0;
+    }
+}
+
+void draw_parameters(const MechanismDraw& d, uint64_t seed, Address at, float* out) {
+    const int64_t size = num_parameters(d);
+    if (size == 0) return;
+    switch (d.mechanism->kind) {
+        case MLP:
+            return draw_network(d, out, 1.0f / sqrt(float(d.num_parents)), 1.0f, at, seed);
+        case FOURIER:
+            return draw_network(d, out, 1.0f / d.parameter, 2.0f, at, seed);
+        case TREES:
+            return draw_trees(d, out, at, seed);
+        case QUADRATIC:
+            normals(out, size, d.parameter / sqrt(float(size)), &at, seed);
+            return;
+        default:
+            *out = float(d.function);
+    }
+}
+
+}  // namespace settx::scm::SETTX_PATH

@@ -1,0 +1,101 @@
+"""Mechanisms on their own: every one of them against the oracle, and their laws against SciPy."""
+
+import numpy as np
+import pytest
+import torch
+from rounding import rounding_bound
+from scipy import stats
+
+from settx_fast import scm
+from settx_fast.scm import reference
+
+MECHANISMS = {f"elementwise {name}": scm.Elementwise(name) for name in scm.FUNCTIONS}
+MECHANISMS |= {f"network {name}": scm.MLP(7, 2, name) for name in scm.FUNCTIONS}
+MECHANISMS |= {f"post-nonlinear {name}": scm.PostNonlinear(name) for name in scm.FUNCTIONS}
+MECHANISMS |= {
+    "linear": scm.Linear(),
+    "product": scm.Elementwise("sigmoid", "product"),
+    "fourier": scm.Fourier(50),
+    "quadratic": scm.Quadratic(0.5),
+    "trees": scm.Trees(3, 4),
+    "deep network": scm.MLP(20, 3, "sine"),
+}
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_mechanism_equals_the_oracle_within_rounding(name):
+    prior = scm.Prior(num_variables=6, graph=scm.Layered(2), mechanism=MECHANISMS[name], noise_scale=0.5)
+    batch = scm.sample(prior, 5, 200, seed=1)
+    for b in range(len(batch)):
+        error = np.abs(batch.values[b].numpy() - reference.evaluate(batch, b))
+        bound = rounding_bound(batch, b)
+        assert np.all(error <= bound)
+        assert np.median(bound) < 1e-2 * batch.values[b].std().item()
+
+
+@pytest.mark.parametrize("effect", scm.NOISE_EFFECTS)
+@pytest.mark.parametrize("kind", scm.NOISES)
+def test_noise_and_its_effect_equal_the_oracle_within_rounding(kind, effect):
+    prior = scm.Prior(num_variables=4, graph=scm.Pattern("fork"), bias=1.0, noise=kind, noise_effect=effect)
+    batch = scm.sample(prior, 5, 200, seed=2)
+    for b in range(len(batch)):
+        assert np.all(np.abs(batch.values[b].numpy() - reference.evaluate(batch, b)) <= rounding_bound(batch, b))
+
+
+def effects(mechanism: scm.mechanisms.Mechanism, rows: int, datasets: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noiseless effect f(x) of one cause x, and x, in two (datasets, rows) tensors."""
+    graph = scm.UserGraph(((0, 1),))
+    noise_scale = scm.PerVariable((1.0, 0.0))
+    prior = scm.Prior(2, graph, mechanism, weight=1.0, noise_scale=noise_scale, target_environments=0)
+    batch = scm.sample(prior, datasets, rows, seed=3)
+    return batch.values[:, :, 1].double(), batch.values[:, :, 0].double()
+
+
+def test_many_fourier_features_are_a_gaussian_process_with_the_squared_exponential_kernel():
+    f, x = effects(scm.Fourier(500, length_scale=0.7), 2, 10_000)
+    kernel = torch.exp(-((x[:, 0] - x[:, 1]) ** 2) / (2 * 0.7**2))
+    assert stats.kstest(f[:, 0].numpy(), "norm").pvalue > 1e-3
+    for low, high in ((0, 0.3), (0.3, 0.7), (0.7, 1.5), (1.5, 4)):
+        near = ((x[:, 0] - x[:, 1]).abs() >= low) & ((x[:, 0] - x[:, 1]).abs() < high)
+        product = (f[:, 0] * f[:, 1] - kernel)[near]
+        assert abs(product.mean()) < 5 * product.std() / len(product) ** 0.5
+
+
+def test_trees_are_piecewise_constant_with_at_most_two_to_the_depth_values():
+    f, _ = effects(scm.Trees(1, 3), 500, 200)
+    numbers = [len(row.unique()) for row in f]
+    assert max(numbers) <= 4  # three thresholds on one cause cut the line into four
+    assert max(numbers) > 2
+    leaves = torch.cat([row.unique() for row in effects(scm.Trees(1, 1), 500, 3000)[0]])
+    assert stats.kstest(leaves.numpy(), "norm").pvalue > 1e-3
+
+
+def test_quadratic_coefficients_have_their_strength():
+    f, x = effects(scm.Quadratic(0.4), 1, 20_000)
+    coefficient = ((f - x) / x**2)[x.abs() > 1e-2]
+    assert stats.kstest(coefficient.numpy(), stats.norm(0, 0.4).cdf).pvalue > 1e-3
+
+
+def test_heteroscedastic_noise_is_scaled_by_the_parents():
+    prior = scm.Prior(
+        2, scm.UserGraph(((0, 1),)), weight=1.0, noise_effect="heteroscedastic", noise_scale=0.5, target_environments=0
+    )
+    x, y = scm.sample(prior, 1, 400_000, seed=4).values[0].double().unbind(1)
+    residual = (y - x) / (2 * torch.sigmoid(x) * 0.5)
+    assert stats.kstest(residual.numpy(), "norm").pvalue > 1e-3
+
+
+def test_multiplicative_noise_scales_the_whole_variable():
+    prior = scm.Prior(
+        2, scm.UserGraph(((0, 1),)), weight=1.0, noise_effect="multiplicative", noise_scale=0.5, target_environments=0
+    )
+    x, y = scm.sample(prior, 1, 400_000, seed=5).values[0].double().unbind(1)
+    assert stats.kstest(((y / x - 1) / 0.5).numpy(), "norm").pvalue > 1e-3
+
+
+def test_hard_interventions_silence_every_mechanism():
+    for mechanism in MECHANISMS.values():
+        do = scm.Intervention("hard", 0.5, variables=(1,))
+        prior = scm.Prior(2, scm.UserGraph(((0, 1),)), mechanism, target_interventions=(do,))
+        batch = scm.sample(prior, 2, 20, seed=6)
+        assert torch.all(batch.values[:, 10:, 1] == 0.5)
