@@ -14,8 +14,8 @@ MECHANISMS = ("linear", "mlp", "fourier", "sum", "product", "quadratic", "trees"
 linear: none. mlp, fourier: hidden, layers, function; W₁ (hidden, parents in the order of `Batch.order`), b₁ (hidden);
 for every further layer W (hidden, hidden), b (hidden); c (hidden). sum, product, post_nonlinear: function. quadratic:
 the upper triangle of c, row by row. trees: trees, depth; for every tree parent and threshold of every level, then
-2^depth leaves, the first level's answer the highest bit. Functions are places in `FUNCTIONS`. Without parents a variable
-has no parameters.
+2^depth leaves, the first level's answer the highest bit. Functions are places in `FUNCTIONS`. Without parents there are
+no parameters.
 """
 
 FunctionName = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "identity", "square", "abs", "bump"]
