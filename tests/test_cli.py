@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from settx_fast import scm
 from settx_fast.cli import app
+from settx_fast.cli.sample import PRESETS, load_prior
 from settx_fast.predictor import training
 from settx_fast.predictor.config import TrainConfig, preset
 from settx_fast.predictor.model import PropertyPredictor
@@ -216,6 +217,14 @@ def test_chunks_leave_no_trace_in_the_sampled_file(tmp_path: Path, monkeypatch: 
     for name in ("", ".graphs"):
         whole, chunks = (pd.read_parquet(tmp_path / f"{kind}{name}.parquet") for kind in ("whole", "chunks"))
         pd.testing.assert_frame_equal(whole, chunks)
+
+
+def test_every_preset_that_is_offered_exists_and_none_is_forgotten() -> None:
+    made = {
+        name for name, value in vars(scm.presets).items() if getattr(value, "__module__", "") == scm.presets.__name__
+    }
+    assert set(PRESETS) == made
+    assert all(isinstance(load_prior(name), scm.Prior) for name in PRESETS)
 
 
 def test_a_prior_file_is_sampled_like_a_preset(tmp_path: Path) -> None:
