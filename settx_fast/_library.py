@@ -34,6 +34,7 @@ from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.broadcast_grad import broadcast_backward
 from settx_fast.kernels.rows_backward import QUERY_VECTORS, VECTORS
 from settx_fast.kernels.sets import SetView
+from settx_fast.kernels.small import is_small, small_forward
 
 NO_DOUBLE_BACKWARD = (
     "the fused kernels have no second derivative: call with impl='composed' where a gradient is differentiated again"
@@ -175,6 +176,9 @@ def isab(
 ) -> list[Tensor]:
     """ISAB(x): the output, then what `pack` keeps of stage A, the keys and values of stage B among it."""
     stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
+    if is_small(view, problem_of(view, inducing.shape[1], stage)):
+        out, kept = small_forward(view, inducing, stage)
+        return [out, *pack(kept, inducing)]
     kept = aggregate_forward(view, inducing, stage)
     keys, values = kept.latents.next_keys, kept.latents.next_values
     assert stage.next_spec is not None  # an ISAB has a block B, and stage A made its keys and values

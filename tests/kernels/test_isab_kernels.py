@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 import torch
 
-from settx_fast import functional
-from settx_fast.kernels import config
+from settx_fast import _library, functional
+from settx_fast.kernels import config, small
 from settx_fast.testing import VARIANTS, Shape, make_inputs
 from tests.kernels.block_case import assert_block_matches_oracle, step
 
@@ -116,3 +116,15 @@ def test_score_gaps_beyond_the_range_of_exp_do_not_overflow(device: torch.device
     )
     for name, value in step(sharp, "triton").items():
         assert value.isfinite().all(), name
+
+
+@pytest.mark.parametrize("variant", ["original", "tabular"])
+def test_many_small_sets_go_from_end_to_end_in_one_launch(variant: str, device: torch.device) -> None:
+    """Bounds lowered so that three sets are many: the same numbers, and the backward takes what one launch kept."""
+    shape = Shape(3, 40, 16, 16, 2, 3, VARIANTS[variant])
+    with (
+        mock.patch.object(small, "PROGRAMS", 1),
+        mock.patch.object(_library, "small_forward", wraps=small.small_forward) as launched,
+    ):
+        assert_block_matches_oracle(shape, device, lengths=[40, 0, 13])
+    assert launched.call_count == 1

@@ -56,6 +56,12 @@ def test_isab_takes_at_most_6_launches_forward_and_24_with_backward(batch: int) 
     assert len(forward) + len(backward) <= 24, [*forward, *backward]
 
 
+def test_many_small_sets_take_one_launch_forward() -> None:
+    with counted() as forward:
+        isab(make_inputs(Shape(4096, 128, 64, 64, 4, 16), dtype=torch.bfloat16))
+    assert forward == ["small_kernel"]
+
+
 @pytest.mark.parametrize("variant", ["original", "tabular"])
 def test_nothing_of_set_size_is_kept_but_the_elements(variant: str) -> None:
     """4,099 elements: a prime, so that no other axis has a multiple of it."""
