@@ -47,6 +47,15 @@ struct Dataset {
         a.block = block;
         return philox(a, seed);
     }
+    // What has one outcome needs no random words.
+    float number(const Distribution& distribution, uint32_t environment, int32_t v, uint32_t purpose,
+                 uint32_t block = 0) const {
+        if (distribution.kind == CONSTANT && !distribution.is_signed) return distribution.low;
+        return draw_number(distribution, words(environment, v, purpose, block));
+    }
+    int32_t choice(int32_t count, int32_t v, uint32_t purpose) const {
+        return count == 1 ? 0 : pick(words(0, v, purpose).w0, count);
+    }
 };
 
 const Distribution& weight_distribution(const Dataset& d, int32_t p, int32_t v) {
@@ -59,25 +68,23 @@ const Distribution& weight_distribution(const Dataset& d, int32_t p, int32_t v) 
 // Weights into v and its noise scale, for environment k; version 0 is the dataset's own, k + 1 a redraw.
 void draw_mechanism_strengths(const Dataset& d, int64_t k, int32_t v, uint32_t version) {
     for (int32_t p = 0; p < d.n; ++p)
-        if (d.edge(p, v))
-            d.weight(k, p, v) = draw_number(weight_distribution(d, p, v), d.words(version, v, FOR_WEIGHT, p));
+        if (d.edge(p, v)) d.weight(k, p, v) = d.number(weight_distribution(d, p, v), version, v, FOR_WEIGHT, p);
     const Distribution& scale = d.prior.noise_scale[d.prior.noise_scale_per_variable ? v : 0];
-    d.t.noise_scale[d.at(k, v)] = draw_number(scale, d.words(version, v, FOR_NOISE_SCALE));
+    d.t.noise_scale[d.at(k, v)] = d.number(scale, version, v, FOR_NOISE_SCALE);
 }
 
 void draw_variable(const Dataset& d, int32_t v, int64_t* parameter_offset) {
     const int64_t bv = d.b * d.V() + v;
     draw_mechanism_strengths(d, 0, v, 0);
-    d.t.bias[d.at(0, v)] = draw_number(d.prior.bias[d.prior.bias_per_variable ? v : 0], d.words(0, v, FOR_BIAS));
+    d.t.bias[d.at(0, v)] = d.number(d.prior.bias[d.prior.bias_per_variable ? v : 0], 0, v, FOR_BIAS);
 
-    const Noise& noise = d.prior.noises[pick(d.words(0, v, FOR_NOISE_KIND).w0, d.prior.num_noises)];
+    const Noise& noise = d.prior.noises[d.choice(d.prior.num_noises, v, FOR_NOISE_KIND)];
     d.t.noise_kind[bv] = noise.kind;
     float given[NOISE_INPUTS];
     for (int i = 0; i < NOISE_INPUTS; ++i)
-        given[i] = draw_number(noise.parameters[i], d.words(0, v, FOR_NOISE_KIND, uint32_t(1 + i)));
+        given[i] = d.number(noise.parameters[i], 0, v, FOR_NOISE_KIND, uint32_t(1 + i));
     prepare_noise(noise.kind, given, d.t.noise_parameters + NOISE_PARAMETERS * bv);
-    const uint32_t word = d.words(0, v, FOR_NOISE_EFFECT).w0;
-    d.t.noise_effect[bv] = d.prior.noise_effects[pick(word, d.prior.num_noise_effects)];
+    d.t.noise_effect[bv] = d.prior.noise_effects[d.choice(d.prior.num_noise_effects, v, FOR_NOISE_EFFECT)];
 
     const int32_t parents = count_parents(d.t.adjacency + d.b * d.V() * d.V(), d.V(), d.n, v);
     const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, parents);
@@ -124,45 +131,121 @@ int32_t draw_target(const Dataset& d) {
 
 // ---- Interventions --------------------------------------------------------------------------------------------------
 
-// A variable under do() in this environment stays as it is, whatever else is asked.
-void intervene(const Dataset& d, int64_t k, int32_t v, const Intervention& what, Words words) {
+// One environment of a dataset, and where its new mechanisms may write their parameters.
+struct Environment {
+    const Dataset& d;
+    int64_t k, number;               // of `number` environments
+    int64_t own_end, copy_distance;  // end of the dataset's own parameters; how far away this environment's copy lies
+};
+
+void remove_edges(const Dataset& d, int64_t k, int32_t v, float probability, uint32_t block) {
+    for (int32_t p = 0; p < d.n; ++p) {
+        const float u = unit(d.words(uint32_t(k) + 1, v, FOR_REMOVAL, uint32_t(p) + block * uint32_t(d.n)).w0);
+        if (d.edge(p, v) && u < probability) d.weight(k, p, v) = 0.0f;
+    }
+}
+
+void renew_mechanism(const Environment& e, int32_t v) {
+    const Dataset& d = e.d;
+    const int32_t parents = count_parents(d.t.adjacency + d.b * d.V() * d.V(), d.V(), d.n, v);
+    const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, parents);
+    int64_t& offset = d.t.mechanism_offset[d.at(e.k, v)];
+    if (offset < e.own_end) offset += e.copy_distance;  // else it was renewed before
+    draw_mechanism_strengths(d, e.k, v, uint32_t(e.k) + 1);
+    draw_parameters(m, d.seed, address(d.index, uint32_t(e.k) + 1, v, FOR_PARAMETERS), d.t.parameters + offset);
+}
+
+void fix_value(const Dataset& d, int64_t k, int32_t v, float value) {
     const int64_t at = d.at(k, v);
-    if (d.t.hard[at]) return;
-    const float value = draw_number(what.value, words);
-    d.t.intervention[at] = what.kind;
-    if (what.kind == SHIFT) d.t.bias[at] += value;
-    if (what.kind == SCALE) d.t.noise_scale[at] *= value;
-    if (what.kind == SET_NOISE) d.t.noise_scale[at] = value;
-    if (what.kind == REDRAW) draw_mechanism_strengths(d, k, v, uint32_t(k) + 1);
-    if (what.kind != HARD) return;
     d.t.hard[at] = true;
     d.t.bias[at] = value;
     d.t.noise_scale[at] = 0.0f;
     for (int32_t p = 0; p < d.n; ++p) d.weight(k, p, v) = 0.0f;
 }
 
-void intervene_at_random(const Dataset& d, int64_t k, const Intervention& what, Stream stream, int32_t* candidates) {
+// A variable under do() in this environment stays as it is, whatever else is asked.
+void intervene(const Environment& e, int32_t v, const Intervention& what, uint32_t which, Words words) {
+    const Dataset& d = e.d;
+    const int64_t at = d.at(e.k, v);
+    if (d.t.hard[at]) return;
+    const float value = draw_number(what.value, words);
+    d.t.intervention[at] = what.kind;
+    switch (what.kind) {
+        case SHIFT:
+            d.t.bias[at] += value;
+            break;
+        case SCALE:
+            d.t.noise_scale[at] *= value;
+            break;
+        case SET_NOISE:
+            d.t.noise_scale[at] = value;
+            break;
+        case HARD:
+            fix_value(d, e.k, v, value);
+            break;
+        case REDRAW:
+            draw_mechanism_strengths(d, e.k, v, uint32_t(e.k) + 1);
+            break;
+        case REMOVE_EDGES:
+            remove_edges(d, e.k, v, value, which);
+            break;
+        case NEW_MECHANISM:
+            renew_mechanism(e, v);
+            break;
+        case DRIFT:
+            d.t.bias[at] += value * (float(e.k) / float(e.number > 1 ? e.number - 1 : 1));
+            break;
+    }
+}
+
+void intervene_at_random(const Environment& e, const Intervention& what, uint32_t which, Stream stream,
+                         int32_t* candidates) {
+    const Dataset& d = e.d;
     int32_t available = 0;
     for (int32_t v = 0; v < d.n; ++v)
         if (what.on_target || v != d.t.target_index[d.b]) candidates[available++] = v;
     for (int32_t left = pick(stream.next(), what.number); left > 0 && available > 0; --left, --available) {
         const int32_t chosen = pick(stream.next(), available);
-        intervene(d, k, candidates[chosen], what, stream.block());
+        intervene(e, candidates[chosen], what, which, stream.block());
         candidates[chosen] = candidates[available - 1];
     }
 }
 
-void intervene_in_environment(const Dataset& d, int64_t k, const Intervention* list, int32_t count,
-                              int32_t* candidates) {
+// Is v the variable, or one of those, that the prior names?
+bool is_named(const Dataset& d, int32_t name, int32_t v) {
+    const int32_t target = int32_t(d.t.target_index[d.b]);
+    switch (name) {
+        case THE_TARGET:
+            return v == target;
+        case ITS_PARENTS:
+            return d.edge(v, target);
+        case ITS_CHILDREN:
+            return d.edge(target, v);
+        default:
+            return v == name;
+    }
+}
+
+void intervene_in_environment(const Environment& e, const Intervention* list, int32_t count, int32_t* candidates) {
+    const Dataset& d = e.d;
     for (int32_t i = 0; i < count; ++i) {
-        Stream stream(address(d.index, uint32_t(k), i, FOR_INTERVENTION), d.seed);
+        // A drift is one draw for all environments, which then go different lengths along it.
+        const uint32_t environment = list[i].kind == DRIFT ? EVERY_ENVIRONMENT : uint32_t(e.k);
+        Stream stream(address(d.index, environment, i, FOR_INTERVENTION), d.seed);
         if (list[i].variables == nullptr) {
-            intervene_at_random(d, k, list[i], stream, candidates);
+            intervene_at_random(e, list[i], uint32_t(i), stream, candidates);
             continue;
         }
         for (int32_t j = 0; j < list[i].num_variables; ++j)
-            intervene(d, k, list[i].variables[j], list[i], stream.block());
+            for (int32_t v = 0; v < d.n; ++v)
+                if (is_named(d, list[i].variables[j], v)) intervene(e, v, list[i], uint32_t(i), stream.block());
     }
+}
+
+bool renews_mechanisms(const Intervention* list, int32_t count) {
+    for (int32_t i = 0; i < count; ++i)
+        if (list[i].kind == NEW_MECHANISM) return true;
+    return false;
 }
 
 }  // namespace
@@ -176,7 +259,11 @@ int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, int64_t V, 
         const int32_t parents = count_parents(adjacency, V, sizes.variables, v);
         count += num_parameters(draw_mechanism(prior, seed, index, v, parents));
     }
-    return count;
+    // Environments that may renew mechanisms get room for all of them.
+    int64_t copies = 1;
+    if (renews_mechanisms(prior.source_interventions, prior.num_source_interventions)) copies += sizes.sources;
+    if (renews_mechanisms(prior.target_interventions, prior.num_target_interventions)) copies += sizes.targets;
+    return copies * count;
 }
 
 void draw_dataset(const Prior& prior, uint64_t seed, int64_t parameter_offset, const Tables& t, int64_t b,
@@ -188,15 +275,17 @@ void draw_dataset(const Prior& prior, uint64_t seed, int64_t parameter_offset, c
     t.num_environments[b] = sizes.sources + sizes.targets;
     draw_structure(*sizes.graph, seed, index, sizes.variables, V, t.adjacency + b * V * V, t.order + b * V, scratch);
     t.target_index[b] = draw_target(d);
-    for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, &parameter_offset);
-    for (int64_t k = 1; k < sizes.sources + sizes.targets; ++k) copy_environment(d, k);
-    for (int64_t k = 0; k < sizes.sources + sizes.targets; ++k) {
+    int64_t end = parameter_offset;
+    for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, &end);
+    const int64_t own_parameters = end - parameter_offset, environments = t.num_environments[b];
+    for (int64_t k = 1; k < environments; ++k) copy_environment(d, k);
+    for (int64_t k = 0, copies = 0; k < environments; ++k) {
         const bool is_target = k >= sizes.sources;
+        const Intervention* list = is_target ? prior.target_interventions : prior.source_interventions;
+        const int32_t count = is_target ? prior.num_target_interventions : prior.num_source_interventions;
         t.is_target[b * t.environments + k] = is_target;
-        if (is_target)
-            intervene_in_environment(d, k, prior.target_interventions, prior.num_target_interventions, scratch);
-        else
-            intervene_in_environment(d, k, prior.source_interventions, prior.num_source_interventions, scratch);
+        if (renews_mechanisms(list, count)) ++copies;
+        intervene_in_environment({d, k, environments, end, copies * own_parameters}, list, count, scratch);
     }
 }
 

@@ -79,13 +79,16 @@ float edge_probability(const GraphDraw& g, int32_t from, int32_t to) {
 }
 
 void draw_independent_edges(const GraphDraw& g) {
-    fill_places(g);
+    const auto threshold = [&](int32_t from, int32_t to) {
+        return uint64_t(double(clamp(edge_probability(g, from, to), 0.0f, 1.0f)) * 4294967296.0);
+    };
+    const bool same_for_all = g.graph.kind == ERDOS_RENYI_DEGREE || g.graph.kind == ERDOS_RENYI_PROBABILITY;
+    const uint64_t common = same_for_all ? threshold(0, 1) : 0;
+    if (!same_for_all) fill_places(g);
     for (int32_t to = 1; to < g.n; ++to) {
         Stream stream(address(g.index, 0, to, FOR_EDGES), g.seed);
-        for (int32_t from = 0; from < to; ++from) {
-            const double probability = double(clamp(edge_probability(g, from, to), 0.0f, 1.0f));
-            g.edge(from, to) = stream.next() < uint64_t(probability * 4294967296.0);
-        }
+        for (int32_t from = 0; from < to; ++from)
+            g.edge(from, to) = stream.next() < (same_for_all ? common : threshold(from, to));
     }
 }
 

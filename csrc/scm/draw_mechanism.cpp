@@ -1,4 +1,5 @@
 // Mechanisms: which one a variable has, and its parameters.
+#include "lanes.h"
 #include "mechanism.h"
 #include "path_functions.h"
 #include "random.h"
@@ -8,11 +9,10 @@ namespace {
 
 // Writes normals times scale to out, and moves the address on.
 float* normals(float* out, int64_t count, float scale, Address* at, uint64_t seed) {
-    for (int64_t i = 0; i < count; i += 4, ++at->block) {
-        const Words w = philox(*at, seed);
-        const Pair a = gaussian_pair(w.w0, w.w1), b = gaussian_pair(w.w2, w.w3);
-        const float four[4] = {scale * a.first, scale * a.second, scale * b.first, scale * b.second};
-        for (int64_t j = i; j < count && j < i + 4; ++j) *out++ = four[j - i];
+    for (int64_t i = 0; i < count; i += BLOCK, at->block += LANES) {
+        alignas(64) float block[BLOCK] = {};
+        add_noise(GAUSSIAN, nullptr, scale, *at, seed, block);
+        for (int64_t j = 0; j < BLOCK && i + j < count; ++j) *out++ = block[j];
     }
     return out;
 }

@@ -17,8 +17,10 @@ SETTX_FN void draw_words(Address at, uint64_t seed, bool two, uint32_t* words, u
     if (two) philox_lanes(at, seed, more);
 }
 
+}  // namespace
+
 // x (BLOCK,) += scale · noise of the rows whose counters start at `at`.
-SETTX_LOOP void add_noise(int32_t kind, const float* p, float scale, Address at, uint64_t seed, float* __restrict x) {
+void add_noise(int32_t kind, const float* p, float scale, Address at, uint64_t seed, float* __restrict x) {
     alignas(64) uint32_t words[BLOCK], more[BLOCK];
     draw_words(at, seed, kind == STUDENT_T || kind == MIXTURE, words, more);
     const auto add = [&](auto noise) {
@@ -32,7 +34,7 @@ SETTX_LOOP void add_noise(int32_t kind, const float* p, float scale, Address at,
                 x[i + LANES] = fma(scale, change(pair.second, i + LANES), x[i + LANES]);
             }
     };
-    const float p0 = p[0], p1 = p[1];
+    const float p0 = p == nullptr ? 0.0f : p[0], p1 = p == nullptr ? 0.0f : p[1];
     switch (kind) {
         case GAUSSIAN:
             return add_pairs([](float normal, int) { return normal; });
@@ -54,6 +56,8 @@ SETTX_LOOP void add_noise(int32_t kind, const float* p, float scale, Address at,
             return add_pairs([&](float normal, int i) { return mixture(normal, more[i], p); });
     }
 }
+
+namespace {
 
 // ---- One variable in one environment --------------------------------------------------------------------------------
 

@@ -25,6 +25,9 @@ MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t index, int32_t
 int64_t num_parameters(const MechanismDraw&);
 void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out);
 
+// x (BLOCK,) += scale · noise of the rows whose counters start at the address; parameters may be null if it has none.
+void add_noise(int32_t kind, const float* parameters, float scale, Address, uint64_t seed, float* x);
+
 struct Node;
 void add_mechanism(const Node&, int64_t row);  // for rows of the tile from `row`, BLOCK of them
 void transform(const Node&, int64_t count);    // x = g(x), the last step of a post-nonlinear mechanism

@@ -28,7 +28,8 @@ struct NoiseRows {
 
 struct Path {
     const char* name;
-    // Draws the graph into zeroed adjacency (V, V) and order (V,); scratch (2·V,). Returns the number of parameters.
+    // Draws the graph into zeroed adjacency (V, V) and order (V,); scratch (2·V,). Returns the number of mechanism
+    // parameters.
     int64_t (*draw_graph)(const Prior&, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
                           int32_t* scratch);
     // Draws dataset b of the tables; scratch (2·V,).

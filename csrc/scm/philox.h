@@ -28,6 +28,7 @@ enum Purpose : uint32_t {
     FOR_INTERVENTION = 18,
     FOR_PLACE = 19,
     FOR_NOISE_EFFECT = 20,
+    FOR_REMOVAL = 21,
 };
 
 // Where in the stream a word lies: one counter for every (block, variable, purpose, environment, dataset).
@@ -41,6 +42,8 @@ struct Address {
 SETTX_FN Address address(uint64_t dataset, uint32_t environment, uint32_t variable, uint32_t purpose) {
     return {0, variable | purpose << 24, uint32_t(dataset), uint32_t(dataset >> 32) | environment << 16};
 }
+
+constexpr uint32_t EVERY_ENVIRONMENT = 0xFFFFu;  // for draws that environments share
 
 struct Words {
     uint32_t w0, w1, w2, w3;

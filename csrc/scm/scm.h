@@ -61,12 +61,25 @@ struct Noise {
     Distribution parameters[NOISE_INPUTS];  // drawn per variable; see `prepare_noise`
 };
 
-enum InterventionKind : int8_t { NOTHING = 0, SHIFT = 1, SCALE = 2, SET_NOISE = 3, HARD = 4, REDRAW = 5 };
+enum InterventionKind : int8_t {
+    NOTHING = 0,
+    SHIFT = 1,
+    SCALE = 2,
+    SET_NOISE = 3,
+    HARD = 4,
+    REDRAW = 5,
+    REMOVE_EDGES = 6,
+    NEW_MECHANISM = 7,
+    DRIFT = 8
+};
+
+// In place of variables.
+enum VariableName : int32_t { THE_TARGET = -1, ITS_PARENTS = -2, ITS_CHILDREN = -3 };
 
 struct Intervention {
     int8_t kind;
     Distribution value;
-    const int32_t* variables;  // the variables, or null: `number` of them at random
+    const int32_t* variables;  // variables or VariableNames, or null: `number` of them at random
     int32_t num_variables;
     Range number;
     bool on_target;  // may a random choice hit the target variable

@@ -26,7 +26,7 @@ from settx_fast.scm.graphs import (
 )
 from settx_fast.scm.mechanisms import Mechanism, mechanism_record
 from settx_fast.scm.noises import NOISE_EFFECTS, Noise, noise_code, noise_inputs
-from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
+from settx_fast.scm.prior import INTERVENTIONS, ROLES, Intervention, PerVariable, Prior
 
 _ZERO = (0, False, 0.0, 0.0)
 _TARGETS = {"random": -1, "inner": -2}
@@ -135,8 +135,14 @@ def _noise(noise: Noise) -> tuple[int, list[tuple[int, bool, float, float]]]:
     return noise_code(noise), [_distribution(given) for given in noise_inputs(noise)]
 
 
+def _variable(prior: Prior, which: int | str) -> int:
+    if isinstance(which, str) and which in ROLES:
+        return -1 - ROLES.index(which)
+    return prior.variable(which, "Intervention.variables")
+
+
 def _intervention(prior: Prior, i: Intervention) -> dict[str, object]:
-    variables = None if i.variables is None else [prior.variable(v, "Intervention.variables") for v in i.variables]
+    variables = None if i.variables is None else [_variable(prior, v) for v in i.variables]
     return {
         "kind": INTERVENTIONS.index(i.kind),
         "value": _ZERO if i.value is None else _distribution(i.value),

@@ -16,11 +16,12 @@ from settx_fast.scm.noises import NOISE_EFFECTS, Noise, as_noise
 MAX_VARIABLES = 4096
 MAX_ENVIRONMENTS = 1024
 
-Kind = Literal["shift", "scale", "noise", "hard", "redraw"]
-INTERVENTIONS = ("none", "shift", "scale", "noise", "hard", "redraw")
+Kind = Literal["shift", "scale", "noise", "hard", "redraw", "cut", "mechanism", "drift"]
+INTERVENTIONS = ("none", *get_args(Kind))
 """Names of the codes in `Batch.intervention`."""
 
 TARGETS = ("random", "inner")
+ROLES = ("target", "parents", "children")
 
 DEFAULT_GRAPH = ErdosRenyi(expected_in_degree=2)
 DEFAULT_MECHANISM = Linear()
@@ -52,8 +53,13 @@ class Intervention:
                "noise"   replaces its noise scale by value
                "hard"    do(v = value): parents and noise have no say
                "redraw"  weights into v and its noise scale are drawn anew from the prior; takes no value
+               "cut"     every edge into v is removed with probability value
+               "mechanism"  as redraw, and the parameters of its mechanism too (a soft intervention); takes no value
+               "drift"   adds value · k / (K − 1) to its bias in environment k: variables and value are drawn once for
+                         all environments, which lie at equal steps along a continuous change
     value      number, (low, high) or distribution, drawn per variable and environment
-    variables  numbers or names; None: `number` of them (int or range) at random
+    variables  numbers, names, or "target", "parents", "children" (of the target); None: `number` of them (int or
+               range) at random
     on_target  whether a random choice may hit the target variable
     """
 
@@ -65,11 +71,11 @@ class Intervention:
 
     def __post_init__(self) -> None:
         check(self.kind in INTERVENTIONS[1:], "Intervention.kind", f"one of {INTERVENTIONS[1:]}", self.kind)
-        if self.kind == "redraw":
-            check(self.value is None, "Intervention.value", "None for 'redraw'", self.value)
+        if self.kind in ("redraw", "mechanism"):
+            check(self.value is None, "Intervention.value", f"None for {self.kind!r}", self.value)
         else:
-            low = 0.0 if self.kind in ("scale", "noise") else -1e30
-            value = as_distribution(self.value, "Intervention.value", low, 1e30)
+            low = 0.0 if self.kind in ("scale", "noise", "cut") else -1e30
+            value = as_distribution(self.value, "Intervention.value", low, 1.0 if self.kind == "cut" else 1e30)
             object.__setattr__(self, "value", value)
         as_range(self.number, "Intervention.number", 0, MAX_VARIABLES)
         if isinstance(self.variables, int | str):
@@ -234,7 +240,7 @@ class Prior:
         check(isinstance(names, tuple) and all(isinstance(n, str) for n in names), "names", "a tuple of str", names)
         check(len(set(names)) == len(names), "names", "different names", names)
         check(not names or len(names) == self.max_variables, "names", f"{self.max_variables} of them", names)
-        check(not set(names) & set(TARGETS), "names", f"none of the words {TARGETS}", names)
+        check(not set(names) & {*TARGETS, *ROLES}, "names", f"none of the words {(*TARGETS, *ROLES)}", names)
 
     def _check_graphs(self) -> None:
         check(len(self.graphs) > 0, "graph", "at least one graph", self.graph)
@@ -256,7 +262,8 @@ class Prior:
             check(isinstance(value, tuple) and all(isinstance(i, Intervention) for i in value), field, expected, value)
             for intervention in value:
                 for which in intervention.variables or ():
-                    self.variable(which, f"{field}.variables")
+                    if which not in ROLES:
+                        self.variable(which, f"{field}.variables")
 
     def _check_target(self) -> None:
         if self.target not in TARGETS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,10 @@ from settx_fast.scm._tables import (
     threads,
 )
 from settx_fast.scm.prior import INTERVENTIONS, Prior
+
+if TYPE_CHECKING:
+    import networkx
+    import pandas
 
 STREAM_VERSION = 1
 """Changes whenever the same (seed, index, prior) would give other bits than before."""
@@ -112,6 +116,32 @@ class Batch:
         """(B, K) int64: rows of each environment."""
         counts = torch.zeros(self.bias.shape[:2], dtype=torch.int64)
         return counts.scatter_add_(1, self.environment, torch.ones_like(self.environment))
+
+    @property
+    def is_finite(self) -> Tensor:
+        """(B,) bool: False where a nonlinear SCM exploded beyond float32."""
+        return self.values.isfinite().flatten(1).all(1)
+
+    def to_pandas(self, dataset: int) -> pandas.DataFrame:
+        """One dataset as a table: a column per variable, `environment`, and `is_target_environment`."""
+        import pandas
+
+        n, environment = int(self.num_variables[dataset]), self.environment[dataset]
+        table = pandas.DataFrame(self.values[dataset, :, :n].numpy(), columns=list(self.names[:n]))
+        table["environment"] = environment.numpy()
+        table["is_target_environment"] = self.is_target_environment[dataset, environment].numpy()
+        return table
+
+    def graph(self, dataset: int) -> networkx.DiGraph:
+        """One dataset's causal graph by variable name, `weight` being that of the first environment."""
+        import networkx
+
+        names = self.names[: int(self.num_variables[dataset])]
+        result: networkx.DiGraph = networkx.DiGraph()
+        result.add_nodes_from(names)
+        for i, j in self.adjacency[dataset].nonzero().tolist():
+            result.add_edge(names[i], names[j], weight=float(self.weights[dataset, 0, i, j]))
+        return result
 
     def __len__(self) -> int:
         return len(self.values)

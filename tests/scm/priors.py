@@ -40,10 +40,13 @@ EVERYTHING = scm.Prior(
         scm.Intervention("hard", (-1.0, 1.0), number=(0, 1)),
         scm.Intervention("shift", scm.Normal(0.0, 2.0), number=(0, 3)),
         scm.Intervention("redraw", number=(0, 2), on_target=False),
+        scm.Intervention("drift", 1.0),
+        scm.Intervention("mechanism", number=(0, 2)),
     ),
     target_interventions=(
         scm.Intervention("scale", scm.LogUniform(0.5, 2.0), variables=(0,)),
         scm.Intervention("noise", (0.0, 1.0), variables=(1,)),
+        scm.Intervention("cut", 0.5, variables=("target", "children")),
     ),
     target_share=0.4,
 )

@@ -228,6 +228,64 @@ def test_a_hard_intervention_is_final():
     assert torch.all(batch.bias[:, 1] == torch.tensor([5.0, 1.0]))
 
 
+def test_cutting_removes_every_edge_with_its_probability_and_nothing_else():
+    cut = scm.Intervention("cut", 0.3, number=2)
+    batch = draw(num_variables=4, graph=scm.ErdosRenyi(edge_probability=1.0), target_interventions=(cut,))
+    before, after = batch.weights[:, 0], batch.weights[:, 1]
+    chosen = (batch.intervention[:, 1] == scm.INTERVENTIONS.index("cut"))[:, None, :] & batch.adjacency
+    removed = (before != 0) & (after == 0)
+    assert torch.all(chosen[removed])
+    assert torch.equal(after[~removed], before[~removed])
+    assert stats.binomtest(int(removed.sum()), int(chosen.sum()), 0.3).pvalue > 1e-3
+
+
+def test_a_new_mechanism_has_new_parameters_of_the_same_law_for_one_variable_of_one_environment():
+    new = scm.Intervention("mechanism")
+    batch = draw(
+        num_variables=2,
+        graph=scm.UserGraph(((0, 1),)),
+        mechanism=scm.MLP(2, 1, "relu"),
+        noise_scale=(0.0, 1.0),
+        source_environments=2,
+        source_interventions=(new,),
+        target_environments=0,
+    )
+    on = batch.intervention == scm.INTERVENTIONS.index("mechanism")
+    assert torch.all(on.sum(2) == 1)
+    size = 3 + 2 + 2 + 2
+    place = batch.mechanism_offset[:, :, 1, None] + torch.arange(size)
+    networks = batch.mechanism_parameters[place]
+    renewed = on[:, :, 1]
+    assert torch.all(networks[..., :3] == torch.tensor([2.0, 1.0, scm.FUNCTIONS.index("relu")]))
+    for changed in (True, False):
+        same = (networks[:, 0, 3:] == networks[:, 1, 3:]).all(1)[renewed.any(1) == changed]
+        assert same.all() == (not changed)
+        assert same.any() == (not changed)
+    for part, sd in ((networks[..., 3:7], 1), (networks[..., 7:], 2**-0.5)):
+        assert stats.kstest(part[renewed].flatten().numpy(), stats.norm(0, sd).cdf).pvalue > 1e-3
+    assert torch.equal((batch.weights[:, 0] != batch.weights[:, 1])[:, 0, 1], renewed.any(1))
+
+
+def test_drift_moves_all_environments_along_one_line():
+    drift = scm.Intervention("drift", (1.0, 3.0))
+    batch = draw(num_variables=3, source_environments=3, source_interventions=(drift,), target_interventions=(drift,))
+    end = batch.bias[:, 3]
+    assert torch.all((end != 0).sum(1) == 1)
+    assert stats.kstest(end.sum(1).numpy(), stats.uniform(1, 2).cdf).pvalue > 1e-3
+    for k in range(4):
+        torch.testing.assert_close(batch.bias[:, k], end * (k / 3))
+
+
+@pytest.mark.parametrize("role", ["target", "parents", "children"])
+def test_interventions_can_be_aimed_at_the_target_its_parents_or_its_children(role):
+    batch = draw(num_variables=5, target_interventions=(scm.Intervention("shift", 1.0, variables=(role,)),))
+    at_target = torch.nn.functional.one_hot(batch.target_index, 5).bool()
+    parents = batch.adjacency[torch.arange(DATASETS), :, batch.target_index]
+    children = batch.adjacency[torch.arange(DATASETS), batch.target_index]
+    expected = {"target": at_target, "parents": parents, "children": children}[role]
+    assert torch.equal(batch.intervention[:, 1] != 0, expected)
+
+
 def test_source_environments_are_drawn_independently():
     batch = draw(num_variables=2, source_environments=3, source_interventions=(ONE_EACH["shift"],))
     shift = batch.bias[:, :3].sum(2)

@@ -113,6 +113,9 @@ CHAIN = ((0, 1), (1, 2))
         (lambda: scm.Intervention("shift"), "Intervention.value: expected a number, .* got None"),
         (lambda: scm.Intervention("redraw", 1.0), "Intervention.value: expected None for 'redraw', got 1.0"),
         (lambda: scm.Intervention("scale", -1.0), r"Intervention.value: expected values within \[0"),
+        (lambda: scm.Intervention("cut", 1.5), r"Intervention.value: expected values within \[0, 1\]"),
+        (lambda: scm.Intervention("mechanism", 1.0), "Intervention.value: expected None for 'mechanism', got 1.0"),
+        (lambda: scm.Prior(num_variables=1, names=("parents",)), "names: expected none of the words"),
         (lambda: scm.Intervention("shift", 1.0, number=-1), "Intervention.number: expected an int"),
         (lambda: scm.Prior(source_interventions=scm.Intervention("redraw")), "source_interventions: expected a tuple"),
         (

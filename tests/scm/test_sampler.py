@@ -225,6 +225,30 @@ def test_batch_describes_itself():
     assert "datasets 4…6" in repr(batch)
 
 
+def test_a_dataset_becomes_a_table():
+    batch = scm.sample(EVERYTHING, 3, 20, seed=8)
+    table = batch.to_pandas(2)
+    n = int(batch.num_variables[2])
+    assert list(table.columns) == [*batch.names[:n], "environment", "is_target_environment"]
+    assert np.array_equal(table.iloc[:, :n].to_numpy(), batch.values[2, :, :n].numpy())
+    assert np.array_equal(table.environment, batch.environment[2])
+    assert table.is_target_environment.sum() == round(0.4 * 20)
+
+
+def test_a_dataset_becomes_a_graph():
+    graph = scm.sample(scm.presets.lucas(), 2, 50, seed=8).graph(1)
+    assert set(graph.edges) == set(scm.presets.LUCAS_EDGES)
+    assert len(graph) == 12
+
+
+def test_exploding_datasets_are_flagged():
+    squares = scm.Prior(12, scm.Pattern("chain"), scm.Elementwise("square"), weight=3.0)
+    batch = scm.sample(squares, 20, 50, seed=8)
+    assert not batch.is_finite.all()
+    assert torch.equal(batch.is_finite, batch.values.isfinite().all(2).all(1))
+    assert scm.sample(scm.Prior(), 500, 50, seed=8).is_finite.all()
+
+
 GOOD = {"prior": LINEAR, "num_datasets": 2, "num_rows": 10, "seed": 0}
 
 
