@@ -57,8 +57,9 @@ def test_isab_takes_at_most_6_launches_forward_and_24_with_backward(batch: int) 
 
 
 def test_many_small_sets_take_one_launch_forward() -> None:
+    inputs = make_inputs(Shape(4096, 128, 64, 64, 4, 16), dtype=torch.bfloat16)
     with counted() as forward:
-        isab(make_inputs(Shape(4096, 128, 64, 64, 4, 16), dtype=torch.bfloat16))
+        isab(inputs)
     assert forward == ["small_kernel"]
 
 
