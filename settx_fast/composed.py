@@ -41,7 +41,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None, spec: Block
     q = q.expand(k.shape[0], -1, -1)
     q, k, v = (t.unflatten(-1, (spec.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
     if k.shape[2] == 0:
-        return q.new_zeros(q.shape).transpose(1, 2).flatten(2)
+        return (q @ k.mT @ v).transpose(1, 2).flatten(2)
     if k_valid is None:
         return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
     # an empty set reads all of its zeros, so that no softmax is NaN, and what it read is dropped

@@ -8,7 +8,7 @@ exponential.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from torch.library import custom_op
 
 from settx_fast._sets import Sets
 from settx_fast.blockwise import norms
-from settx_fast.blockwise.tiles import blank, refuse_second_derivative, tiles
+from settx_fast.blockwise.shares import over_shares, span
+from settx_fast.blockwise.tiles import Tile, blank, refuse_second_derivative, tiles
 
 _LOG2_E = math.log2(math.e)
 
@@ -39,22 +40,19 @@ def aggregate(
     empty set has y = 0. Queries, weights and results are in the compute dtype of the rows.
     """
     sets = Sets(rows, lengths, offsets)
-    keys = _Keys(queries, w_kv, gain, bias, norm, eps)
-    shape = (sets.num_sets, *queries.shape[1:])
-    y, total = queries.new_zeros(shape), queries.new_zeros(*shape[:-1], 1)
-    peak = torch.full_like(total, torch.finfo(queries.dtype).min)
-    for tile in tiles(sets, _scores_per_row(queries)):
-        b = tile.sets
-        k, v = keys.forward(tile.load(rows, queries.dtype))
-        scores = _scores(queries, b, k, tile.outside())
-        new_peak = torch.maximum(peak[b], scores.amax(-1, keepdim=True))
-        shrink = torch.exp2(peak[b] - new_peak)
-        p = scores.sub_(new_peak).exp2_()
-        total[b] = total[b].mul_(shrink).add_(p.sum(-1, keepdim=True))
-        y[b] = y[b].mul_(shrink).add_(p @ v)
-        peak[b] = new_peak
-    y /= total.clamp(min=1)  # the largest score adds 1: less only in empty sets
-    return y, torch.where(total > 0, peak + total.log2(), math.inf)
+
+    def read(share: list[Tile]) -> tuple[slice, _Partial]:
+        keys, sums = _Keys(queries, w_kv, gain, bias, norm, eps), _Partial.empty(queries, span(share))
+        for tile in share:
+            k, v = keys.forward(tile.load(rows, queries.dtype))
+            scores = _scores(queries, tile.sets, k, tile.outside())
+            sums.add(tile.within(span(share)), _Partial.of(scores, v))
+        return span(share), sums
+
+    whole = _Partial.empty(queries, slice(0, sets.num_sets))
+    for sets_of_share, part in over_shares(tiles(sets, _scores_per_row(queries)), read):
+        whole.add(sets_of_share, part)
+    return whole.result()
 
 
 @custom_op("settx_fast::aggregate_backward", mutates_args=())
@@ -75,22 +73,66 @@ def aggregate_backward(
 ) -> list[Tensor]:
     """Gradients of rows, queries, w_kv, gain and bias; empty where there is no such tensor or `need_rows` is False."""
     sets = Sets(rows, lengths, offsets)
-    keys = _Keys(queries, w_kv, gain, bias, norm, eps)
     d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
-    d_queries = torch.zeros_like(queries)
     delta = (d_y * y).sum(-1, keepdim=True)
-    for tile in tiles(sets, _scores_per_row(queries)):
-        b = tile.sets
-        k, v = keys.forward(tile.load(rows, queries.dtype))
-        p = _scores(queries, b, k, tile.outside()).sub_(lse[b]).exp2_()
-        d_scores = torch.matmul(d_y[b], v.mT).sub_(delta[b]).mul_(p)
-        d_q = d_scores @ k
-        shared = queries.shape[0] == 1
-        d_queries[slice(None) if shared else b] += d_q.sum(0, keepdim=True) if shared else d_q
-        d_x = keys.backward(d_scores, p, queries if shared else queries[b], d_y[b], need_rows)
-        if d_x is not None:
-            tile.store(d_x, d_rows)
-    return [d_rows, d_queries, *keys.sums]
+    shared = queries.shape[0] == 1
+
+    def read(share: list[Tile]) -> tuple[slice, list[Tensor]]:
+        keys, sets_of_queries = _Keys(queries, w_kv, gain, bias, norm, eps), slice(0, 1) if shared else span(share)
+        d_queries = torch.zeros_like(queries[sets_of_queries])
+        for tile in share:
+            b = tile.sets
+            k, v = keys.forward(tile.load(rows, queries.dtype))
+            p = _scores(queries, b, k, tile.outside()).sub_(lse[b]).exp2_()
+            d_scores = torch.matmul(d_y[b], v.mT).sub_(delta[b]).mul_(p)
+            d_q = d_scores @ k
+            d_queries[sets_of_queries if shared else tile.within(span(share))] += d_q.sum(0) if shared else d_q
+            d_x = keys.backward(d_scores, p, queries if shared else queries[b], d_y[b], need_rows)
+            if d_x is not None:
+                tile.store(d_x, d_rows)
+        return sets_of_queries, [d_queries, *keys.sums]
+
+    d_queries, *d_parameters = (torch.zeros_like(t) for t in _present(queries, w_kv, gain, bias))
+    for sets_of_queries, (d_q, *sums) in over_shares(tiles(sets, _scores_per_row(queries)), read):
+        d_queries[sets_of_queries] += d_q
+        for total, part in zip(d_parameters, sums, strict=True):
+            total += part
+    return [d_rows, d_queries, *d_parameters]
+
+
+class _Partial(NamedTuple):
+    """Softmax sums over some of the keys: largest score, sum of weights, weighted sum of values; (b, h, m, 1 or e)."""
+
+    peak: Tensor
+    total: Tensor
+    y: Tensor
+
+    @classmethod
+    def empty(cls, queries: Tensor, sets: slice) -> _Partial:
+        """Of no keys."""
+        y = queries.new_zeros(sets.stop - sets.start, *queries.shape[1:])
+        total = torch.zeros_like(y[..., :1])
+        return cls(torch.full_like(total, torch.finfo(y.dtype).min), total, y)
+
+    @classmethod
+    def of(cls, scores: Tensor, values: Tensor) -> _Partial:
+        """Of scores (b, h, m, n), which it overwrites, and values (b, h, n, e)."""
+        peak = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)  # finite for an empty set
+        p = scores.sub_(peak).exp2_()
+        return cls(peak, p.sum(-1, keepdim=True), p @ values)
+
+    def add(self, sets: slice, other: _Partial) -> None:
+        """Include the keys of another partial sum over these sets."""
+        peak = torch.maximum(self.peak[sets], other.peak)
+        shrink, shrink_other = torch.exp2(self.peak[sets] - peak), torch.exp2(other.peak - peak)
+        self.total[sets] = self.total[sets] * shrink + other.total * shrink_other
+        self.y[sets] = self.y[sets] * shrink + other.y * shrink_other
+        self.peak[sets] = peak
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Attention and log2-sum-exp2; of an empty set 0 and ∞."""
+        y = self.y / self.total.clamp(min=1)  # the largest score alone adds 1
+        return y, torch.where(self.total > 0, self.peak + self.total.log2(), math.inf)
 
 
 class _Keys:
@@ -102,7 +144,7 @@ class _Keys:
         self.parameters = (w_kv, gain, bias)
         self.norm, self.eps, self.heads = norm, eps, queries.shape[1]
         # gradients of the parameters, summed over tiles
-        self.sums = [queries.new_empty(0) if p is None else torch.zeros_like(p) for p in self.parameters]
+        self.sums = [torch.zeros_like(p) for p in _present(queries, *self.parameters)[1:]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (b, n, C) → keys and values (b, h, n, e)."""
@@ -138,6 +180,11 @@ class _Keys:
         return d_rows.view_as(d_x) if need_rows else None
 
 
+def _present(queries: Tensor, *parameters: Tensor | None) -> list[Tensor]:
+    """Queries and parameters, empty where there is none."""
+    return [queries, *(queries.new_empty(0) if p is None else p for p in parameters)]
+
+
 def _scores_per_row(queries: Tensor) -> int:
     return queries.shape[1] * queries.shape[2]
 
@@ -157,8 +204,8 @@ def _(rows, lengths, offsets, queries, w_kv, gain, bias, norm, eps):  # type: ig
 
 @aggregate_backward.register_fake
 def _(d_y, y, lse, rows, lengths, offsets, queries, w_kv, gain, bias, norm, eps, need_rows):  # type: ignore[no-untyped-def]
-    inputs = (rows if need_rows else None, queries, w_kv, gain, bias)
-    return [rows.new_empty(0) if t is None else torch.empty_like(t) for t in inputs]
+    d_rows = torch.empty_like(rows) if need_rows else rows.new_empty(0)
+    return [d_rows, *(torch.empty_like(t) for t in _present(queries, w_kv, gain, bias))]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

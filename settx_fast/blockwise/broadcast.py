@@ -14,7 +14,8 @@ from torch.library import custom_op
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.blockwise.block import Block
-from settx_fast.blockwise.tiles import blank, refuse_second_derivative, tiles
+from settx_fast.blockwise.shares import over_shares, span
+from settx_fast.blockwise.tiles import Tile, blank, refuse_second_derivative, tiles
 
 Scalars = tuple[str, bool, str, bool, str, int | None, float]
 
@@ -66,11 +67,15 @@ def broadcast(
     sets = Sets(rows, lengths, offsets)
     out = blank(sets, weights[0].shape[0])
     outside = _outside(keys, key_lengths)
-    for tile in tiles(sets, _elements_per_row(keys)):
-        b = tile.sets
-        x = tile.load(rows, keys.dtype)
-        trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
-        tile.store(trace.out.view(*x.shape[:2], -1), out)
+
+    def read(share: list[Tile]) -> None:
+        for tile in share:
+            b = tile.sets
+            x = tile.load(rows, keys.dtype)
+            trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
+            tile.store(trace.out.view(*x.shape[:2], -1), out)
+
+    over_shares(tiles(sets, _elements_per_row(keys)), read)
     return out
 
 
@@ -94,21 +99,31 @@ def broadcast_backward(
     need_rows: bool,
 ) -> list[Tensor]:
     """Gradients of rows (empty unless needed), keys, values and every weight."""
-    block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
     sets = Sets(rows, lengths, offsets)
     d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
-    d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
     outside = _outside(keys, key_lengths)
-    for tile in tiles(sets, _elements_per_row(keys)):
-        b = tile.sets
-        x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
-        trace = block.forward(x, k, v, None if outside is None else outside[b])
-        d_x, d_k, d_v = block.backward(trace, tile.load(d_out, keys.dtype).flatten(0, 1), k, v, need_rows)
+
+    def read(share: list[Tile]) -> tuple[slice, list[Tensor]]:
+        block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
+        d_keys, d_values = torch.zeros_like(keys[span(share)]), torch.zeros_like(values[span(share)])
+        for tile in share:
+            b, inner = tile.sets, tile.within(span(share))
+            x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
+            trace = block.forward(x, k, v, None if outside is None else outside[b])
+            d_x, d_k, d_v = block.backward(trace, tile.load(d_out, keys.dtype).flatten(0, 1), k, v, need_rows)
+            d_keys[inner] += d_k
+            d_values[inner] += d_v
+            if d_x is not None and need_rows:
+                tile.store(d_x.view_as(x), d_rows)
+        return span(share), [d_keys, d_values, *block.grads.values()]
+
+    d_keys, d_values, *d_weights = (torch.zeros_like(t) for t in (keys, values, *weights))
+    for b, (d_k, d_v, *parts) in over_shares(tiles(sets, _elements_per_row(keys)), read):
         d_keys[b] += d_k
         d_values[b] += d_v
-        if d_x is not None and need_rows:
-            tile.store(d_x.view_as(x), d_rows)
-    return [d_rows, d_keys, d_values, *block.grads.values()]
+        for total, part in zip(d_weights, parts, strict=True):
+            total += part
+    return [d_rows, d_keys, d_values, *d_weights]
 
 
 def _block(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NoReturn
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from settx_fast._sets import Sets
 
-# scores, or elements of a wide activation, in one tile: some of these arrays stay in a core's second cache
-ELEMENTS_PER_TILE = 2**18
+# scores, or elements of a wide activation, in one tile: a handful of these arrays stay in a core's second cache
+ELEMENTS_PER_TILE = 2**16
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,10 @@ class Tile:
     def sets(self) -> slice:
         """Index of the sets along a batch axis."""
         return slice(self.first, self.last)
+
+    def within(self, span: slice) -> slice:
+        """Index of the sets along a batch axis that holds a span of them."""
+        return slice(self.first - span.start, self.last - span.start)
 
     def outside(self) -> Tensor | None:
         """(b, n) bool, True for rows that belong to no set; None when there are none."""
@@ -66,9 +69,10 @@ class Tile:
                 rows[begin:end] = tile[index, : end - begin]
 
 
-def tiles(sets: Sets, elements_per_row: int) -> Iterator[Tile]:
+def tiles(sets: Sets, elements_per_row: int) -> list[Tile]:
     """All tiles, in order; small sets share one, a large set has several, empty sets may be in none."""
     rows_per_tile = max(64, ELEMENTS_PER_TILE // max(1, elements_per_row))
+    found: list[Tile] = []
     offsets = None if sets.offsets is None else sets.offsets.tolist()
     sizes = _sizes(sets, offsets)
     first = 0
@@ -79,8 +83,9 @@ def tiles(sets: Sets, elements_per_row: int) -> Iterator[Tile]:
         bounds = None if offsets is None else offsets[first : last + 1]
         step = longest if last - first > 1 else rows_per_tile
         for start in range(0, longest, step or 1):
-            yield Tile(first, last, start, min(step, longest - start), lengths, bounds)
+            found.append(Tile(first, last, start, min(step, longest - start), lengths, bounds))
         first = last
+    return found
 
 
 def _sizes(sets: Sets, offsets: list[int] | None) -> list[int]:
