@@ -21,6 +21,7 @@ from settx_fast.kernels.primitives import matrix_precision, padded
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 PROGRAMS = 256  # enough to fill a GPU: a set is split until so many programs work
 MIN_PIECE = 256  # elements that are worth a program of their own
+CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def sums_tile(problem: Problem) -> Tile:
 def elements_tile(problem: Problem) -> Tile:
     """What dX would like, where it has a pass of its own."""
     tile = sums_tile(problem)
-    return Tile(min(tile.block_r, 64), tile.block_n, 8, 1)
+    most = 64 if problem.absorbed or problem.width < 128 else 32
+    return Tile(min(tile.block_r, most), tile.block_n, 8, 1)
 
 
 def _block_r(problem: Problem, registers: dict[str, int]) -> int:
@@ -213,7 +215,7 @@ def tuned(problem: Problem, name: str) -> Tile | None:
 @cache
 def load_table(gpu: str) -> dict[str, dict[str, Tile]]:
     """Tuned tiles of a GPU: bucket → pass → tile. Raises ValueError for a file that says something else."""
-    path = Path(__file__).parent / "configs" / f"{gpu}.json"
+    path = CONFIGS / f"{gpu}.json"
     if not gpu or not path.exists():
         return {}
     table = json.loads(path.read_text())
@@ -223,9 +225,9 @@ def load_table(gpu: str) -> dict[str, dict[str, Tile]]:
 
 
 def _checked(path: Path, key: str, name: str, tile: dict[str, int]) -> Tile:
-    sizes = [tile.get(field) for field in Tile._fields] if isinstance(tile, dict) else []
-    powers = all(isinstance(size, int) and size > 0 and size & (size - 1) == 0 for size in sizes[:3])
-    if name not in ("forward", "sums", "elements") or set(tile) != set(Tile._fields) or not powers:
+    known = isinstance(tile, dict) and set(tile) == set(Tile._fields) and name in ("forward", "sums", "elements")
+    sizes = [tile["block_r"], tile["block_n"], tile["warps"]] if known else []
+    if not known or not all(isinstance(size, int) and size > 0 and size & (size - 1) == 0 for size in sizes):
         raise ValueError(f"{path.name}: expected powers of two {Tile._fields} at {key!r}/{name!r}, got {tile!r}")
     return Tile(**tile)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from settx_fast import functional
 from settx_fast._block import BlockSpec, BlockWeights
-from settx_fast.kernels import aggregate_grad
+from settx_fast.kernels import aggregate_grad, config
 from settx_fast.kernels.config import Backward, Problem, Tile, backward_config, fit, forward_config, shared_bytes
 from settx_fast.kernels.config import forward_tile as wanted
 from settx_fast.testing import VARIANTS, assert_close_to_oracle, make_weights
@@ -130,3 +132,31 @@ def test_cost_decides_between_absorbing_and_projecting() -> None:
     assert problem().absorbed
     assert not problem(H=8, M=128).absorbed
     assert problem(H=1, M=256).absorbed, "a head of 128 does not fit the projected kernels"
+
+
+def test_a_measured_tile_replaces_the_rule_in_its_bucket_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = problem()
+    tile = {"block_r": 64, "block_n": 32, "warps": 4, "stages": 2}
+    (tmp_path / "gpu.json").write_text(json.dumps({asked.key: {"forward": tile}}))
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    monkeypatch.setattr(config, "gpu_of", lambda device: (101_376, "gpu"))
+    config.load_table.cache_clear()
+    assert forward_config(asked).tile == Tile(**tile)
+    assert forward_config(problem(C=64)).tile != Tile(**tile)
+    config.load_table.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "tile",
+    [{"block_r": 48, "block_n": 32, "warps": 4, "stages": 2}, {"block_r": 64}, {"rows": 64}, 64],
+    ids=["no power of two", "incomplete", "unknown", "no tile"],
+)
+def test_a_table_that_says_something_else_is_refused(
+    tile: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gpu.json").write_text(json.dumps({"B64": {"forward": tile}}))
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    config.load_table.cache_clear()
+    with pytest.raises(ValueError, match="expected powers of two"):
+        config.load_table("gpu")
+    config.load_table.cache_clear()

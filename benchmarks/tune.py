@@ -1,0 +1,138 @@
+"""Measure the tiles of stage A on this GPU and write the fastest to settx_fast/kernels/configs/<gpu>.json.
+
+`python -m benchmarks.tune` takes the named shapes in bf16; every candidate must first give the numbers of the rule's
+tile. Buckets that were measured before and are not measured now stay as they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+from unittest import mock
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+from triton.testing import do_bench
+
+from settx_fast._block import BlockWeights
+from settx_fast.kernels import config
+from settx_fast.kernels.aggregate import Aggregated, Stage, aggregate_forward, problem_of
+from settx_fast.kernels.aggregate_grad import aggregate_backward
+from settx_fast.kernels.config import Problem, Tile
+from settx_fast.kernels.sets import SetView
+from settx_fast.testing import SHAPES, Shape, make_weights
+
+TOLERANCE = 2e-2  # bf16: other tiles round their sums elsewhere
+console = Console()
+
+
+class Case:
+    """Stage A of a named shape on the GPU."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def move(weights: BlockWeights) -> BlockWeights:
+            return BlockWeights(*(None if w is None else w.to("cuda", dtype) for w in weights))  # type: ignore[arg-type]
+
+        spec, first = shape.spec, shape.dim if shape.spec.norm_first else shape.dim_in
+        self.stage = Stage(
+            spec, move(make_weights(spec, shape.dim, shape.dim_in, shape.dim, generator)),
+            spec, move(make_weights(spec, first, shape.dim, shape.dim, generator)),
+        )  # fmt: skip
+        x = torch.randn(shape.batch, shape.elements, shape.dim_in, device="cuda", dtype=dtype)
+        self.view = SetView(x)
+        self.query = torch.randn(1, shape.inducing, shape.dim, device="cuda", dtype=dtype)
+        self.dx = torch.empty_like(x)
+        self.grad = torch.randn(2, shape.batch, shape.inducing, shape.dim, device="cuda", dtype=dtype)
+
+    @property
+    def problem(self) -> Problem:
+        """The bucket and what rules go by."""
+        return problem_of(self.view, self.query.shape[1], self.stage)
+
+    def forward(self) -> Aggregated:
+        """What "forward" times."""
+        return aggregate_forward(self.view, self.query, self.stage)
+
+    def backward(self, saved: Aggregated) -> Tensor:
+        """What "sums" and "elements" time; returns all numbers it makes."""
+        dk, dv = self.grad.unbind()
+        gradients = aggregate_backward(self.view, self.query, self.stage, saved, (dk, dv), self.dx, add=False)
+        return torch.cat([self.dx.flatten(), gradients.latent_matrices, gradients.query_matrices])
+
+
+@contextmanager
+def forced(tiles: dict[str, Tile]) -> Iterator[None]:
+    """Passes run with these tiles, the others by rule."""
+    with mock.patch.object(config, "tuned", lambda problem, name: tiles.get(name)):
+        yield
+
+
+def candidates(rule: Tile) -> Iterator[Tile]:
+    """Tiles around the rule's, the rule's first."""
+    yield rule
+    sizes = sorted({max(16, rule.block_r // 2), rule.block_r, min(128, rule.block_r * 2)})
+    elements = sorted({max(16, rule.block_n // 2), rule.block_n, min(128, rule.block_n * 2)})
+    for block_r, block_n, warps, stages in itertools.product(sizes, elements, (4, 8), (1, 2, 3)):
+        if (tile := Tile(block_r, block_n, warps, stages)) != rule:
+            yield tile
+
+
+def fastest(rule: Tile, chosen: dict[str, Tile], name: str, run: Callable[[], Tensor]) -> tuple[Tile, float, float]:
+    """The fastest tile of a pass that gives the rule's numbers, its time and the rule's, in ms."""
+    with forced(chosen | {name: rule}):
+        expected, own = run(), do_bench(run)
+    best, least = rule, own
+    for tile in candidates(rule):
+        with forced(chosen | {name: tile}):
+            try:
+                close = torch.allclose(run(), expected, rtol=TOLERANCE, atol=TOLERANCE * expected.abs().max().item())
+            except OutOfResources:
+                continue  # the tile does not fit this GPU
+            if close and (time := do_bench(run)) < least:
+                best, least = tile, time
+    return best, least, own
+
+
+def tune(case: Case) -> dict[str, Tile]:
+    """The fastest tile of every pass of a case."""
+    problem = case.problem
+    chosen: dict[str, Tile] = {}
+    rules = {"forward": (config.forward_tile, 1), "sums": (config.sums_tile, 2), "elements": (config.elements_tile, 2)}
+    for name, (rule, resident) in rules.items():
+        saved = case.forward()
+
+        def run(name: str = name, saved: Aggregated = saved) -> Tensor:
+            return case.forward().latents.out if name == "forward" else case.backward(saved)
+
+        tile, time, own = fastest(config.fit(problem, rule(problem), resident), chosen, name, run)
+        console.print(f"  {name}: {tuple(tile)} {time:.3f} ms, by rule {own:.3f} ms")
+        chosen[name] = tile
+    return chosen
+
+
+def main(shape: Annotated[list[str] | None, typer.Option(help="Only these named shapes.")] = None) -> None:
+    """Measure and write the table of this GPU."""
+    if not torch.cuda.is_available():
+        console.print("tuning measures a GPU, and PyTorch sees none here")
+        raise typer.Exit(1)
+    _, gpu = config.gpu_of(torch.device("cuda"))
+    path = config.CONFIGS / f"{gpu}.json"
+    table = json.loads(path.read_text()) if path.exists() else {}
+    for name in shape or [name for name in SHAPES if not SHAPES[name].ragged]:
+        case = Case(SHAPES[name], torch.bfloat16)
+        console.print(f"{name}: {case.problem.key}")
+        table[case.problem.key] = {key: tile._asdict() for key, tile in tune(case).items()}
+        path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
+    console.print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
