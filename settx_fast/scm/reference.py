@@ -97,7 +97,7 @@ def apply(name: str, x: Floats) -> Floats:
         case "leaky_relu":
             return np.where(x > 0, x, 0.01 * x)
         case "sigmoid":
-            return 1 / (1 + np.exp(-x))
+            return np.exp(-np.logaddexp(0, -x))
         case "sine":
             return np.sin(x)
         case "identity":
