@@ -1,7 +1,6 @@
 """Datasets from structural causal models (SCMs): a prior over SCMs, a sampler in C++, and exact properties."""
 
 from settx_fast.scm import presets, properties
-, properties
 from settx_fast.scm.distributions import Constant, LogUniform, Normal, Uniform
 from settx_fast.scm.graphs import (
     Bipartite,
@@ -84,7 +83,6 @@ __all__ = [
     "UserGraph",
     "WattsStrogatz",
     "presets",
-    "properties",
     "properties",
     "resample",
     "sample",
