@@ -52,9 +52,26 @@ class Launch:
     options: Any
 
     @property
+    def kernel(self) -> JITFunction[Any]:
+        """The function; launches travel between processes by its name."""
+        kernel: JITFunction[Any] = getattr(importlib.import_module(self.module), self.name)
+        return kernel
+
+    @property
     def key(self) -> tuple[Any, ...]:
-        """Equal for launches that compile to the same program."""
-        return self.arch, self.name, str(self.signature), str(self.constants), str(self.attributes), str(self.options)
+        """Equal for launches of one program, whatever numbers Triton specialised it for (1, multiples of 16)."""
+        declared = {i for i, param in enumerate(self.kernel.params) if param.is_constexpr}
+        constants = {path: value for path, value in self.constants.items() if value is None or path[0] in declared}
+        types = [kind for kind in _flat(self.signature.values()) if kind.startswith("*")]
+        return self.arch, self.module, self.name, str(constants), str(types), self.options.num_warps
+
+
+def _flat(kinds: Iterable[Any]) -> Iterator[str]:
+    for kind in kinds:
+        if isinstance(kind, tuple):
+            yield from _flat(kind)
+        else:
+            yield kind
 
 
 @dataclass(frozen=True)
@@ -95,8 +112,7 @@ def record(problem: str, arch: int, run: Callable[[], object]) -> list[Launch]:
 
 def compile_ahead(launch: Launch) -> Usage:
     """Compile one launch and read what it uses."""
-    kernel = getattr(importlib.import_module(launch.module), launch.name)
-    source = ASTSource(kernel, launch.signature, launch.constants, launch.attributes)
+    source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
     where = (launch.name, launch.problem, launch.arch, launch.options.num_warps)
     try:
         program = triton.compile(source, GPUTarget("cuda", launch.arch, 32), launch.options.__dict__)

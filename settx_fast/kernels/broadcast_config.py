@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 
 from settx_fast._block import BlockSpec
+from settx_fast.kernels.config import products_of
 from settx_fast.kernels.primitives import matrix_precision, padded
 
 
@@ -24,12 +25,14 @@ class Block:
     width: int
     scale: float
     precision: str
+    products: str
 
     @classmethod
     def of(cls, spec: BlockSpec, dim_in: int, dim: int, keys: int, dtype: torch.dtype) -> Block:
         """The block of tensors of a dtype."""
         scale, precision = spec.score_scale(dim), matrix_precision(dtype)
-        return cls(spec, dim_in, dim, keys, dim // spec.num_heads, padded(keys), padded(dim), scale, precision)
+        head, products = dim // spec.num_heads, products_of(dtype)
+        return cls(spec, dim_in, dim, keys, head, padded(keys), padded(dim), scale, precision, products)
 
     @property
     def norm_input(self) -> bool:
@@ -98,25 +101,38 @@ class BackwardTiles:
     inputs: InputTiles
 
 
-def forward_tiles(block: Block, rows: int = 64) -> ForwardTiles:
-    """Tiles of the forward kernel."""
-    heads, wide = block.spec.num_heads, block.width > 128
+def forward_tiles(block: Block) -> ForwardTiles:
+    """Tiles of the forward kernel: all that a tile needs stays in registers, weights pass through shared memory."""
+    heads, head, wide = block.spec.num_heads, padded(block.E), block.width > 128
+    if block.products == "exact":
+        return ForwardTiles(16, 1, head, min(padded(block.C), 32), 16, True, 8, 2)
+    if block.products == "tf32":
+        return ForwardTiles(64, 1, head, min(padded(block.C), 32 if wide else 128), 32, True, 8, 2)
     together = heads * block.keys <= 128 and not (wide and block.spec.output_projection)
-    group = heads if together else 1
-    group_width = block.width if together else padded(block.E)
-    inputs = min(padded(block.C), 64 if wide else 128)
-    return ForwardTiles(rows, group, group_width, inputs, 64, wide, 8 if wide else 4, 2)
+    group, group_width = (heads, block.width) if together else (1, head)
+    if wide:
+        return ForwardTiles(64, group, group_width, min(padded(block.C), 32), 32, True, 8, 2)
+    return ForwardTiles(64, group, group_width, padded(min(block.C, 128)), 64, False, 4, 2)
 
 
 def backward_tiles(block: Block) -> BackwardTiles:
     """Tiles of the backward kernels."""
-    wide, head = block.width > 128, padded(block.E)
+    head, inputs, wide = padded(block.E), padded(block.C), block.width > 128
+    piece = min(head, 64)
+    if block.products == "exact":
+        return BackwardTiles(
+            forward_tiles(block), LayerTiles(16, 16, True, 8, 2), AttentionTiles(16, 1, head, piece, 8, 2),
+            InputTiles(16, inputs, 16, 8, 2),
+        )  # fmt: skip
+    if block.products == "tf32":
+        return BackwardTiles(
+            replace(forward_tiles(block), rows=16), LayerTiles(16 if wide else 32, 32, True, 8, 2),
+            AttentionTiles(32, 1, head, piece, 8, 2), InputTiles(32, inputs, 32, 8, 2),
+        )  # fmt: skip
     return BackwardTiles(
-        forward_tiles(block, rows=32),
-        LayerTiles(32, 64, wide, 8 if wide else 4, 2),
-        AttentionTiles(64, 1, head, min(head, 64), 4, 2),
-        InputTiles(32, padded(block.C), 64, 4, 2),
-    )
+        forward_tiles(block), LayerTiles(32 if wide else 64, 32, True, 8, 2), AttentionTiles(64, 1, head, piece, 4, 2),
+        InputTiles(64 if inputs <= 128 else 32, inputs, 64, 8, 2),
+    )  # fmt: skip
 
 
 CHUNK_ROWS = 65_536  # rows of the backward's temporaries

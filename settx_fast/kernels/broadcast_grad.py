@@ -154,7 +154,7 @@ class Job:
             num_sets = (first_run + num_runs - 1) // runs_of_set + 1 - first_set
         kernels.merge_keys_kernel[(num_sets * triton.cdiv(size, 256),)](
             self.key_sums, self.dk, self.dv, x, first_run, num_runs, self.run_rows, first_set,
-            SIZE=size, BLOCK=256, num_warps=4,
+            SIZE=size, BLOCK=256, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
 
     def _add_weights(self, x: Rows, first_run: int, num_runs: int) -> None:
@@ -184,9 +184,11 @@ class Job:
     def _norm_gradients(self) -> dict[str, Tensor]:
         flat = self.k.new_empty(self.norm_sums.shape[1])
         sum_rows(self.norm_sums, flat)
-        first, second = flat[: -2 * self.block.D].view(2, -1), flat[-2 * self.block.D :].view(2, -1)
-        named = {"g0": first[0], "b0": first[1], "g1": second[0], "b1": second[1]}
-        return {name: sums.clone() for name, sums in named.items() if getattr(self.weights, name) is not None}
+        second = self.block.D
+        first = flat.numel() // 2 - second
+        parts = split_copies(flat, [(first,), (first,), (second,), (second,)])
+        named = zip(("g0", "b0", "g1", "b1"), parts, strict=True)
+        return {name: part for name, part in named if getattr(self.weights, name) is not None}
 
 
 def launch_options(tiles: Any) -> dict[str, Any]:
