@@ -43,6 +43,10 @@ native-test: install
 kernels-check: install
 	$(BIN)/python -m benchmarks.kernels_check
 
+# In the environment at hand, which may be bare and offline: no .venv.
+gpu:
+	$(PYTHON) -m benchmarks.gpu
+
 # The report is looked at in a real browser.
 browser:
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
