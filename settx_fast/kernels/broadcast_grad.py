@@ -19,6 +19,7 @@ from settx_fast.kernels.primitives import contiguous
 from settx_fast.kernels.sets import SetView
 from settx_fast.kernels.weight_gradients import SPLITS, split_copies, sum_rows, weight_gradient_kernel
 
+KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")  # of the block, but read by stage A alone
 NO_WEIGHTS = BlockWeights(*[None] * len(BlockWeights._fields))  # type: ignore[arg-type]
 
 
@@ -31,22 +32,25 @@ def broadcast_backward(
     grad_out is the gradient of `broadcast_forward`'s output, in its layout; dx is zero outside the sets. Sums over rows
     run in an order that the shapes fix, so that the same inputs give the same bits.
     """
-    block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
     if not x.x.numel():
-        shapes = {name: w for name, w in weights._asdict().items() if w is not None and name not in KEY_WEIGHTS}
-        return torch.zeros_like(k), torch.zeros_like(v), NO_WEIGHTS._replace(
-            **{name: torch.zeros_like(w) for name, w in shapes.items()}
-        )  # fmt: skip
-    rows = run_rows(x.longest, x.x.shape[:-1].numel())
-    runs = num_blocks(x, rows)
-    job = Job(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles or backward_tiles(block), rows,
-              runs, min(runs, max(1, chunk_rows // rows)))  # fmt: skip
-    for first_run in range(0, runs, job.chunk_runs):
-        job.backward(grad_out, dx, first_run, min(job.chunk_runs, runs - first_run))
+        zeros = {n: torch.zeros_like(w) for n, w in weights._asdict().items() if w is not None and n not in KEY_WEIGHTS}
+        return torch.zeros_like(k), torch.zeros_like(v), NO_WEIGHTS._replace(**zeros)
+    block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
+    job = new_job(x, k, v, weights, block, tiles or backward_tiles(block), chunk_rows)
+    for first_run in range(0, job.num_runs, job.chunk_runs):
+        job.backward(grad_out, dx, first_run, min(job.chunk_runs, job.num_runs - first_run))
     return job.dk.to(k.dtype), job.dv.to(k.dtype), job.weight_gradients()
 
 
-KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
+def new_job(
+    x: SetView, k: Tensor, v: Tensor, weights: BlockWeights, block: Block, tiles: BackwardTiles,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Job:  # fmt: skip
+    """Cut the sets into runs and the runs into chunks, by shapes alone."""
+    rows = run_rows(x.longest, x.x.shape[:-1].numel())
+    runs = num_blocks(x, rows)
+    chunk_runs = min(runs, max(1, chunk_rows // rows))
+    return Job(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles, rows, runs, chunk_runs)
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,14 @@ class Job:
         block, spec = self.block, self.block.spec
         two_layers, hidden = spec.ffn_dim is not None, spec.ffn_dim or block.D
 
-        def rows(width: int, wanted: bool = True) -> Tensor | None:
-            return self.k.new_empty(self.chunk_runs * self.run_rows, width) if wanted else None
+        def rows(width: int) -> Tensor:
+            return self.k.new_empty(self.chunk_runs * self.run_rows, width)
 
         return Chunk(
-            x=rows(block.C), q=rows(block.D), a=rows(block.D, spec.output_projection), o=rows(block.D),
-            u=rows(block.D), f=rows(hidden, two_layers), d_o=rows(block.D), d_z=rows(hidden),
-            d_y=rows(block.D, two_layers), d_q=rows(block.D),
-        )  # type: ignore[arg-type]  # fmt: skip
+            x=rows(block.C), q=rows(block.D), a=rows(block.D) if spec.output_projection else None, o=rows(block.D),
+            u=rows(block.D), f=rows(hidden) if two_layers else None, d_o=rows(block.D), d_z=rows(hidden),
+            d_y=rows(block.D) if two_layers else None, d_q=rows(block.D),
+        )  # fmt: skip
 
     @cached_property
     def dk(self) -> Tensor:

@@ -66,7 +66,9 @@ def sum_rows_kernel(sums_ptr, total_ptr, num_rows, width, ROWS: tl.constexpr, BL
 def sum_rows(sums: Tensor, total: Tensor) -> None:
     """Write the sum over the first axis of fp32 `sums` to the vector `total`."""
     width = total.numel()
-    sum_rows_kernel[(triton.cdiv(width, 64),)](sums, total, sums.shape[0], width, ROWS=16, BLOCK=64, num_warps=4, enable_fp_fusion=True)
+    sum_rows_kernel[(triton.cdiv(width, 64),)](
+        sums, total, sums.shape[0], width, ROWS=16, BLOCK=64, num_warps=4, enable_fp_fusion=True
+    )
 
 
 def split_copies(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:

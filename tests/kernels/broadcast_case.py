@@ -13,6 +13,7 @@ from settx_fast import reference
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._layers import first_norm
 from settx_fast._sets import Sets
+from settx_fast.kernels.broadcast_config import Block, backward_tiles, forward_tiles
 from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.broadcast_grad import broadcast_backward
 from settx_fast.kernels.sets import SetView
@@ -33,6 +34,7 @@ class Case:
     lengths: tuple[int, ...] | None = None
     packed: bool = False
     dtype: torch.dtype = torch.float32
+    tiles_of: torch.dtype = torch.bfloat16  # the type whose tiles are used: large ones, which the interpreter likes
 
     @property
     def spec(self) -> BlockSpec:
@@ -93,10 +95,17 @@ def keys_values(problem: Problem, spec: BlockSpec) -> tuple[Tensor, Tensor]:
     return F.linear(source, w.w_k, w.b_k), F.linear(source, w.w_v, w.b_v)
 
 
-def forward(problem: Problem, spec: BlockSpec) -> Tensor:
+def block_of(case: Case) -> Block:
+    """What the case's tiles are chosen by."""
+    return Block.of(case.spec, case.dim_in, case.dim, case.keys, case.tiles_of)
+
+
+def forward(problem: Problem, case: Case) -> Tensor:
     """The kernels' output."""
     with torch.no_grad():
-        return broadcast_forward(view(problem.x), *keys_values(problem, spec), problem.weights, spec)
+        return broadcast_forward(
+            view(problem.x), *keys_values(problem, case.spec), problem.weights, case.spec, forward_tiles(block_of(case))
+        )  # fmt: skip
 
 
 class Broadcast(torch.autograd.Function):
@@ -124,10 +133,11 @@ def gradients(problem: Problem, out: Tensor) -> dict[str, Tensor]:
     return {n: torch.zeros_like(t) if g is None else g for (n, t), g in zip(inputs.items(), found, strict=True)}
 
 
-def kernel_gradients(problem: Problem, spec: BlockSpec, **options: Any) -> dict[str, Tensor]:
+def kernel_gradients(problem: Problem, case: Case, **options: Any) -> dict[str, Tensor]:
     """The kernels' gradients; keys and values go back to h in library calls."""
-    k, v = keys_values(problem, spec)
-    out = Broadcast.apply(spec, problem.x, options, problem.x.rows, k, v, *problem.weights)
+    k, v = keys_values(problem, case.spec)
+    options = {"tiles": backward_tiles(block_of(case)), **options}
+    out = Broadcast.apply(case.spec, problem.x, options, problem.x.rows, k, v, *problem.weights)
     return gradients(problem, out)
 
 
@@ -139,7 +149,7 @@ def oracle(problem: Problem, spec: BlockSpec) -> Tensor:
 def check_forward(case: Case, device: torch.device) -> None:
     """The kernels are as close to the fp64 oracle as the reference in the case's dtype."""
     problem = make_problem(case)
-    actual = forward(problem.to(case.dtype, device), case.spec)
+    actual = forward(problem.to(case.dtype, device), case)
     expected = [oracle(problem.to(dtype), case.spec) for dtype in (case.dtype, torch.float64)]
     assert_close_to_oracle(actual, *expected)
 
@@ -147,7 +157,7 @@ def check_forward(case: Case, device: torch.device) -> None:
 def check_backward(case: Case, device: torch.device, **options: Any) -> None:
     """Every gradient is as close to the fp64 oracle as the reference's in the case's dtype."""
     problem = make_problem(case)
-    actual = kernel_gradients(problem.to(case.dtype, device), case.spec, **options)
+    actual = kernel_gradients(problem.to(case.dtype, device), case, **options)
     expected = []
     for dtype in (case.dtype, torch.float64):
         copy = problem.to(dtype)

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from broadcast_case import Case, check_backward, check_forward, forward, make_problem
+from broadcast_case import Case, check_backward, check_forward, forward, kernel_gradients, make_problem
 
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast.kernels.broadcast_config import Block, backward_tiles
+from settx_fast.kernels.broadcast_grad import new_job
+from settx_fast.kernels.sets import SetView
 from settx_fast.testing import TABULAR, VARIANTS
 
 SHAPES = {
@@ -61,6 +65,13 @@ def test_every_gradient_of_every_shape_matches_the_oracle(name: str, device: tor
     check_backward(SHAPES[name], device, chunk_rows=64)
 
 
+@pytest.mark.parametrize("variant", ["original", "tabular"])
+def test_tiles_of_exact_products_match_the_oracle(variant: str, device: torch.device) -> None:
+    case = Case(batch=1, dim_in=32, elements=40, options=VARIANTS[variant], tiles_of=torch.float32)
+    check_forward(case, device)
+    check_backward(case, device)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("variant", ["original", "tabular"])
 def test_low_precision_is_no_worse_than_the_reference(variant: str, dtype: torch.dtype, device: torch.device) -> None:
@@ -71,9 +82,7 @@ def test_low_precision_is_no_worse_than_the_reference(variant: str, dtype: torch
 
 def test_rows_outside_their_set_are_zero_and_never_influence_others(device: torch.device) -> None:
     case = Case(batch=3, elements=70, lengths=(70, 0, 5))
-    nan, ones = (
-        forward(make_problem(case, junk=junk).to(torch.float32, device), case.spec) for junk in (float("nan"), 1.0)
-    )
+    nan, ones = (forward(make_problem(case, junk=junk).to(torch.float32, device), case) for junk in (float("nan"), 1.0))
     assert torch.equal(nan, ones)
     assert not nan[1].any()
     assert not nan[2, 5:].any()
@@ -81,9 +90,7 @@ def test_rows_outside_their_set_are_zero_and_never_influence_others(device: torc
 
 def test_layouts_of_the_same_sets_give_the_same_bits(device: torch.device) -> None:
     case = Case(batch=3, elements=70, lengths=(70, 3, 64))
-    padded, packed = (
-        forward(make_problem(c).to(torch.float32, device), c.spec) for c in (case, replace(case, packed=True))
-    )
+    padded, packed = (forward(make_problem(c).to(torch.float32, device), c) for c in (case, replace(case, packed=True)))
     assert torch.equal(torch.cat([padded[b, :length] for b, length in enumerate(case.lengths)]), packed)
 
 
@@ -91,14 +98,49 @@ def test_strided_elements_are_read_in_place(device: torch.device) -> None:
     case = Case(elements=70, dim_in=16)
     problem = make_problem(case).to(torch.float32, device)
     rows = problem.x.rows.detach()
-    expected = forward(problem, case.spec)
+    expected = forward(problem, case)
     wide = torch.full((70, 2, 40), float("nan"), device=device)
     strided = wide.transpose(0, 1)[..., 3:19]
     strided.copy_(rows)
-    assert torch.equal(forward(problem._replace(x=problem.x._replace(rows=strided)), case.spec), expected)
+    assert torch.equal(forward(problem._replace(x=problem.x._replace(rows=strided)), case), expected)
 
 
 @pytest.mark.parametrize(("batch", "elements"), [(0, 5), (2, 0)])
 def test_no_rows_give_no_rows(batch: int, elements: int, device: torch.device) -> None:
     case = Case(batch=batch, elements=elements)
-    assert forward(make_problem(case).to(torch.float32, device), case.spec).shape == (batch, elements, case.dim)
+    assert forward(make_problem(case).to(torch.float32, device), case).shape == (batch, elements, case.dim)
+
+
+def test_no_rows_have_no_gradients(device: torch.device) -> None:
+    case = Case(batch=2, elements=0)
+    assert not any(g.any() for g in kernel_gradients(make_problem(case).to(torch.float32, device), case).values())
+
+
+def test_gradients_repeat_bit_for_bit(device: torch.device) -> None:
+    case = Case(batch=3, elements=200, lengths=(200, 0, 130))
+    problem = make_problem(case).to(torch.float32, device)
+    first, second = (kernel_gradients(problem, case, chunk_rows=128) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_rows_outside_their_set_never_influence_a_gradient(device: torch.device) -> None:
+    case = Case(batch=3, elements=70, lengths=(70, 0, 5))
+    nan, ones = (
+        kernel_gradients(make_problem(case, junk=junk).to(torch.float32, device), case) for junk in (float("nan"), 1.0)
+    )
+    assert all(torch.equal(nan[name], ones[name]) for name in nan)
+    assert not nan["x"][1].any()
+    assert not nan["x"][2, 5:].any()
+
+
+def test_temporaries_of_the_backward_do_not_grow_with_the_sets(device: torch.device) -> None:
+    def largest_temporary(elements: int) -> int:
+        meta = {"device": "meta", "dtype": torch.bfloat16}
+        block = Block.of(BlockSpec(4, norm="layer"), 128, 128, 32, torch.bfloat16)
+        weights = BlockWeights(*(torch.empty(128, 128, **meta) for _ in BlockWeights._fields))
+        k = torch.empty(4, 32, 128, **meta)
+        job = new_job(SetView(torch.empty(4, elements, 128, **meta)), k, k, weights, block, backward_tiles(block))
+        sums = (job.key_sums, job.weight_sums, job.norm_sums)
+        return sum(t.nbytes for t in (*job.chunk, *sums) if t is not None)
+
+    assert largest_temporary(1_000_000) == largest_temporary(10_000_000) <= 65_536 * 2048

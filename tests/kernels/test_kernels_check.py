@@ -1,0 +1,68 @@
+"""The check of compiled kernels can fail; it compiles, so it runs in a process that has no interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import dataclasses, json, sys
+import torch
+from benchmarks.kernels_check import Launch, compile_ahead, fault, record, unique
+from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast.kernels.broadcast_config import Block, forward_tiles
+from settx_fast.kernels.broadcast_forward import broadcast_forward
+from settx_fast.kernels.sets import SetView
+
+spec = BlockSpec(4, norm="layer")
+meta = {"device": "meta", "dtype": torch.bfloat16}
+x, k = torch.empty(2, 256, 64, **meta), torch.empty(2, 16, 64, **meta)
+weights = BlockWeights(*(torch.empty(64, 64, **meta) for _ in range(8)), g0=k[0, 0], b0=k[0, 0], g1=k[0, 0], b1=k[0, 0])
+fitting = forward_tiles(Block.of(spec, 64, 64, 16, torch.bfloat16))
+found = {}
+for name, tiles in {"shipped": fitting, "oversized": dataclasses.replace(fitting, rows=256)}.items():
+    launches = unique(record(name, 90, lambda: broadcast_forward(SetView(x), k, k, weights, spec, tiles)))
+    found[name] = [dataclasses.asdict(compile_ahead(launch)) for launch in launches]
+shipped = launches[0]
+found["limits"] = [
+    fault(shipped, 0, 0, {"wgmma": 1, "mma": 0}), fault(shipped, 65, 0, {"wgmma": 1, "mma": 0}),
+    fault(shipped, 0, 232_449, {"wgmma": 1, "mma": 0}), fault(shipped, 0, 0, {"wgmma": 0, "mma": 1}),
+    fault(dataclasses.replace(shipped, name="absorbed_kernel"), 0, 0, {"wgmma": 0, "mma": 1}),
+]
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, list]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_shipped_configuration_passes(found: dict[str, list]) -> None:
+    (usage,) = found["shipped"]
+    assert usage["kernel"] == "broadcast_forward_kernel"
+    assert not usage["fault"]
+    assert usage["registers"] > 0
+    assert usage["wgmma"] > 0
+
+
+def test_an_oversized_configuration_is_caught_spilling(found: dict[str, list]) -> None:
+    (usage,) = found["oversized"]
+    assert usage["stack"] > 64
+    assert usage["fault"] == f"spills {usage['stack']} bytes"
+
+
+def test_every_limit_is_held(found: dict[str, list]) -> None:
+    fine, spilling, large, slow, backward = found["limits"]
+    assert fine == ""
+    assert spilling == "spills 65 bytes"
+    assert large == "232449 bytes of shared memory, 232448 exist"
+    assert slow == "no wgmma"
+    assert backward == ""
