@@ -23,7 +23,7 @@ from settx_fast._sets import Sets
 Impl = Literal["reference", "blockwise", "composed", "triton"]
 
 # rows × width up to which saved activations stay in cache (measured with benchmarks/isab.py)
-_SAVED_ELEMENTS = 2**21
+_SAVED_ELEMENTS = 2**19
 
 _log = logging.getLogger(__name__)
 

@@ -68,5 +68,5 @@ def test_operators_pass_the_checks_of_torch_library(variant: str) -> None:
         *(spec.norm, spec.norm_eps),
     )
     torch.library.opcheck(torch.ops.settx_fast.aggregate.default, aggregate)
-    broadcast = (inputs.x, lengths, None, keys, values, None, query_weights(w, spec), *scalars(spec))
+    broadcast = (inputs.x, None, lengths, None, keys, values, None, query_weights(w, spec), *scalars(spec))
     torch.library.opcheck(torch.ops.settx_fast.broadcast.default, broadcast)

@@ -21,7 +21,7 @@ from settx_fast.blockwise.tiles import compute_dtype
 def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
     """MAB(query, key), see `functional.attention_block`."""
     if query.offsets is None and (key.offsets is not None or query.rows.shape[1] <= key.rows.shape[1]):
-        return _aggregate_block(query, key, weights, spec).to(query.rows.dtype)
+        return _aggregate_block(query, key, weights, spec)[0].to(query.rows.dtype)
     return _broadcast_block(query, key.padded(), weights, spec)
 
 
@@ -34,23 +34,23 @@ def induced_set_attention(
     spec_b: BlockSpec,
 ) -> Tensor:
     """MAB_b(x, MAB_a(inducing, x)), see `functional.induced_set_attention`."""
-    hidden = _aggregate_block(Sets(inducing), x, weights_a, spec_a)
-    return _broadcast_block(x, Sets(hidden), weights_b, spec_b)
+    hidden, stand_in = _aggregate_block(Sets(inducing), x, weights_a, spec_a)
+    return _broadcast_block(x, Sets(hidden), weights_b, spec_b, stand_in)
 
 
-def _aggregate_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
-    """The block for short queries, in the compute dtype."""
+def _aggregate_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> tuple[Tensor, Tensor]:
+    """The block for short queries, in the compute dtype, and the stand-in of `aggregate` for the key rows."""
     w = _cast(weights, key.rows)
     q_in, q_valid = query.cleaned()
     q_in = q_in.to(w.w_q.dtype)
     q = F.linear(first_norm(q_in, w, spec), w.w_q, w.b_q)
-    attended = _attend(q, key, w, spec)
+    attended, stand_in = _attend(q, key, w, spec)
     out = finish(q if spec.residual == "projected" else q_in, attended, w, spec)
-    return out if q_valid is None else out.masked_fill(~q_valid, 0)
+    return out if q_valid is None else out.masked_fill(~q_valid, 0), stand_in
 
 
-def _attend(q: Tensor, key: Sets, w: BlockWeights, spec: BlockSpec) -> Tensor:
-    """Concatenated heads (B, M, D) of projected queries (B or 1, M, D) over the key sets."""
+def _attend(q: Tensor, key: Sets, w: BlockWeights, spec: BlockSpec) -> tuple[Tensor, Tensor]:
+    """Concatenated heads (B, M, D) of projected queries (B or 1, M, D) over the key sets, and their stand-in."""
     heads, dim, width = spec.num_heads, q.shape[-1], key.rows.shape[-1]
     queries = q.unflatten(-1, (heads, -1)).transpose(1, 2) * spec.score_scale(dim)  # (B, h, M, E)
     num_queries = q.shape[1]
@@ -59,13 +59,14 @@ def _attend(q: Tensor, key: Sets, w: BlockWeights, spec: BlockSpec) -> Tensor:
     if heads * num_queries * width <= dim * (width + num_queries):
         w_k, w_v = (t.unflatten(0, (heads, -1)) for t in (w.w_k, w.w_v))  # (h, E, C)
         absorbed = (queries @ w_k).flatten(1, 2)[:, None]  # (B, 1, h·M, C)
-        y, _ = aggregate(*key_args, absorbed, None, gain, bias, spec.norm, spec.norm_eps)
+        y, _, stand_in = aggregate(*key_args, absorbed, None, gain, bias, spec.norm, spec.norm_eps)
         attended = y[:, 0].unflatten(1, (heads, -1)) @ w_v.mT
     else:
         w_kv = torch.cat([w.w_k, w.w_v])
-        attended, _ = aggregate(*key_args, queries, w_kv, gain, bias, spec.norm, spec.norm_eps)
+        attended, _, stand_in = aggregate(*key_args, queries, w_kv, gain, bias, spec.norm, spec.norm_eps)
     # b_k shifts all scores of a query alike and changes nothing; it enters so that its gradient is zero, not absent
-    return attended.transpose(1, 2).flatten(2) + w.b_v * _nonempty(key, attended) + 0 * w.b_k
+    attended = attended.transpose(1, 2).flatten(2) + w.b_v * _nonempty(key, attended) + 0 * w.b_k
+    return attended, stand_in
 
 
 def _nonempty(sets: Sets, like: Tensor) -> Tensor | int:
@@ -77,7 +78,9 @@ def _nonempty(sets: Sets, like: Tensor) -> Tensor | int:
     return int(sets.rows.shape[1] > 0)
 
 
-def _broadcast_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+def _broadcast_block(
+    query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec, stand_in: Tensor | None = None
+) -> Tensor:
     """The block for short keys, or for two long sides: then keys and values are made once, in full."""
     w = _cast(weights, query.rows)
     k_in, _ = key.cleaned()
@@ -88,7 +91,7 @@ def _broadcast_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockS
     if query.offsets is None:
         rows = rows.expand(key.num_sets, -1, -1)
     own = query_weights(w, spec)
-    return broadcast(rows, query.lengths, query.offsets, k, v, key.lengths, own, *scalars(spec))
+    return broadcast(rows, stand_in, query.lengths, query.offsets, k, v, key.lengths, own, *scalars(spec))
 
 
 def _cast(weights: BlockWeights, rows: Tensor) -> BlockWeights:

@@ -33,8 +33,11 @@ def aggregate(
     bias: Tensor | None,
     norm: str,
     eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Attention of queries (B or 1, h, m, e) over the rows of each set → y (B, h, m, e) and log2-sum-exp2 (B, h, m, 1).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention of queries (B or 1, h, m, e) over the rows of each set → y (B, h, m, e), log2-sum-exp2 (B, h, m, 1).
+
+    The third result stands for the rows in what reads them next: it has their shape, only zeros and no memory; the
+    gradient it gets is added, tile by tile, to that of the rows.
 
     w_kv (2·h·e, C) makes keys and values from rows, normed first where `gain` is given; None: they are the rows. An
     empty set has y = 0. Queries, weights and results are in the compute dtype of the rows.
@@ -52,12 +55,13 @@ def aggregate(
     whole = _Partial.empty(queries, slice(0, sets.num_sets))
     for sets_of_share, part in over_shares(tiles(sets, _scores_per_row(queries)), read):
         whole.add(sets_of_share, part)
-    return whole.result()
+    return *whole.result(), rows.new_zeros(1).expand(rows.shape)
 
 
 @custom_op("settx_fast::aggregate_backward", mutates_args=())
 def aggregate_backward(
     d_y: Tensor,
+    d_stand_in: Tensor | None,
     y: Tensor,
     lse: Tensor,
     rows: Tensor,
@@ -71,7 +75,7 @@ def aggregate_backward(
     eps: float,
     need_rows: bool,
 ) -> list[Tensor]:
-    """Gradients of rows, queries, w_kv, gain and bias; empty where there is no such tensor or `need_rows` is False."""
+    """Gradients of rows, queries, w_kv, gain and bias; empty for what is None or not needed."""
     sets = Sets(rows, lengths, offsets)
     d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
     delta = (d_y * y).sum(-1, keepdim=True)
@@ -89,7 +93,7 @@ def aggregate_backward(
             d_queries[sets_of_queries if shared else tile.within(span(share))] += d_q.sum(0) if shared else d_q
             d_x = keys.backward(d_scores, p, queries if shared else queries[b], d_y[b], need_rows)
             if d_x is not None:
-                tile.store(d_x, d_rows)
+                tile.store(d_x if d_stand_in is None else d_x.add_(tile.load(d_stand_in, d_x.dtype)), d_rows)
         return sets_of_queries, [d_queries, *keys.sums]
 
     d_queries, *d_parameters = (torch.zeros_like(t) for t in _present(queries, w_kv, gain, bias))
@@ -199,27 +203,30 @@ def _scores(queries: Tensor, sets: slice, keys: Tensor, outside: Tensor | None) 
 @aggregate.register_fake
 def _(rows, lengths, offsets, queries, w_kv, gain, bias, norm, eps):  # type: ignore[no-untyped-def]
     y = queries.new_empty(Sets(rows, lengths, offsets).num_sets, *queries.shape[1:])
-    return y, y[..., :1].clone()
+    return y, y.new_empty(*y.shape[:-1], 1), rows.new_zeros(1).expand(rows.shape)
 
 
 @aggregate_backward.register_fake
-def _(d_y, y, lse, rows, lengths, offsets, queries, w_kv, gain, bias, norm, eps, need_rows):  # type: ignore[no-untyped-def]
+def _(d_y, d_stand_in, y, lse, rows, lengths, offsets, queries, w_kv, gain, bias, norm, eps, need_rows):  # type: ignore[no-untyped-def]
     d_rows = torch.empty_like(rows) if need_rows else rows.new_empty(0)
     return [d_rows, *(torch.empty_like(t) for t in _present(queries, w_kv, gain, bias))]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.norm, ctx.eps = inputs
-    ctx.save_for_backward(*output, *tensors)
-    ctx.mark_non_differentiable(output[1])
+    y, lse, _ = output
+    ctx.save_for_backward(y, lse, *tensors)
+    ctx.mark_non_differentiable(lse)
+    ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, d_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, d_y: Tensor | None, _: None, d_stand_in: Tensor | None) -> tuple[Tensor | None, ...]:
+    refuse_second_derivative()
     need = ctx.needs_input_grad
-    gradients = aggregate_backward(d_y, *ctx.saved_tensors, ctx.norm, ctx.eps, need[0])
+    d_y = torch.zeros_like(ctx.saved_tensors[0]) if d_y is None else d_y
+    gradients = aggregate_backward(d_y, d_stand_in, *ctx.saved_tensors, ctx.norm, ctx.eps, need[0])
     d_rows, *d_rest = (g if wanted else None for g, wanted in zip(gradients, (need[0], *need[3:7]), strict=True))
     return d_rows, None, None, *d_rest, None, None
 
 
 aggregate.register_autograd(_differentiate, setup_context=_save)
-aggregate_backward.register_autograd(refuse_second_derivative)

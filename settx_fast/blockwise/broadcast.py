@@ -45,6 +45,7 @@ def _names(spec: BlockSpec) -> list[str]:
 @custom_op("settx_fast::broadcast", mutates_args=())
 def broadcast(
     rows: Tensor,
+    stand_in: Tensor | None,
     lengths: Tensor | None,
     offsets: Tensor | None,
     keys: Tensor,
@@ -61,6 +62,7 @@ def broadcast(
 ) -> Tensor:
     """Attention block of rows (B, N, C) or (R, C) on scaled keys and values (B, h, M, e) → rows h·e wide.
 
+    Where given, `stand_in` gets the gradient of the rows (see `aggregate`).
     Keys, values and `weights` (see `query_weights`) are in the compute dtype of the rows.
     """
     block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
@@ -153,7 +155,7 @@ def _elements_per_row(keys: Tensor) -> int:
 
 
 @broadcast.register_fake
-def _(rows, lengths, offsets, keys, values, key_lengths, weights, *spec):  # type: ignore[no-untyped-def]
+def _(rows, stand_in, lengths, offsets, keys, values, key_lengths, weights, *spec):  # type: ignore[no-untyped-def]
     return rows.new_empty(*rows.shape[:-1], weights[0].shape[0])
 
 
@@ -164,20 +166,23 @@ def _(d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *spec):
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, weights = inputs[:7]
-    ctx.scalars = inputs[7:]
-    ctx.save_for_backward(*tensors, *weights)
+    rows, stand_in, *tensors, weights = inputs[:8]
+    ctx.stands_in = stand_in is not None
+    ctx.scalars = inputs[8:]
+    ctx.save_for_backward(rows, *tensors, *weights)
 
 
 def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
+    refuse_second_derivative()
     rows, lengths, offsets, keys, values, key_lengths, *weights = ctx.saved_tensors
-    need_rows = ctx.needs_input_grad[0]
-    d_rows, d_keys, d_values, *d_weights = broadcast_backward(
+    need_rows = ctx.needs_input_grad[1 if ctx.stands_in else 0]
+    gradients = broadcast_backward(
         d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *ctx.scalars, need_rows
     )
-    nothing = [None] * len(ctx.scalars)
-    return d_rows if need_rows else None, None, None, d_keys, d_values, None, d_weights, *nothing
+    d_rows, d_keys, d_values, *d_weights = gradients
+    d_first = d_rows if need_rows else None
+    d_both = (None, d_first) if ctx.stands_in else (d_first, None)
+    return *d_both, None, None, d_keys, d_values, None, d_weights, *(None for _ in ctx.scalars)
 
 
 broadcast.register_autograd(_differentiate, setup_context=_save)
-broadcast_backward.register_autograd(refuse_second_derivative)

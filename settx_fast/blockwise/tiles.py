@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -118,6 +117,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def refuse_second_derivative(*_: object) -> NoReturn:
-    """Backward of the backward operators, which recompute and keep no graph."""
-    raise RuntimeError("a second derivative needs a graph of the backward: use impl='composed' or impl='reference'")
+def refuse_second_derivative() -> None:
+    """Raise RuntimeError in a backward that should be differentiated itself: it recomputes and keeps no graph."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("create_graph=True needs a graph of the backward: use impl='composed' or impl='reference'")

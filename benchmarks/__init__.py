@@ -1,0 +1,1 @@
+"""Measurements: `python -m benchmarks.isab`, `python -m benchmarks.scm`."""
