@@ -30,11 +30,11 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
     epochs: int = 10
-    epoch_steps: int = 200
+    epoch_steps: int = 300
     batch_size: int = 32
-    min_rows: int = 256
-    max_rows: int = 1000
-    learning_rate: float = 1e-3
+    min_rows: int = 128
+    max_rows: int = 512
+    learning_rate: float = 2e-3
     l1: float = 0.0
     l2: float = 0.0
     permute: bool = True
@@ -100,8 +100,8 @@ def for_prior(name: str, prior: scm.Prior, *, units: bool = False, **options: An
 
 
 _PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    "chain": lambda: for_prior("chain", scm.presets.chain(), units=True, learning_rate=2e-3),
-    "lucas": lambda: for_prior("lucas", scm.presets.lucas(), learning_rate=2e-3),
-    "random": lambda: for_prior("random", scm.presets.random_linear(8), learning_rate=2e-3),
+    "chain": lambda: for_prior("chain", scm.presets.chain(), units=True, epochs=8),
+    "lucas": lambda: for_prior("lucas", scm.presets.lucas(), epochs=20),
+    "random": lambda: for_prior("random", scm.presets.random_linear(8), epochs=6),
 }
 PRESETS = tuple(_PRESETS)

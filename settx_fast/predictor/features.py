@@ -36,8 +36,8 @@ class SetInputs(NamedTuple):
 
     elements (B, R, `FeatureConfig.element_dim`) float32; present (B, F) bool; slot (B, F) int64, the place of every
     column in the elements; feature_scale (B, F) and target_scale (B,) float32: the units in which the model answers,
-    standard deviations over the source rows (1 for a constant or absent column), or ones where the data's own units
-    carry meaning; negative for a column that is negated in the elements.
+    standard deviations over the source rows (1 for a constant or absent column), negative for a column that is negated
+    in the elements.
     """
 
     elements: Tensor
@@ -52,9 +52,9 @@ class FeatureConfig:
     """How rows become elements.
 
     max_variables: columns of the largest dataset, target included. max_environments: the target one included.
-    units: columns' log standard deviations are part of the input, and effects and risks are learned in the data's own
-    units (for priors whose units carry meaning); without, predictions follow when a column is shifted or rescaled.
-    interactions: products of every two columns are part of an element: second moments become means over the set.
+    units: columns' log standard deviations are part of the input (for priors whose units carry meaning); without,
+    predictions follow when a column is shifted or rescaled. interactions: products of every two columns are part of an
+    element: second moments become means over the set.
     """
 
     max_variables: int
@@ -122,7 +122,7 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
     if config.units:
         parts.append(scale.log().gather(2, order).expand(columns.shape))
     elements = torch.cat([part.float() for part in parts], -1)
-    unit = (sign if config.units else sign * scale).squeeze(1).float()
+    unit = (sign * scale).squeeze(1).float()
     return SetInputs(elements, observed.present, order[:, 0, :-1].argsort(-1), unit[:, :-1], unit[:, -1])
 
 
