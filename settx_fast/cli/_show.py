@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from settx_fast.scm import Prior
 
 ROLE_STYLES = {"cause": "green", "effect": "magenta", "spouse": "cyan", "unrelated": "dim"}
-EFFECTS = ("direct_effect_on_target", "direct_effect_of_target", "total_effect")
+EFFECTS = {"direct_effect_on_target": "→ target", "direct_effect_of_target": "target →", "total_effect": "total effect"}
 PREDICTORS = ("model", "mean", "classical")
 
 
@@ -57,7 +57,7 @@ def interval(value: Interval | MeasuredRisk) -> str:
 
 
 def _table(title: str, *headers: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
     for header in headers:
         table.add_column(header)
     return table
@@ -78,7 +78,7 @@ def _features(names: tuple[str, ...], limit: int = 4) -> str:
 
 
 def _columns(prediction: Prediction) -> Table:
-    table = _table("Columns", "column", "role", "probability", *(title(name).lower() for name in EFFECTS))
+    table = _table("Columns", "column", "role", "chance", *EFFECTS.values())
     for column in prediction.columns:
         role = f"[{ROLE_STYLES[column.role]}]{column.role}[/]"
         effects = (_effect(column.effects[name]) for name in EFFECTS)
