@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -35,21 +36,23 @@ PROBLEMS = {name: Problem(shape) for name, shape in SHAPES.items() if name not i
 def train_step(problem: Problem) -> None:
     """Launch what forward and backward of ISAB launch."""
     shape, spec = problem.shape, problem.shape.spec
-    meta = {"dtype": problem.dtype, "device": "meta"}
+    empty = partial(torch.empty, dtype=problem.dtype, device="meta")
 
     def weights(dim_query: int, dim_key: int) -> BlockWeights:
         drawn = make_weights(spec, dim_query, dim_key, shape.dim, torch.Generator())
-        return BlockWeights(*(None if w is None else w.to(**meta) for w in drawn))  # type: ignore[arg-type]
+        return BlockWeights(*(None if w is None else w.to("meta", problem.dtype) for w in drawn))  # type: ignore[arg-type]
 
-    x = torch.empty(shape.batch, shape.elements, shape.dim_in, **meta)
+    x = empty(shape.batch, shape.elements, shape.dim_in)
     view = SetView(x, lengths=torch.empty(shape.batch, dtype=torch.int64, device="meta") if shape.ragged else None)
-    inducing = torch.empty(1, shape.inducing, shape.dim, **meta)
+    inducing = empty(1, shape.inducing, shape.dim)
     stage = Stage(spec, weights(shape.dim, shape.dim_in), spec, weights(shape.dim_in, shape.dim))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(problem.precision)
     try:
         kept = aggregate_forward(view, inducing, stage)
         keys, values = kept.latents.next_keys, kept.latents.next_values
+        assert keys is not None
+        assert values is not None
         out = broadcast_forward(view, keys, values, stage.next_weights, spec)
         dx = torch.empty_like(x)
         dk, dv, _ = broadcast_backward(view, keys, values, stage.next_weights, spec, out, dx)

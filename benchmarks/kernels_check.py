@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from unittest import mock
@@ -100,7 +101,9 @@ def record(problem: str, arch: int, run: Callable[[], object]) -> list[Launch]:
         binder = create_function_from_signature(kernel.signature, kernel.params, backend)
         bound, specialization, options = binder(*args, debug=False, **kwargs)
         packed = kernel._pack_args(backend, {**kwargs, "debug": False}, bound, specialization, options)
-        launches.append(Launch(problem, arch, kernel.__module__, kernel.__name__, *packed[1:], options=packed[0]))
+        options, signature, constants, attributes = packed
+        name = kernel.__module__, kernel.__name__
+        launches.append(Launch(problem, arch, *name, signature, constants, attributes, options))
 
     def gpu_of(device: object) -> tuple[int, str]:
         return SHARED_MEMORY[arch], ""
@@ -121,7 +124,8 @@ def compile_ahead(launch: Launch) -> Usage:
     registers, stack = resources(program.asm["cubin"])
     counts = {name: len(re.findall(pattern, program.asm["ptx"])) for name, pattern in INSTRUCTIONS.items()}
     shared = program.metadata.shared
-    return Usage(*where, registers, stack, shared, **counts, fault=fault(launch, stack, shared, counts))
+    matrix = (counts["wgmma"], counts["tcgen05"], counts["mma"])
+    return Usage(*where, registers, stack, shared, *matrix, fault(launch, stack, shared, counts))
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
@@ -189,7 +193,7 @@ def main(
         launched
         for name in problem or PROBLEMS
         for capability in arch or SHARED_MEMORY
-        for launched in record(name, capability, lambda name=name: train_step(PROBLEMS[name]))
+        for launched in record(name, capability, partial(train_step, PROBLEMS[name]))
     )
     usages = list(check(unique(one for one in recorded if kernel in one.name), jobs))
     write_csv(usages, out)
