@@ -6,8 +6,11 @@ import csv
 import logging
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -149,24 +152,12 @@ def train(
         _check_directory(config, out, checkpoint, resume)
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(config.to_json())
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     training = Training(config)
-    trainer = lightning.Trainer(
-        max_epochs=config.epochs,
-        limit_train_batches=config.epoch_steps,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        log_every_n_steps=max(1, config.epoch_steps // 4),
-        gradient_clip_val=1.0,
-        accelerator=accelerator,
-        devices=devices,
-        strategy=strategy,
-        logger=_loggers(out),
-        callbacks=_callbacks(checkpoint, progress),
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-    )
-    trainer.fit(training, ckpt_path=checkpoint if resume else None)
+    with _quiet():
+        trainer = _trainer(
+            config, out, checkpoint, progress, accelerator=accelerator, devices=devices, strategy=strategy
+        )
+        trainer.fit(training, ckpt_path=checkpoint if resume else None)
     if trainer.is_global_zero:
         model = training.model.cpu().eval()
         measure_spread(model, validation_set(config))
@@ -190,23 +181,45 @@ def _is_first_process() -> bool:
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
-def _callbacks(checkpoint: Path, progress: bool) -> list[lightning.Callback]:
+def _trainer(config: TrainConfig, out: Path, checkpoint: Path, progress: bool, **hardware: Any) -> lightning.Trainer:
     keep = ModelCheckpoint(
-        checkpoint.parent,
-        filename=checkpoint.stem,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+        checkpoint.parent, filename=checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
-    return [keep, RichProgressBar()] if progress else [keep]
+    return lightning.Trainer(
+        max_epochs=config.epochs,
+        limit_train_batches=config.epoch_steps,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        log_every_n_steps=max(1, config.epoch_steps // 4),
+        gradient_clip_val=1.0,
+        logger=_loggers(out),
+        callbacks=[keep, RichProgressBar()] if progress else [keep],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        **hardware,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notes on hardware that is not there and directories that a resumed run is known to have."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in (r".*LeafSpec", r"Checkpoint directory .* exists", r"Experiment logs directory .* exists"):
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _loggers(out: Path) -> list[Logger]:
     table = CSVLogger(out, name="", version="")
     if _is_first_process():
         history = _history(out / "metrics.csv")
-        with warnings.catch_warnings():  # the logger deletes what is there, and says so
-            warnings.simplefilter("ignore")
-            table.experiment.metrics.extend(history)
+        table.experiment.metrics.extend(history)
     return [table, TensorBoardLogger(out, name="tensorboard", version="")]
 
 
