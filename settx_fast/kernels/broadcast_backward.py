@@ -72,7 +72,7 @@ def recompute_kernel(
         own_keys = b * (block.M * block.D)
         o = attend(
             x.ptr, row_offsets(x, b, rows), valid, k_ptr + own_keys, v_ptr + own_keys, w,
-            chunk, packed, block, tiles,
+            chunk, packed, chunk.o, packed * block.D, block, tiles,
         )  # fmt: skip
         columns = tl.arange(0, WIDTH)
         store_tile(chunk.o, packed * block.D, columns, valid, columns < block.D, o)

@@ -44,7 +44,8 @@ class Block:
 class ForwardTiles:
     """Rows of a tile; heads taken together and the padded width of their features; columns of x and of F at a time.
 
-    `staged` lets the single feed-forward layer read its rows from memory: its weight is too large to hold.
+    `staged` lets what is too large for the registers pass through memory: heads taken in turn, and the rows that a
+    single feed-forward layer multiplies by its weight, chunk by chunk.
     """
 
     rows: int
@@ -108,10 +109,9 @@ def forward_tiles(block: Block) -> ForwardTiles:
         return ForwardTiles(16, 1, head, min(padded(block.C), 32), 16, True, 8, 2)
     if block.products == "tf32":
         return ForwardTiles(64, 1, head, min(padded(block.C), 32 if wide else 128), 32, True, 8, 2)
-    together = heads * block.keys <= 128 and not (wide and block.spec.output_projection)
-    group, group_width = (heads, block.width) if together else (1, head)
     if wide:
-        return ForwardTiles(64, group, group_width, min(padded(block.C), 32), 32, True, 8, 2)
+        return ForwardTiles(64, 1, head, min(padded(block.C), 32), 32, True, 8, 2)
+    group, group_width = (heads, block.width) if heads * block.keys <= 128 else (1, head)
     return ForwardTiles(64, group, group_width, padded(min(block.C, 128)), 64, False, 4, 2)
 
 
@@ -130,7 +130,8 @@ def backward_tiles(block: Block) -> BackwardTiles:
             AttentionTiles(32, 1, head, piece, 8, 2), InputTiles(32, inputs, 32, 8, 2),
         )  # fmt: skip
     return BackwardTiles(
-        forward_tiles(block), LayerTiles(32 if wide else 64, 32, True, 8, 2), AttentionTiles(64, 1, head, piece, 4, 2),
+        replace(forward_tiles(block), warps=8), LayerTiles(32 if wide else 64, 32, True, 8, 2),
+        AttentionTiles(64, 1, head, piece, 4, 2),
         InputTiles(64 if inputs <= 128 else 32, inputs, 64, 8, 2),
     )  # fmt: skip
 

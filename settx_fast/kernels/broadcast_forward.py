@@ -88,11 +88,13 @@ def attention(q, keys, block: tl.constexpr, GROUP: tl.constexpr):
 
 @triton.jit
 def attend(
-    x_ptr, offsets, valid, k_ptr, v_ptr, w, kept, kept_rows, block: tl.constexpr, tiles: tl.constexpr
+    x_ptr, offsets, valid, k_ptr, v_ptr, w, kept, kept_rows, stage_ptr, stage_offsets,
+    block: tl.constexpr, tiles: tl.constexpr,
 ):  # fmt: skip
     """O = R + proj(concat_h(A_h V_h)) of a tile of elements of one set: (rows, width) in fp32.
 
-    Stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`, or None).
+    Stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`, or None). Where
+    tiles.staged, heads come together in memory, in the rows (D,) at stage_ptr + stage_offsets.
     """
     C: tl.constexpr = block.C
     E: tl.constexpr = block.E
@@ -101,6 +103,7 @@ def attend(
     GROUP: tl.constexpr = tiles.group
     GROUP_WIDTH: tl.constexpr = tiles.group_width
     CHUNK: tl.constexpr = tiles.inputs
+    STAGED: tl.constexpr = tiles.staged and block.spec.num_heads != GROUP and not block.spec.output_projection
     columns = tl.arange(0, WIDTH)
     inside = columns < block.D
     mean, factor = None, None
@@ -142,9 +145,15 @@ def attend(
         if block.spec.residual == "projected" or not block.spec.output_projection:
             if block.spec.num_heads == GROUP:
                 o += direct
+            elif STAGED:
+                store_tile(stage_ptr, stage_offsets, features, valid, own, direct)
             else:
                 place = (features[:, None] == columns[None, :]) & own[:, None]
                 o = multiply_add(direct, place.to(x.dtype), o, PRECISION)
+    if STAGED:
+        tl.debug_barrier()
+        o = load_tile(stage_ptr, stage_offsets, columns, valid, inside).to(tl.float32)
+        tl.debug_barrier()
     if block.spec.residual == "input":
         o += load_tile(x_ptr, offsets, columns, valid, inside).to(tl.float32)
     return o
@@ -164,7 +173,7 @@ def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles
         own_keys = b * (block.M * block.D)
         o = attend(
             x.ptr, row_offsets(x, b, rows), rows < length, k_ptr + own_keys, v_ptr + own_keys, w, None, None,
-            block, tiles,
+            out.ptr, out_offsets, block, tiles,
         )  # fmt: skip
         y = finish(o, out.ptr, out_offsets, rows < length, w, block, tiles)
         y = tl.where((rows < length)[:, None], y, 0.0)

@@ -163,13 +163,14 @@ class Job:
 
     def _add_weights(self, x: Rows, first_run: int, num_runs: int) -> None:
         splits, stride = self.weight_sums.shape
+        step = 16 if self.block.products == "exact" else 64
         start = 0
         for grad, seen in self.products.values():
             outs, ins = grad.shape[1], seen.shape[1]
             pieces = triton.cdiv(outs, 64) * triton.cdiv(ins, 64)
             weight_gradient_kernel[(splits * pieces,)](
                 grad, seen, self.weight_sums[:, start:], stride, x, self.view.num_sets, first_run, num_runs,
-                self.run_rows, splits, outs, ins, BLOCK=64, STEP=64, PRECISION=self.block.precision,
+                self.run_rows, splits, outs, ins, BLOCK=64, STEP=step, PRECISION=self.block.precision,
                 num_warps=4, num_stages=3, enable_fp_fusion=True,
             )  # fmt: skip
             start += outs * (ins + 1)
