@@ -56,10 +56,13 @@ def _reasons(
             yield f"a weight is not {x.dtype}, as the elements are"
 
 
-@torch.compiler.assume_constant_result
 def _missing(device: str, index: int | None) -> str | None:
     """What this machine lacks, found out once."""
     return _find_missing(device, index)
+
+
+# What torch.compiler.assume_constant_result does; calling it would import the whole compiler, and triton with it.
+_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
