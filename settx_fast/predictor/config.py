@@ -100,8 +100,8 @@ def for_prior(name: str, prior: scm.Prior, *, units: bool = False, **options: An
 
 
 _PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    "chain": lambda: for_prior("chain", scm.presets.chain(), units=True, epochs=6),
+    "chain": lambda: for_prior("chain", scm.presets.chain(), units=True, epochs=8),
     "lucas": lambda: for_prior("lucas", scm.presets.lucas(), epochs=20),
-    "random": lambda: for_prior("random", scm.presets.random_linear(8), epochs=5),
+    "random": lambda: for_prior("random", scm.presets.random_linear(8), epochs=6),
 }
 PRESETS = tuple(_PRESETS)
