@@ -71,14 +71,20 @@ def draw_tables(
 
 
 def evaluate_tables(
-    tables: dict[str, Tensor], row_offset: Tensor, num_rows: int, seed: int, num_threads: int, path: str = "best"
+    tables: dict[str, Tensor],
+    row_offset: Tensor,
+    num_rows: int,
+    seed: int,
+    num_threads: int,
+    path: str = "best",
+    out: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`values` and `environment`; row_offset (B, K + 1) says where every environment starts and ends."""
+    """`values` (in `out` if given) and `environment`; row_offset (B, K + 1): where environments start and end."""
     B, K, V = tables["bias"].shape
     sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]))
     check_memory(sizes, num_rows)
     rows = {  # NumPy asks for huge pages, torch does not
-        "values": torch.from_numpy(np.empty((B, num_rows, V), np.float32)),
+        "values": torch.from_numpy(np.empty((B, num_rows, V), np.float32)) if out is None else out,
         "environment": torch.from_numpy(np.empty((B, num_rows), np.int64)),
     }
     arrays = {name: tensor.numpy() for name, tensor in (tables | rows | {"row_offset": row_offset}).items()}
@@ -119,6 +125,18 @@ def check_memory(sizes: Sizes, num_rows: int) -> None:
             f"num_datasets, num_rows: expected a batch within this machine's memory of {available / 1e9:.1f} GB, "
             f"got {needed / 1e9:.1f} GB"
         )
+
+
+def check_out(out: object, shape: tuple[int, int, int], device: torch.device) -> None:
+    """Raise ValueError unless values of that shape can be written to `out` as they are."""
+    check(isinstance(out, Tensor), "out", "None or a tensor", type(out).__name__)
+    assert isinstance(out, Tensor)
+    check(out.dtype == torch.float32, "out.dtype", "torch.float32", out.dtype)
+    here = out.device.type == device.type and device.index in (None, out.device.index)
+    check(here, "out.device", repr(str(device)), str(out.device))
+    check(tuple(out.shape) == shape, "out.shape", f"(num_datasets, num_rows, variables) = {shape}", tuple(out.shape))
+    check(out.is_contiguous(), "out.stride()", "a contiguous tensor", out.stride())
+    check(not out.requires_grad, "out.requires_grad", "False", out.requires_grad)
 
 
 def check_seed(seed: object) -> None:

@@ -13,6 +13,7 @@ from settx_fast.scm._tables import (
     LAYOUT,
     Sizes,
     check_memory,
+    check_out,
     check_seed,
     draw_tables,
     evaluate_tables,
@@ -175,12 +176,14 @@ def sample(
     first_index: int = 0,
     device: str | torch.device = "cpu",
     num_threads: int | None = None,
+    out: Tensor | None = None,
 ) -> Batch:
     """Draw datasets first_index … first_index + num_datasets − 1 of the stream named by (prior, seed).
 
     A dataset is a pure function of (prior, seed, its index, num_rows): the same bits for any number of threads, any
     split into batches and any processor. Rows are split over the environments as evenly as possible, or by
-    `prior.target_share`. num_threads: None for as many as torch uses.
+    `prior.target_share`. num_threads: None for as many as torch uses. out: a contiguous float32 tensor (num_datasets,
+    num_rows, prior.max_variables) that `values` are written to and then are; what it held is lost.
 
     Raises ValueError naming field, expected and got, before anything is allocated.
     """
@@ -189,9 +192,11 @@ def sample(
     check_device(device)
     workers = threads(num_threads)
     check_memory(Sizes(num_datasets, prior.max_variables, prior.max_environments, 0), num_rows)
+    if out is not None:
+        check_out(out, (num_datasets, num_rows, prior.max_variables), torch.device(device))
     tables = draw_tables(prior, num_datasets, seed, first_index, workers)
     offset = split_rows(tables["is_target_environment"], tables["num_environments"], num_rows, prior.target_share)
-    tensors: dict[str, Any] = tables | evaluate_tables(tables, offset, num_rows, seed, workers)
+    tensors: dict[str, Any] = tables | evaluate_tables(tables, offset, num_rows, seed, workers, out=out)
     return Batch(**tensors, prior=prior, seed=seed)
 
 

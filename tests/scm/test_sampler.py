@@ -279,6 +279,32 @@ def test_bad_requests_name_field_expected_and_got(change, message):
         scm.sample(**(GOOD | change))
 
 
+def test_values_land_in_the_tensor_given_for_them():
+    out = torch.full((7, 33, EVERYTHING.max_variables), torch.nan)
+    batch = scm.sample(EVERYTHING, 7, 33, seed=2, out=out)
+    assert batch.values.data_ptr() == out.data_ptr()
+    assert_same(batch, scm.sample(EVERYTHING, 7, 33, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (np.zeros((2, 10, 6), np.float32), "out: expected None or a tensor, got 'ndarray'"),
+        (torch.zeros(2, 10, 6, dtype=torch.float64), "out.dtype: expected torch.float32, got torch.float64"),
+        (torch.zeros(2, 10, 5), r"out.shape: expected .* = \(2, 10, 6\), got \(2, 10, 5\)"),
+        (torch.zeros(120), r"out.shape: expected .* got \(120,\)"),
+        (torch.zeros(2, 6, 10).mT, r"out.stride\(\): expected a contiguous tensor, got \(60, 1, 10\)"),
+        (torch.zeros(1, 10, 6).expand(2, 10, 6), r"out.stride\(\): .* got \(0, 6, 1\)"),
+        (torch.zeros(2, 10, 6, device="meta"), "out.device: expected 'cpu', got 'meta'"),
+        (torch.zeros(2, 10, 6, requires_grad=True), "out.requires_grad: expected False, got True"),
+    ],
+)
+def test_a_tensor_that_cannot_hold_the_values_is_refused_before_anything_is_drawn(out, message, monkeypatch):
+    monkeypatch.setattr("settx_fast.scm.sampler.draw_tables", None)
+    with pytest.raises(ValueError, match=message):
+        scm.sample(**GOOD, out=out)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
