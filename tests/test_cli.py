@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from settx_fast import scm
-from settx_fast.cli import app
+from settx_fast.cli import _parquet, app
 from settx_fast.cli.sample import PRESETS, load_prior
 from settx_fast.predictor import training
 from settx_fast.predictor.config import TrainConfig, preset
@@ -210,14 +210,112 @@ def test_sampled_files_hold_the_datasets_and_all_it_takes_to_repeat_them(tmp_pat
     assert len(edges) == int((batch.adjacency.sum((1, 2)) * batch.num_environments).sum())
 
 
-def test_chunks_leave_no_trace_in_the_sampled_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = sys.modules["settx_fast.cli.sample"]
-    run("sample", "chain", "-n", "7", "-r", "20", "--out", tmp_path / "whole.parquet")
-    monkeypatch.setattr(sample, "VALUES_PER_CHUNK", 2 * 20 * 3)
-    run("sample", "chain", "-n", "7", "-r", "20", "--out", tmp_path / "chunks.parquet")
+PARTS = ("random_linear", "-n", "7", "-r", "20", "--seed", "3")  # of 20 · 12 values a dataset
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_parquet, "VALUES_PER_PART", 2 * 20 * 12)
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+def test_parts_leave_no_trace_in_the_sampled_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("sample", *PARTS, "--out", tmp_path / "whole.parquet")
+    monkeypatch.setattr(_parquet, "VALUES_PER_PART", 2 * 20 * 12)
+    run("sample", *PARTS, "--out", tmp_path / "parts.parquet")
     for name in ("", ".graphs"):
-        whole, chunks = (pd.read_parquet(tmp_path / f"{kind}{name}.parquet") for kind in ("whole", "chunks"))
-        pd.testing.assert_frame_equal(whole, chunks)
+        whole, parts = (pd.read_parquet(tmp_path / f"{kind}{name}.parquet") for kind in ("whole", "parts"))
+        pd.testing.assert_frame_equal(whole, parts)
+
+
+KILLED = """
+import os, sys
+from settx_fast.cli import _parquet, main
+_parquet.VALUES_PER_PART = 2 * 20 * 12
+left = {calls}
+write = _parquet._write
+def write_or_die(path, *rest):
+    global left
+    left -= 1
+    if left < 0:
+        path.with_name(path.name + ".part").write_bytes(b"half a file")
+        os.kill(os.getpid(), 9)
+    write(path, *rest)
+_parquet._write = write_or_die
+sys.argv = ["settx-fast", "sample", *{arguments!r}]
+main()
+"""
+
+
+@pytest.mark.parametrize("calls", [0, 3, 4, 8, 9])  # of 2 writes for each of 4 parts, and 2 at the end
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, small_parts: None, calls: int) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    arguments = (*PARTS, "--quiet", "--out", str(killed / "x.parquet"))
+    code = KILLED.format(calls=calls, arguments=arguments)
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -9
+    assert not (killed / "x.parquet").exists()
+    done = {path: path.stat().st_mtime_ns for path in (killed / "x.parquet.parts").glob("rows-*.parquet")}
+    assert len(done) == min(4, calls // 2)
+
+    def removing_nothing(path: Path) -> None:
+        assert all(path.stat().st_mtime_ns == time for path, time in done.items())  # what was done is not done again
+        remove(path)
+
+    remove = _parquet.shutil.rmtree
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_parquet.shutil, "rmtree", removing_nothing)
+        assert run("sample", *arguments).exit_code == 0
+    assert run("sample", *PARTS, "--out", whole / "x.parquet").exit_code == 0
+    assert files_in(killed) == files_in(whole)
+    assert set(files_in(killed)) == {"x.parquet", "x.graphs.parquet"}
+    assert not (killed / "x.parquet.parts").exists()
+
+
+def test_shards_together_are_the_whole(tmp_path: Path) -> None:
+    assert run("sample", *PARTS, "--first-index", "5", "--out", tmp_path / "x.parquet").exit_code == 0
+    for number in (1, 2, 3):
+        arguments = ("sample", *PARTS, "--first-index", "5", "--shard", f"{number}/3", "--out", tmp_path / "x.parquet")
+        assert run(*arguments).exit_code == 0
+    for name in ("", ".graphs"):
+        shards = [pd.read_parquet(tmp_path / f"x-{number}-of-3{name}.parquet") for number in (1, 2, 3)]
+        assert [len(shard.dataset.unique()) for shard in shards] == [2, 2, 3]
+        whole = pd.read_parquet(tmp_path / f"x{name}.parquet")
+        pd.testing.assert_frame_equal(pd.concat(shards, ignore_index=True), whole)
+
+
+def test_what_is_there_is_neither_drawn_again_nor_replaced_unasked(tmp_path: Path) -> None:
+    out = tmp_path / "x.parquet"
+    assert run("sample", "chain", "-n", "2", "-r", "10", "--out", out).exit_code == 0
+    before = out.stat().st_mtime_ns
+    again = run("sample", "chain", "-n", "2", "-r", "10", "--out", out)
+    assert again.exit_code == 0
+    assert "is complete already" in again.stderr
+    other = run("sample", "chain", "-n", "3", "-r", "10", "--out", out)
+    assert other.exit_code == 2
+    assert "holds something else" in sentence(other)
+    assert out.stat().st_mtime_ns == before
+    assert run("sample", "chain", "-n", "3", "-r", "10", "--out", out, "--force").exit_code == 0
+    assert len(pd.read_parquet(out)) == 30
+
+
+def test_parts_of_another_run_are_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "x.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr(_parquet, "rows_of", stop)
+        assert "the same command goes on from here" in run("sample", *PARTS, "--out", out).stderr
+    other = run("sample", *PARTS[:-1], "4", "--out", out)
+    assert other.exit_code == 2
+    assert "left from an interrupted run with another seed" in sentence(other)
+    assert run("sample", *PARTS[:-1], "4", "--out", out, "--force").exit_code == 0
+    assert json.loads(pq.read_schema(out).metadata[b"settx_fast"])["seed"] == 4
 
 
 def test_every_preset_that_is_offered_exists_and_none_is_forgotten() -> None:
@@ -243,6 +341,11 @@ def test_a_prior_file_is_sampled_like_a_preset(tmp_path: Path) -> None:
         (("broken.json", "--out", "x.parquet"), "prior: expected JSON"),
         (("chain", "--out", "x.csv"), "expected a file that ends in .parquet, got 'x.csv'"),
         (("chain", "--out", "absent/x.parquet"), "there is no directory 'absent'"),
+        (("chain", "--out", "x.parquet", "--shard", "4/3"), "--shard: expected I/N with 1 ≤ I ≤ N ≤ 100"),
+        (("chain", "--out", "x.parquet", "--shard", "0/3"), "got '0/3'"),
+        (("chain", "--out", "x.parquet", "--shard", "a"), "got 'a'"),
+        (("chain", "--out", "x.parquet", "--shard", "1/2", "-n", "1"), "N ≤ 1 datasets"),
+        (("named.json", "--out", "x.parquet"), "names: expected none of the columns dataset, target"),
         (("chain", "--out", "x.parquet", "-r", "1000000000000"), "GB are free"),
     ],
 )
@@ -251,6 +354,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("broken.json").write_text("{")
+    Path("named.json").write_text(scm.Prior(2, names=("a", "dataset")).to_json())
     result = run("sample", *arguments)
     assert result.exit_code == 2
     assert expected in sentence(result)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from settx_fast import scm
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.features import FeatureConfig, Observed, SetInputs, encode
 from settx_fast.predictor.targets import TARGETS
 from settx_fast.scm import properties as scm_properties
+from settx_fast.scm.streaming import generator_of
 
 
 class Example(NamedTuple):
@@ -34,10 +34,10 @@ class Example(NamedTuple):
         return {target.name: target.to_model(self.truth[target.name], self.inputs) for target in TARGETS}
 
 
-def draw(config: TrainConfig, seed: int, first_index: int, count: int, rows: int, permute: bool = False) -> Example:
+def draw(config: TrainConfig, seed: int, first_index: int, count: int, rows: int) -> Example:
     """Datasets first_index … first_index + count − 1 of the stream (config.prior, seed), as the model sees them."""
     batch = scm.sample(config.prior, count, rows, seed=seed, first_index=first_index, num_threads=1)
-    return view(batch, config.features, _generator(seed, first_index) if permute else None)
+    return view(batch, config.features)
 
 
 def view(batch: scm.Batch, config: FeatureConfig, generator: torch.Generator | None = None) -> Example:
@@ -98,28 +98,28 @@ class Stream(IterableDataset[Example]):
     """
 
     def __init__(self, config: TrainConfig, first_step: int = 0, rank: int = 0, ranks: int = 1) -> None:
-        self.config, self.first_step, self.rank, self.ranks = config, first_step, rank, ranks
+        self.config = config
+        self.batches = scm.stream(
+            config.prior,
+            config.batch_size,
+            config.seed,
+            rank,
+            ranks,
+            num_rows=(config.min_rows, config.max_rows),
+            first_index=first_step * ranks * config.batch_size,
+            num_threads=1,
+        )
 
     def __iter__(self) -> Iterator[Example]:
-        worker = get_worker_info()
-        start, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = self.first_step + start
-        while True:
-            yield self.batch(step)
-            step += stride
+        return map(self._view, self.batches)
 
     def batch(self, step: int) -> Example:
-        """The batch of that step of this rank."""
-        config, number = self.config, step * self.ranks + self.rank
-        first_index = number * config.batch_size
-        share = float(torch.rand((), generator=_generator(config.seed, ~number)))
-        rows = round(config.min_rows * (config.max_rows / config.min_rows) ** share)
-        return draw(config, config.seed, first_index, config.batch_size, rows, config.permute)
+        """Batch number `step` of this rank, as an iteration gives it."""
+        return self._view(self.batches.batch(step))
 
-
-def _generator(seed: int, number: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, number % 2**64]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
+    def _view(self, batch: scm.Batch) -> Example:
+        permutation = generator_of(batch.seed, batch.first_index) if self.config.permute else None
+        return view(batch, self.config.features, permutation)
 
 
 def _order(first: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -40,6 +40,7 @@ from settx_fast.scm.noises import (
 )
 from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
 from settx_fast.scm.sampler import STREAM_VERSION, Batch, resample, sample
+from settx_fast.scm.streaming import Stream, stream
 
 __all__ = [
     "FUNCTIONS",
@@ -75,6 +76,7 @@ __all__ = [
     "Quadratic",
     "ScaleFree",
     "StochasticBlock",
+    "Stream",
     "StudentT",
     "Tree",
     "Trees",
@@ -86,4 +88,5 @@ __all__ = [
     "properties",
     "resample",
     "sample",
+    "stream",
 ]

@@ -187,7 +187,7 @@ def sample(
 
     Raises ValueError naming field, expected and got, before anything is allocated.
     """
-    _check_request(prior, num_datasets, num_rows, first_index)
+    check_request(prior, num_datasets, num_rows, first_index)
     check_seed(seed)
     check_device(device)
     workers = threads(num_threads)
@@ -234,12 +234,13 @@ def check_device(device: str | torch.device) -> None:
     check(kind == "cpu", "device", "'cpu' (this build samples on the CPU only)", str(device))
 
 
-def _check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: int) -> None:
+def check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: object) -> None:
+    """Raise ValueError unless that many datasets of `prior` can be drawn from `first_index` on."""
     check(isinstance(prior, Prior), "prior", "an scm.Prior", prior)
     check(is_int(num_datasets) and num_datasets >= 1, "num_datasets", "an int ≥ 1", num_datasets)
     _check_rows(num_rows, prior.max_environments)
-    check(is_int(first_index) and first_index >= 0, "first_index", "an int ≥ 0", first_index)
-    last = first_index + num_datasets
+    check(is_int(first_index) and first_index >= 0, "first_index", "an int ≥ 0", first_index)  # type: ignore[operator]
+    last = first_index + num_datasets  # type: ignore[operator]
     check(last <= MAX_INDEX, "first_index + num_datasets", f"at most 2⁴⁸ = {MAX_INDEX}", last)
 
 

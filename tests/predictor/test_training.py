@@ -44,7 +44,7 @@ def history(out: Path, column: str) -> list[tuple[int, float]]:
 
 
 def test_a_batch_is_a_function_of_step_and_rank_alone():
-    assert same(Stream(TINY, rank=1, ranks=2).batch(5), Stream(TINY, first_step=3, rank=1, ranks=2).batch(5))
+    assert same(Stream(TINY, rank=1, ranks=2).batch(5), Stream(TINY, first_step=3, rank=1, ranks=2).batch(2))
 
 
 def test_loader_workers_do_not_change_the_stream():
@@ -92,14 +92,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatc
     class InterruptedRunError(Exception):
         pass
 
-    def interrupt(stream: Stream, step: int) -> Example:
-        if step == TINY.epoch_steps + 1:  # in the second epoch
+    def interrupt(stream: scm.Stream, step: int) -> scm.Batch:
+        if stream.first_index // stream.batch_size + step == TINY.epoch_steps + 1:  # in the second epoch
             raise InterruptedRunError
         return batch(stream, step)
 
-    batch = Stream.batch
+    batch = scm.Stream.batch
     with monkeypatch.context() as patch:
-        patch.setattr(Stream, "batch", interrupt)
+        patch.setattr(scm.Stream, "batch", interrupt)
         with pytest.raises(InterruptedRunError):
             fit(TINY, tmp_path / "resumed")
     resumed = fit(TINY, tmp_path / "resumed", resume=True)
