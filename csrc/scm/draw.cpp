@@ -13,13 +13,13 @@ struct Sizes {
     const Graph* graph;
 };
 
-Sizes draw_sizes(const Prior& prior, uint64_t seed, int64_t index) {
-    const Words w = philox(address(index, 0, 0, FOR_SIZES), seed);
+SETTX_CALL Sizes draw_sizes(const Prior& prior, uint64_t seed, int64_t index) {
+    const Words w = words_at(address(index, 0, 0, FOR_SIZES), seed);
     return {pick(w.w0, prior.num_variables), pick(w.w1, prior.source_environments),
             pick(w.w2, prior.target_environments), prior.graphs + pick(w.w3, prior.num_graphs)};
 }
 
-int32_t count_parents(const bool* adjacency, int64_t V, int32_t n, int32_t v) {
+SETTX_CALL int32_t count_parents(const bool* adjacency, int64_t V, int32_t n, int32_t v) {
     int32_t count = 0;
     for (int32_t p = 0; p < n; ++p) count += adjacency[p * V + v];
     return count;
@@ -36,29 +36,29 @@ struct Dataset {
     int32_t n;
     const Graph* graph;
 
-    int64_t V() const { return t.variables; }
-    bool edge(int32_t p, int32_t v) const { return t.adjacency[(b * V() + p) * V() + v]; }
-    float& weight(int64_t k, int32_t p, int32_t v) const {
+    SETTX_METHOD int64_t V() const { return t.variables; }
+    SETTX_METHOD bool edge(int32_t p, int32_t v) const { return t.adjacency[(b * V() + p) * V() + v]; }
+    SETTX_METHOD float& weight(int64_t k, int32_t p, int32_t v) const {
         return t.weights[((b * t.environments + k) * V() + p) * V() + v];
     }
-    int64_t at(int64_t k, int32_t v) const { return (b * t.environments + k) * V() + v; }
-    Words words(uint32_t environment, int32_t v, uint32_t purpose, uint32_t block = 0) const {
+    SETTX_METHOD int64_t at(int64_t k, int32_t v) const { return (b * t.environments + k) * V() + v; }
+    SETTX_CALL Words words(uint32_t environment, int32_t v, uint32_t purpose, uint32_t block = 0) const {
         Address a = address(index, environment, v, purpose);
         a.block = block;
-        return philox(a, seed);
+        return words_at(a, seed);
     }
     // What has one outcome needs no random words.
-    float number(const Distribution& distribution, uint32_t environment, int32_t v, uint32_t purpose,
-                 uint32_t block = 0) const {
+    SETTX_CALL float number(const Distribution& distribution, uint32_t environment, int32_t v, uint32_t purpose,
+                            uint32_t block = 0) const {
         if (distribution.kind == CONSTANT && !distribution.is_signed) return distribution.low;
         return draw_number(distribution, words(environment, v, purpose, block));
     }
-    int32_t choice(int32_t count, int32_t v, uint32_t purpose) const {
+    SETTX_CALL int32_t choice(int32_t count, int32_t v, uint32_t purpose) const {
         return count == 1 ? 0 : pick(words(0, v, purpose).w0, count);
     }
 };
 
-const Distribution& weight_distribution(const Dataset& d, int32_t p, int32_t v) {
+SETTX_CALL const Distribution& weight_distribution(const Dataset& d, int32_t p, int32_t v) {
     if (d.graph->kind == USER_GRAPH)
         for (int32_t e = 0; e < d.graph->num_edges; ++e)
             if (d.graph->edges[2 * e] == p && d.graph->edges[2 * e + 1] == v) return d.graph->edge_weights[e];
@@ -66,14 +66,14 @@ const Distribution& weight_distribution(const Dataset& d, int32_t p, int32_t v) 
 }
 
 // Weights into v and its noise scale, for environment k; version 0 is the dataset's own, k + 1 a redraw.
-void draw_mechanism_strengths(const Dataset& d, int64_t k, int32_t v, uint32_t version) {
+SETTX_CALL void draw_mechanism_strengths(const Dataset& d, int64_t k, int32_t v, uint32_t version) {
     for (int32_t p = 0; p < d.n; ++p)
         if (d.edge(p, v)) d.weight(k, p, v) = d.number(weight_distribution(d, p, v), version, v, FOR_WEIGHT, p);
     const Distribution& scale = d.prior.noise_scale[d.prior.noise_scale_per_variable ? v : 0];
     d.t.noise_scale[d.at(k, v)] = d.number(scale, version, v, FOR_NOISE_SCALE);
 }
 
-void draw_variable(const Dataset& d, int32_t v, int64_t* parameter_offset) {
+SETTX_CALL void draw_variable(const Dataset& d, int32_t v, int64_t* parameter_offset) {
     const int64_t bv = d.b * d.V() + v;
     draw_mechanism_strengths(d, 0, v, 0);
     d.t.bias[d.at(0, v)] = d.number(d.prior.bias[d.prior.bias_per_variable ? v : 0], 0, v, FOR_BIAS);
@@ -94,7 +94,7 @@ void draw_variable(const Dataset& d, int32_t v, int64_t* parameter_offset) {
     *parameter_offset += num_parameters(m);
 }
 
-void copy_environment(const Dataset& d, int64_t k) {
+SETTX_CALL void copy_environment(const Dataset& d, int64_t k) {
     for (int32_t v = 0; v < d.n; ++v) {
         const int64_t from = d.at(0, v), to = d.at(k, v);
         d.t.bias[to] = d.t.bias[from];
@@ -107,7 +107,7 @@ void copy_environment(const Dataset& d, int64_t k) {
 // ---- The target variable --------------------------------------------------------------------------------------------
 
 // 2: has parents and children, 1: has parents, 0: neither is asked.
-bool is_inner(const Dataset& d, int32_t v, int demand) {
+SETTX_CALL bool is_inner(const Dataset& d, int32_t v, int demand) {
     bool parent = demand < 1, child = demand < 2;
     for (int32_t u = 0; u < d.n; ++u) {
         parent |= d.edge(u, v);
@@ -116,7 +116,7 @@ bool is_inner(const Dataset& d, int32_t v, int demand) {
     return parent && child;
 }
 
-int32_t draw_target(const Dataset& d) {
+SETTX_CALL int32_t draw_target(const Dataset& d) {
     if (d.prior.target >= 0) return d.prior.target;
     const uint32_t word = d.words(0, 0, FOR_TARGET).w0;
     for (int demand = d.prior.target == TARGET_INNER ? 2 : 0;; --demand) {
@@ -138,14 +138,14 @@ struct Environment {
     int64_t own_end, copy_distance;  // end of the dataset's own parameters; how far away this environment's copy lies
 };
 
-void remove_edges(const Dataset& d, int64_t k, int32_t v, float probability, uint32_t block) {
+SETTX_CALL void remove_edges(const Dataset& d, int64_t k, int32_t v, float probability, uint32_t block) {
     for (int32_t p = 0; p < d.n; ++p) {
         const float u = unit(d.words(uint32_t(k) + 1, v, FOR_REMOVAL, uint32_t(p) + block * uint32_t(d.n)).w0);
         if (d.edge(p, v) && u < probability) d.weight(k, p, v) = 0.0f;
     }
 }
 
-void renew_mechanism(const Environment& e, int32_t v) {
+SETTX_CALL void renew_mechanism(const Environment& e, int32_t v) {
     const Dataset& d = e.d;
     const int32_t parents = count_parents(d.t.adjacency + d.b * d.V() * d.V(), d.V(), d.n, v);
     const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, parents);
@@ -155,7 +155,7 @@ void renew_mechanism(const Environment& e, int32_t v) {
     draw_parameters(m, d.seed, address(d.index, uint32_t(e.k) + 1, v, FOR_PARAMETERS), d.t.parameters + offset);
 }
 
-void fix_value(const Dataset& d, int64_t k, int32_t v, float value) {
+SETTX_CALL void fix_value(const Dataset& d, int64_t k, int32_t v, float value) {
     const int64_t at = d.at(k, v);
     d.t.hard[at] = true;
     d.t.bias[at] = value;
@@ -164,7 +164,7 @@ void fix_value(const Dataset& d, int64_t k, int32_t v, float value) {
 }
 
 // A variable under do() in this environment stays as it is, whatever else is asked.
-void intervene(const Environment& e, int32_t v, const Intervention& what, uint32_t which, Words words) {
+SETTX_CALL void intervene(const Environment& e, int32_t v, const Intervention& what, uint32_t which, Words words) {
     const Dataset& d = e.d;
     const int64_t at = d.at(e.k, v);
     if (d.t.hard[at]) return;
@@ -198,8 +198,8 @@ void intervene(const Environment& e, int32_t v, const Intervention& what, uint32
     }
 }
 
-void intervene_at_random(const Environment& e, const Intervention& what, uint32_t which, Stream stream,
-                         int32_t* candidates) {
+SETTX_CALL void intervene_at_random(const Environment& e, const Intervention& what, uint32_t which, Stream stream,
+                                    int32_t* candidates) {
     const Dataset& d = e.d;
     int32_t available = 0;
     for (int32_t v = 0; v < d.n; ++v)
@@ -212,7 +212,7 @@ void intervene_at_random(const Environment& e, const Intervention& what, uint32_
 }
 
 // Is v the variable, or one of those, that the prior names?
-bool is_named(const Dataset& d, int32_t name, int32_t v) {
+SETTX_CALL bool is_named(const Dataset& d, int32_t name, int32_t v) {
     const int32_t target = int32_t(d.t.target_index[d.b]);
     switch (name) {
         case THE_TARGET:
@@ -226,7 +226,8 @@ bool is_named(const Dataset& d, int32_t name, int32_t v) {
     }
 }
 
-void intervene_in_environment(const Environment& e, const Intervention* list, int32_t count, int32_t* candidates) {
+SETTX_CALL void intervene_in_environment(const Environment& e, const Intervention* list, int32_t count,
+                                         int32_t* candidates) {
     const Dataset& d = e.d;
     for (int32_t i = 0; i < count; ++i) {
         // A drift is one draw for all environments, which then go different lengths along it.
@@ -242,7 +243,7 @@ void intervene_in_environment(const Environment& e, const Intervention* list, in
     }
 }
 
-bool renews_mechanisms(const Intervention* list, int32_t count) {
+SETTX_CALL bool renews_mechanisms(const Intervention* list, int32_t count) {
     for (int32_t i = 0; i < count; ++i)
         if (list[i].kind == NEW_MECHANISM) return true;
     return false;
@@ -250,8 +251,8 @@ bool renews_mechanisms(const Intervention* list, int32_t count) {
 
 }  // namespace
 
-int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
-                   int32_t* scratch) {
+SETTX_CALL int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, int64_t V, bool* adjacency,
+                              int64_t* order, int32_t* scratch) {
     const Sizes sizes = draw_sizes(prior, seed, index);
     draw_structure(*sizes.graph, seed, index, sizes.variables, V, adjacency, order, scratch);
     int64_t count = 0;
@@ -266,8 +267,8 @@ int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, int64_t V, 
     return copies * count;
 }
 
-void draw_dataset(const Prior& prior, uint64_t seed, int64_t parameter_offset, const Tables& t, int64_t b,
-                  int32_t* scratch) {
+SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t parameter_offset, const Tables& t, int64_t b,
+                             int32_t* scratch) {
     const int64_t V = t.variables, index = t.index[b];
     const Sizes sizes = draw_sizes(prior, seed, index);
     const Dataset d{prior, t, seed, b, index, sizes.variables, sizes.graph};

@@ -17,16 +17,16 @@ struct GraphDraw {
     int32_t count;
 
     // Edges by position in the order, from the lower to the higher.
-    bool& edge(int32_t from, int32_t to) const { return adjacency[order[from] * V + order[to]]; }
+    SETTX_METHOD bool& edge(int32_t from, int32_t to) const { return adjacency[order[from] * V + order[to]]; }
 
     // Two random words of a position, once `fill_places` was called.
-    uint32_t& place(int32_t position, int which) const {
+    SETTX_METHOD uint32_t& place(int32_t position, int which) const {
         return reinterpret_cast<uint32_t*>(scratch)[2 * position + which];
     }
 };
 
 template <class Integer>
-void shuffle(Integer* out, int32_t n, Stream stream) {
+SETTX_CALL void shuffle(Integer* out, int32_t n, Stream stream) {
     for (int32_t i = 0; i < n; ++i) out[i] = i;
     for (int32_t i = n - 1; i > 0; --i) {
         const int32_t j = pick(stream.next(), i + 1);
@@ -36,16 +36,16 @@ void shuffle(Integer* out, int32_t n, Stream stream) {
     }
 }
 
-void fill_places(const GraphDraw& g) {
+SETTX_CALL void fill_places(const GraphDraw& g) {
     for (int32_t position = 0; position < g.n; ++position) {
-        const Words words = philox(address(g.index, 0, position, FOR_PLACE), g.seed);
+        const Words words = words_at(address(g.index, 0, position, FOR_PLACE), g.seed);
         g.place(position, 0) = words.w0;
         g.place(position, 1) = words.w1;
     }
 }
 
 // The probability of an edge between two positions, from < to, for graphs whose edges are independent given places.
-float edge_probability(const GraphDraw& g, int32_t from, int32_t to) {
+SETTX_CALL float edge_probability(const GraphDraw& g, int32_t from, int32_t to) {
     switch (g.graph.kind) {
         case ERDOS_RENYI_DEGREE:
             return g.parameters[0] / (0.5f * float(g.n - 1));
@@ -78,7 +78,7 @@ float edge_probability(const GraphDraw& g, int32_t from, int32_t to) {
     return 0.0f;
 }
 
-void draw_independent_edges(const GraphDraw& g) {
+SETTX_CALL void draw_independent_edges(const GraphDraw& g) {
     const auto threshold = [&](int32_t from, int32_t to) {
         return uint64_t(double(clamp(edge_probability(g, from, to), 0.0f, 1.0f)) * 4294967296.0);
     };
@@ -93,7 +93,7 @@ void draw_independent_edges(const GraphDraw& g) {
 }
 
 // Each position picks distinct earlier ones, with probability proportional to 1 + their edges so far.
-void draw_scale_free(const GraphDraw& g) {
+SETTX_CALL void draw_scale_free(const GraphDraw& g) {
     const int32_t wanted = g.count;
     int32_t* degree = g.scratch;
     for (int32_t newer = 0; newer < g.n; ++newer) {
@@ -126,7 +126,7 @@ void draw_scale_free(const GraphDraw& g) {
 
 // A ring of positions in random order, each joined to `count` neighbours on either side; every edge moves its far end
 // with some probability, to a place that is free.
-void draw_watts_strogatz(const GraphDraw& g) {
+SETTX_CALL void draw_watts_strogatz(const GraphDraw& g) {
     int32_t* ring = g.scratch;
     shuffle(ring, g.n, Stream(address(g.index, 0, 0, FOR_PLACE), g.seed));
     const auto joined = [&](int32_t a, int32_t b) -> bool& { return a < b ? g.edge(a, b) : g.edge(b, a); };
@@ -151,19 +151,19 @@ void draw_watts_strogatz(const GraphDraw& g) {
 }
 
 // Every position but the first has one cause, any of the earlier ones.
-void draw_tree(const GraphDraw& g) {
+SETTX_CALL void draw_tree(const GraphDraw& g) {
     fill_places(g);
     for (int32_t to = 1; to < g.n; ++to) g.edge(pick(g.place(to, 0), to), to) = true;
 }
 
-void take_user_graph(const GraphDraw& g) {
+SETTX_CALL void take_user_graph(const GraphDraw& g) {
     for (int32_t i = 0, position = 0; i < g.V; ++i)
         if (g.graph.order[i] < g.n) g.order[position++] = g.graph.order[i];
     for (int32_t e = 0; e < g.graph.num_edges; ++e)
         g.adjacency[g.graph.edges[2 * e] * g.V + g.graph.edges[2 * e + 1]] = true;
 }
 
-void draw_edges(const GraphDraw& g) {
+SETTX_CALL void draw_edges(const GraphDraw& g) {
     if (g.graph.kind == USER_GRAPH) return take_user_graph(g);
     shuffle(g.order, g.n, Stream(address(g.index, 0, 0, FOR_ORDER), g.seed));
     switch (g.graph.kind) {
@@ -180,9 +180,9 @@ void draw_edges(const GraphDraw& g) {
 
 }  // namespace
 
-void draw_structure(const Graph& graph, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency,
-                    int64_t* order, int32_t* scratch) {
-    const auto words = [&](uint32_t block) { return philox(address(index, block, 0, FOR_SIZES), seed); };
+SETTX_CALL void draw_structure(const Graph& graph, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency,
+                               int64_t* order, int32_t* scratch) {
+    const auto words = [&](uint32_t block) { return words_at(address(index, block, 0, FOR_SIZES), seed); };
     draw_edges({graph,
                 seed,
                 index,

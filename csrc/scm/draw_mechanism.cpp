@@ -8,7 +8,7 @@ namespace settx::scm::SETTX_PATH {
 namespace {
 
 // Writes normals times scale to out, and moves the address on.
-float* normals(float* out, int64_t count, float scale, Address* at, uint64_t seed) {
+SETTX_CALL float* normals(float* out, int64_t count, float scale, Address* at, uint64_t seed) {
     for (int64_t i = 0; i < count; i += BLOCK, at->block += LANES) {
         alignas(64) float block[BLOCK] = {};
         add_noise(GAUSSIAN, nullptr, scale, *at, seed, block);
@@ -17,8 +17,8 @@ float* normals(float* out, int64_t count, float scale, Address* at, uint64_t see
     return out;
 }
 
-void draw_network(const MechanismDraw& d, float* out, float input_scale, float output_variance, Address at,
-                  uint64_t seed) {
+SETTX_CALL void draw_network(const MechanismDraw& d, float* out, float input_scale, float output_variance, Address at,
+                             uint64_t seed) {
     const int64_t h = d.width;
     const bool fourier = d.mechanism->kind == FOURIER;
     *out++ = float(d.width);
@@ -33,16 +33,16 @@ void draw_network(const MechanismDraw& d, float* out, float input_scale, float o
     }
     normals(out, h, sqrt(output_variance / float(h)), &at, seed);
     at.block += uint32_t(h);
-    for (int64_t j = 0; fourier && j < h; ++j, ++at.block) phases[j] = 6.28318531f * unit(philox(at, seed).w0);
+    for (int64_t j = 0; fourier && j < h; ++j, ++at.block) phases[j] = 6.28318531f * unit(words_at(at, seed).w0);
 }
 
 // Every level asks whether one parent is above a normal threshold; leaves are normal, their sum over trees too.
-void draw_trees(const MechanismDraw& d, float* out, Address at, uint64_t seed) {
+SETTX_CALL void draw_trees(const MechanismDraw& d, float* out, Address at, uint64_t seed) {
     *out++ = float(d.width);
     *out++ = float(d.depth);
     for (int32_t tree = 0; tree < d.width; ++tree) {
         for (int32_t level = 0; level < d.depth; ++level, ++at.block) {
-            const Words w = philox(at, seed);
+            const Words w = words_at(at, seed);
             *out++ = float(pick(w.w0, d.num_parents));
             *out++ = gaussian_pair(w.w2, w.w3).first;
         }
@@ -52,9 +52,10 @@ void draw_trees(const MechanismDraw& d, float* out, Address at, uint64_t seed) {
 
 }  // namespace
 
-MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, int32_t v, int32_t num_parents) {
+SETTX_CALL MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, int32_t v,
+                                        int32_t num_parents) {
     Address at = address(index, 0, v, FOR_MECHANISM);
-    const Words w = philox(at, seed);
+    const Words w = words_at(at, seed);
     const Mechanism* m = prior.mechanisms + pick(w.w0, prior.num_mechanisms);
     at.block = 1;
     const int32_t function = m->num_functions > 0 ? m->functions[pick(w.w3, m->num_functions)] : 0;
@@ -63,10 +64,10 @@ MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, i
             pick(w.w1, m->width),
             pick(w.w2, m->depth),
             function,
-            draw_number(m->parameter, philox(at, seed))};
+            draw_number(m->parameter, words_at(at, seed))};
 }
 
-int64_t num_parameters(const MechanismDraw& d) {
+SETTX_CALL int64_t num_parameters(const MechanismDraw& d) {
     if (d.num_parents == 0) return 0;
     switch (d.mechanism->kind) {
         case MLP:
@@ -85,7 +86,7 @@ int64_t num_parameters(const MechanismDraw& d) {
     }
 }
 
-void draw_parameters(const MechanismDraw& d, uint64_t seed, Address at, float* out) {
+SETTX_CALL void draw_parameters(const MechanismDraw& d, uint64_t seed, Address at, float* out) {
     const int64_t size = num_parameters(d);
     if (size == 0) return;
     switch (d.mechanism->kind) {

@@ -70,7 +70,7 @@ SETTX_FN float exp(float x) {
     p = fma(r * r, p, r) + 1.0f;
     const float value = from_bits(to_bits(p) + (to_bits(shifted) << 23));
     const float not_small = x < -87.3f ? 0.0f : value;
-    return x > 88.0f ? from_bits(0x7F800000u) : not_small;
+    return x <= 88.0f ? not_small : x + from_bits(0x7F800000u);  // a NaN stays, whichever bits it has
 }
 
 // x·P(x²) / Q(x²), a minimax fit for |x| ≤ 9. At the ends of the clamp the quotient is ±1 exactly.

@@ -5,9 +5,10 @@
 
 namespace settx::scm::SETTX_PATH {
 
-int64_t draw_graph(const Prior&, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
-                   int32_t* scratch);
-void draw_dataset(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b, int32_t* scratch);
+SETTX_CALL int64_t draw_graph(const Prior&, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
+                              int32_t* scratch);
+SETTX_CALL void draw_dataset(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b,
+                             int32_t* scratch);
 void evaluate_segment(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
 int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden);
 void fill_noise(const NoiseRows&, int64_t first, int64_t n, float* out);
@@ -19,14 +20,14 @@ struct MechanismDraw {
     float parameter;
 };
 
-void draw_structure(const Graph&, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency, int64_t* order,
-                    int32_t* scratch);
-MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t index, int32_t v, int32_t num_parents);
-int64_t num_parameters(const MechanismDraw&);
-void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out);
+SETTX_CALL void draw_structure(const Graph&, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency,
+                               int64_t* order, int32_t* scratch);
+SETTX_CALL MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t index, int32_t v, int32_t num_parents);
+SETTX_CALL int64_t num_parameters(const MechanismDraw&);
+SETTX_CALL void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out);
 
 // x (BLOCK,) += scale · noise of the rows whose counters start at the address; parameters may be null if it has none.
-void add_noise(int32_t kind, const float* parameters, float scale, Address, uint64_t seed, float* x);
+SETTX_CALL void add_noise(int32_t kind, const float* parameters, float scale, Address, uint64_t seed, float* x);
 
 struct Node;
 void add_mechanism(const Node&, int64_t row);  // for rows of the tile from `row`, BLOCK of them

@@ -2,12 +2,15 @@
 #pragma once
 #include <cstdint>
 
+// SETTX_FN, SETTX_METHOD: part of the caller. SETTX_CALL: a call, which keeps the device's compiler to seconds.
 #ifdef __CUDACC__
 #define SETTX_FN __host__ __device__ __forceinline__
 #define SETTX_METHOD __host__ __device__ __forceinline__
+#define SETTX_CALL __host__ __device__ __noinline__
 #else
 #define SETTX_FN static inline __attribute__((always_inline))
 #define SETTX_METHOD inline __attribute__((always_inline))
+#define SETTX_CALL
 #endif
 
 namespace settx::scm {

@@ -17,7 +17,7 @@ SETTX_FN int32_t pick(uint32_t word, Range r) {
     return r.low + pick(word, r.high - r.low + 1);
 }
 
-SETTX_FN float draw_number(const Distribution& d, Words w) {
+SETTX_CALL static inline float draw_number(const Distribution& d, Words w) {
     float x = d.low;
     if (d.kind == UNIFORM_BETWEEN) x = clamp(fma(unit(w.w0), d.high - d.low, d.low), d.low, d.high);
     if (d.kind == LOG_UNIFORM) {
@@ -28,15 +28,19 @@ SETTX_FN float draw_number(const Distribution& d, Words w) {
     return d.is_signed && w.w2 >> 31 ? -x : x;
 }
 
+SETTX_CALL static inline Words words_at(Address at, uint64_t seed) {
+    return philox(at, seed);
+}
+
 struct Stream {
     Address at;
     uint64_t seed;
     int used = 4;
     uint32_t words[4] = {};
 
-    Stream(Address first, uint64_t seed_) : at(first), seed(seed_) {}
+    SETTX_METHOD Stream(Address first, uint64_t seed_) : at(first), seed(seed_) {}
 
-    uint32_t next() {
+    SETTX_METHOD uint32_t next() {
         if (used == 4) {
             const Words w = block();
             words[0] = w.w0, words[1] = w.w1, words[2] = w.w2, words[3] = w.w3;
@@ -45,8 +49,8 @@ struct Stream {
         return words[used++];
     }
 
-    Words block() {
-        const Words w = philox(at, seed);
+    SETTX_METHOD Words block() {
+        const Words w = words_at(at, seed);
         ++at.block;
         return w;
     }
