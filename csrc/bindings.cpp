@@ -203,9 +203,13 @@ void evaluate(const py::dict& arrays, std::array<int64_t, 4> shape, int64_t num_
     const scm::Rows rows{num_rows, pointer<int64_t>(arrays, "row_offset", {B, K + 1}), seed,
                          pointer<float>(arrays, "values", {B, num_rows, V}),
                          pointer<int64_t>(arrays, "environment", {B, num_rows})};
-    const scm::Path& chosen = path_by_name(path);
+    const bool in_tiles = path == "rows", in_place = path == "rows in place";
+    const scm::Path& chosen = path_by_name(in_tiles || in_place ? "best" : path);
     py::gil_scoped_release release;
-    scm::evaluate(tables, rows, num_threads, chosen);
+    if (in_tiles || in_place)
+        scm::evaluate_by_rows(tables, rows, in_tiles ? 1 << 16 : 0);
+    else
+        scm::evaluate(tables, rows, num_threads, chosen);
 }
 
 void fill_noise(int32_t kind, std::array<float, scm::NOISE_INPUTS> given, uint64_t seed, int64_t dataset,
@@ -253,7 +257,9 @@ PYBIND11_MODULE(_native, m) {
     py::class_<OwnedPrior>(m, "Prior").def(py::init<const py::dict&>());
     m.def("count_parameters", &count_parameters, "Writes the number of mechanism parameters of every dataset.");
     m.def("draw", &draw, "Fills zeroed tables.");
-    m.def("evaluate", &evaluate, "Fills values and environment from tables.");
+    m.def("evaluate", &evaluate,
+          "Fills values and environment from tables; path: an instruction set, or 'rows' or 'rows in place', the CUDA "
+          "back end's order of work.");
 
     m.def("path_names", &path_names, "Instruction sets this machine can use, best last.");
     m.def("fill_noise", &fill_noise, "Standardised noise of the first rows of a variable.");

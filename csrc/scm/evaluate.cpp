@@ -115,9 +115,14 @@ SETTX_FN void prefetch_for_write(const float* first, const float* last) {
 typedef float Four __attribute__((vector_size(16)));
 typedef int FourInts __attribute__((vector_size(16)));
 
-SETTX_FN Four load_four(const float* from) {
+SETTX_FN Four load_four(const float* from) {  // every NaN canonical
     Four four;
+    FourInts bits;
     std::memcpy(&four, from, sizeof four);
+    std::memcpy(&bits, from, sizeof bits);
+    const FourInts is_nan = four != four;
+    bits = (bits & ~is_nan) | (is_nan & int(NAN_BITS));
+    std::memcpy(&four, &bits, sizeof four);
     return four;
 }
 
@@ -144,7 +149,7 @@ SETTX_LOOP void write_rows(const float* __restrict tile, int64_t T, int64_t V, i
             store_four(to + 3 * V, __builtin_shuffle(ab_high, cd_high, FourInts{2, 3, 6, 7}));
         }
     for (int64_t r = 0; r < rows; ++r)
-        for (int64_t v = r < whole_rows ? whole_variables : 0; v < V; ++v) out[r * V + v] = tile[v * T + r];
+        for (int64_t v = r < whole_rows ? whole_variables : 0; v < V; ++v) out[r * V + v] = canonical(tile[v * T + r]);
 }
 
 int64_t padded(int64_t count) {

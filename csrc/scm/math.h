@@ -36,6 +36,13 @@ SETTX_FN float clamp(float x, float low, float high) {
     return high < raised ? high : raised;
 }
 
+// Processors differ in the bits of a NaN: what is written has these.
+constexpr uint32_t NAN_BITS = 0x7FC00000u;
+
+SETTX_FN float canonical(float x) {
+    return x == x ? x : from_bits(NAN_BITS);
+}
+
 SETTX_FN float with_sign_of(float magnitude, uint32_t sign) {
     return from_bits(to_bits(magnitude) | (sign & 0x80000000u));
 }

@@ -1,5 +1,7 @@
 """Priors that together reach every graph, mechanism, noise and intervention."""
 
+from dataclasses import replace
+
 from settx_fast import scm
 
 EVERYTHING = scm.Prior(
@@ -58,3 +60,27 @@ NAMED = {
     "random": scm.presets.random(),
     "everything": EVERYTHING,
 }
+
+
+def _one_at_a_time() -> dict[str, scm.Prior]:
+    """EVERYTHING with one graph, mechanism, noise, noise effect or intervention in place of all."""
+    cases: dict[str, scm.Prior] = {}
+    for field in ("graph", "mechanism", "noise", "noise_effect"):
+        for choice in getattr(EVERYTHING, field):
+            cases[f"{field}: {choice}"] = replace(EVERYTHING, **{field: choice})
+    for intervention in (*EVERYTHING.source_interventions, *EVERYTHING.target_interventions):
+        only = {"source_interventions": (intervention,), "target_interventions": ()}
+        cases[f"intervention: {intervention.kind}"] = replace(EVERYTHING, **only)
+    return cases
+
+
+EXPLODING = scm.Prior(
+    12,
+    scm.Pattern("chain"),
+    (scm.Elementwise(scm.FUNCTIONS), scm.Elementwise("square"), scm.Quadratic()),
+    weight=3.0,
+    noise_effect=scm.NOISE_EFFECTS,
+)
+
+# Everything that the sampler can do, in small pieces; infinities and NaN; more variables than a GPU's tile holds.
+CASES = NAMED | _one_at_a_time() | {"exploding": EXPLODING, "wide": scm.Prior((200, 300), scm.ErdosRenyi(3.0))}

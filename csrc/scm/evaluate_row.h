@@ -1,0 +1,247 @@
+// From tables to rows, four rows at a time: what one lane of a GPU does, with nothing of CUDA in it, so that a CPU can
+// run it too. Operations and their order are those of evaluate.cpp and evaluate_mechanism.cpp.
+#pragma once
+#include "lanes.h"
+#include "mechanism.h"
+#include "noise.h"
+#include "scm.h"
+
+namespace settx::scm {
+
+// A lane's rows: l, 16 + l, 32 + l and 48 + l of a block of 64, which share a Philox counter.
+constexpr int QUAD = BLOCK / LANES;
+
+struct Quad {
+    float row[QUAD];
+};
+
+template <class Value>
+SETTX_FN Quad each_row(const Value& value) {
+    return {value(0), value(1), value(2), value(3)};
+}
+
+SETTX_FN Quad all_rows(float value) {
+    return {value, value, value, value};
+}
+
+// x + weight · z
+SETTX_FN Quad add_scaled(Quad x, Quad z, float weight) {
+    return each_row([&](int r) { return fma(weight, z.row[r], x.row[r]); });
+}
+
+// Row r of number i lies at first[i · stride + r · row_stride]; rows from `count` on do not exist.
+struct LaneMemory {
+    float* first;
+    int64_t stride, row_stride;
+    int count;
+
+    SETTX_METHOD Quad load(int64_t i) const {
+        return each_row([&](int r) { return r < count ? first[i * stride + r * row_stride] : 0.0f; });
+    }
+
+    SETTX_METHOD void store(int64_t i, Quad x) const {
+        for (int r = 0; r < QUAD; ++r)
+            if (r < count) first[i * stride + r * row_stride] = canonical(x.row[r]);
+    }
+};
+
+// One variable in one environment, as a lane sees it.
+struct Variable {
+    const int32_t* parents;  // (num_parents,) in topological order
+    const float* weights;    // of parent p: weights[p · weight_stride]
+    int32_t num_parents, weight_stride;
+    float bias, noise_scale;
+    int32_t noise_kind, noise_effect, mechanism;
+    const float *noise_parameters, *parameters;
+};
+
+template <class Memory>
+SETTX_FN Quad weighted_parent(const Variable& v, const Memory& values, int32_t i) {
+    const int32_t p = v.parents[i];
+    return add_scaled(all_rows(0.0f), values.load(p), v.weights[int64_t(p) * v.weight_stride]);
+}
+
+template <class Memory>
+SETTX_FN Quad add_parents(Quad x, const Variable& v, const Memory& values) {
+    for (int32_t i = 0; i < v.num_parents; ++i) {
+        const int32_t p = v.parents[i];
+        x = add_scaled(x, values.load(p), v.weights[int64_t(p) * v.weight_stride]);
+    }
+    return x;
+}
+
+// ---- Noise ----------------------------------------------------------------------------------------------------------
+
+SETTX_FN Quad draw_noise(int32_t kind, const float* p, Address at, uint64_t seed) {
+    const Words w = philox(at, seed);
+    const uint32_t word[QUAD] = {w.w0, w.w1, w.w2, w.w3};
+    uint32_t more[QUAD] = {};
+    if (kind == STUDENT_T || kind == MIXTURE) {
+        at.variable_purpose += 1u << 24;
+        const Words second = philox(at, seed);
+        more[0] = second.w0, more[1] = second.w1, more[2] = second.w2, more[3] = second.w3;
+    }
+    Quad normals{};
+    if (kind == GAUSSIAN || kind == MIXTURE) {
+        const Pair low = gaussian_pair(w.w0, w.w1), high = gaussian_pair(w.w2, w.w3);
+        normals = {low.first, low.second, high.first, high.second};
+    }
+    switch (kind) {
+        case LAPLACE:
+            return each_row([&](int r) { return laplace(word[r]); });
+        case UNIFORM:
+            return each_row([&](int r) { return uniform(word[r]); });
+        case STUDENT_T:
+            return each_row([&](int r) { return student_t(word[r], more[r], p[0]); });
+        case EXPONENTIAL:
+            return each_row([&](int r) { return exponential(word[r]); });
+        case GUMBEL:
+            return each_row([&](int r) { return gumbel(word[r]); });
+        case LOGISTIC:
+            return each_row([&](int r) { return logistic(word[r]); });
+        case CLIPPED_CAUCHY:
+            return each_row([&](int r) { return clipped_cauchy(word[r], p[0], p[1]); });
+        case MIXTURE:
+            return each_row([&](int r) { return mixture(normals.row[r], more[r], p); });
+        default:
+            return normals;
+    }
+}
+
+template <class Memory>
+SETTX_FN Quad add_noise(Quad x, const Variable& v, const Memory& values, Address at, uint64_t seed) {
+    const Quad noise = draw_noise(v.noise_kind, v.noise_parameters, at, seed);
+    if (v.noise_effect == ADDITIVE || v.num_parents == 0) return add_scaled(x, noise, v.noise_scale);
+    const Quad scaled = add_scaled(all_rows(0.0f), noise, v.noise_scale);
+    if (v.noise_effect == MULTIPLICATIVE)
+        return each_row([&](int r) { return fma(x.row[r], scaled.row[r], x.row[r]); });
+    const Quad predictor = add_parents(all_rows(0.0f), v, values);
+    return each_row([&](int r) { return fma(2.0f * sigmoid(predictor.row[r]), scaled.row[r], x.row[r]); });
+}
+
+// ---- Mechanisms -----------------------------------------------------------------------------------------------------
+
+constexpr int UNITS = 4;  // of a layer, computed together: each input is read once for all of them
+
+// units (UNITS,) from unit j on, before the activation; past the last one they repeat it. W (num_units, num_inputs), b.
+template <class Input>
+SETTX_FN void add_inputs(const float* W, int32_t num_inputs, int32_t num_units, int32_t j, const Input& input,
+                         Quad* units) {
+    const float *b = W + int64_t(num_units) * num_inputs, *row[UNITS];
+    for (int u = 0; u < UNITS; ++u) {
+        const int32_t unit = j + u < num_units ? j + u : num_units - 1;
+        row[u] = W + int64_t(unit) * num_inputs;
+        units[u] = all_rows(b[unit]);
+    }
+    for (int32_t i = 0; i < num_inputs; ++i) {
+        const Quad z = input(i);
+        for (int u = 0; u < UNITS; ++u) units[u] = add_scaled(units[u], z, row[u][i]);
+    }
+}
+
+// hidden: two layers of the widest network with more than one, if there is such a network.
+template <class Memory>
+SETTX_FN Quad add_network(Quad x, const Variable& v, const Memory& values, const LaneMemory& hidden) {
+    const int32_t num_units = int32_t(v.parameters[0]), layers = int32_t(v.parameters[1]);
+    const int32_t function = int32_t(v.parameters[2]);
+    const float* W = v.parameters + MLP_HEADER;
+    int32_t num_inputs = v.num_parents;
+    Quad sum = all_rows(0.0f);
+    for (int32_t layer = 0; layer < layers; ++layer, num_inputs = num_units) {
+        const float* c = W + int64_t(num_units) * (num_inputs + 1);  // or the next layer
+        const int32_t in = (layer - 1) % 2 * num_units, out = layer % 2 * num_units;
+        for (int32_t j = 0; j < num_units; j += UNITS) {
+            Quad units[UNITS];
+            add_inputs(
+                W, num_inputs, num_units, j,
+                [&](int32_t i) { return layer == 0 ? weighted_parent(v, values, i) : hidden.load(in + i); }, units);
+            with_function(function, [&](auto g) {
+                for (Quad& unit : units) unit = each_row([&](int r) { return g(unit.row[r]); });
+            });
+            for (int u = 0; u < UNITS; ++u) {
+                if (j + u >= num_units) break;
+                if (layer == layers - 1)
+                    sum = add_scaled(sum, units[u], c[j + u]);
+                else
+                    hidden.store(out + j + u, units[u]);
+            }
+        }
+        W = c;
+    }
+    return each_row([&](int r) { return x.row[r] + sum.row[r]; });
+}
+
+// Σ g(z_p) or Π g(z_p)
+template <class Memory>
+SETTX_FN Quad add_elementwise(Quad x, const Variable& v, const Memory& values) {
+    Quad product = all_rows(1.0f);
+    for (int32_t i = 0; i < v.num_parents; ++i) {
+        Quad z = weighted_parent(v, values, i);
+        with_function(int32_t(v.parameters[0]), [&](auto g) { z = each_row([&](int r) { return g(z.row[r]); }); });
+        if (v.mechanism == ADDITIVE_SUM)
+            x = each_row([&](int r) { return x.row[r] + z.row[r]; });
+        else
+            product = each_row([&](int r) { return product.row[r] * z.row[r]; });
+    }
+    return v.mechanism == ADDITIVE_SUM ? x : each_row([&](int r) { return x.row[r] + product.row[r]; });
+}
+
+// Σ_p z_p (1 + Σ_{q ≥ p} c_pq z_q)
+template <class Memory>
+SETTX_FN Quad add_quadratic(Quad x, const Variable& v, const Memory& values) {
+    const float* c = v.parameters;
+    for (int32_t i = 0; i < v.num_parents; ++i) {
+        Quad slope = all_rows(1.0f);
+        for (int32_t j = i; j < v.num_parents; ++j) slope = add_scaled(slope, weighted_parent(v, values, j), *c++);
+        const Quad z = weighted_parent(v, values, i);
+        x = each_row([&](int r) { return fma(slope.row[r], z.row[r], x.row[r]); });
+    }
+    return x;
+}
+
+template <class Memory>
+SETTX_FN Quad add_trees(Quad x, const Variable& v, const Memory& values) {
+    const int32_t trees = int32_t(v.parameters[0]), depth = int32_t(v.parameters[1]);
+    const float* tree = v.parameters + TREES_HEADER;
+    for (int32_t t = 0; t < trees; ++t, tree += tree_size(depth)) {
+        int32_t leaf[QUAD] = {};
+        for (int32_t level = 0; level < depth; ++level) {
+            const Quad z = weighted_parent(v, values, int32_t(tree[2 * level]));
+            for (int r = 0; r < QUAD; ++r) leaf[r] = 2 * leaf[r] + (z.row[r] > tree[2 * level + 1] ? 1 : 0);
+        }
+        x = each_row([&](int r) { return x.row[r] + tree[2 * depth + leaf[r]]; });
+    }
+    return x;
+}
+
+template <class Memory>
+SETTX_FN Quad add_mechanism(Quad x, const Variable& v, const Memory& values, const LaneMemory& hidden) {
+    switch (v.mechanism) {
+        case MLP:
+        case FOURIER:
+            return add_network(x, v, values, hidden);
+        case ADDITIVE_SUM:
+        case PRODUCT:
+            return add_elementwise(x, v, values);
+        case QUADRATIC:
+            return add_quadratic(x, v, values);
+        case TREES:
+            return add_trees(x, v, values);
+        default:
+            return add_parents(x, v, values);
+    }
+}
+
+// The variable's value in the rows whose noise counter is `at`.
+template <class Memory>
+SETTX_FN Quad evaluate_variable(const Variable& v, const Memory& values, const LaneMemory& hidden, Address at,
+                                uint64_t seed) {
+    Quad x = all_rows(v.bias);
+    if (v.num_parents > 0) x = add_mechanism(x, v, values, hidden);
+    if (v.noise_scale != 0.0f) x = add_noise(x, v, values, at, seed);
+    if (v.mechanism == POST_NONLINEAR && v.num_parents > 0)
+        with_function(int32_t(v.parameters[0]), [&](auto g) { x = each_row([&](int r) { return g(x.row[r]); }); });
+    return x;
+}
+
+}  // namespace settx::scm
