@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE_SOURCES := $(shell find csrc -type f)
+SANITIZED := $(addprefix tests/scm/test_,fuzz.py sampler.py draws.py mechanisms.py graphs.py arithmetic.py)
 CPP_SOURCES := $(filter %.cpp %.h %.cu %.inc,$(NATIVE_SOURCES))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint format native-test kernels-check browser gpu clean
+.PHONY: install demo test lint format native-test sanitize kernels-check browser gpu clean
 
 install: .venv/installed
 
@@ -39,6 +40,15 @@ native-test: install
 		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
 	$(BIN)/cmake --build build/native-test --parallel 2
 	$(BIN)/ctest --test-dir build/native-test --output-on-failure
+
+# GCC. The interpreter itself is not instrumented, so the sanitizer's runtime is loaded before it; its leaks are not ours.
+sanitize: install
+	$(BIN)/cmake -S . -B build/sanitize -DSETTX_SANITIZE=ON -DSETTX_CUDA=OFF \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
+	$(BIN)/cmake --build build/sanitize --parallel 2
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
+		$(BIN)/pytest $(SANITIZED) --native $$(ls build/sanitize/_native*.so) --hypothesis-profile thorough
 
 kernels-check: install
 	$(BIN)/python -m benchmarks.kernels_check

@@ -37,6 +37,7 @@ class Uniform:
     def __post_init__(self) -> None:
         _store_finite(self, "low", "high")
         check(self.low <= self.high, "Uniform.high", f"at least low = {self.low:g}", self.high)
+        check(isinstance(self.signed, bool), "Uniform.signed", "True or False", self.signed)
 
     @property
     def support(self) -> tuple[float, float]:
@@ -59,6 +60,7 @@ class LogUniform:
         _store_finite(self, "low", "high")
         check(self.low > 0, "LogUniform.low", "a positive number", self.low)
         check(self.low <= self.high, "LogUniform.high", f"at least low = {self.low:g}", self.high)
+        check(isinstance(self.signed, bool), "LogUniform.signed", "True or False", self.signed)
 
     @property
     def support(self) -> tuple[float, float]:

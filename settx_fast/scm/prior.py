@@ -78,8 +78,13 @@ class Intervention:
             value = as_distribution(self.value, "Intervention.value", low, 1.0 if self.kind == "cut" else 1e30)
             object.__setattr__(self, "value", value)
         as_range(self.number, "Intervention.number", 0, MAX_VARIABLES)
-        if isinstance(self.variables, int | str):
-            object.__setattr__(self, "variables", (self.variables,))
+        variables = (self.variables,) if isinstance(self.variables, int | str) else self.variables
+        known = variables is None or (
+            isinstance(variables, tuple | list) and all(is_int(v) or isinstance(v, str) for v in variables)
+        )
+        check(known, "Intervention.variables", "None or a tuple of numbers and names", self.variables)
+        object.__setattr__(self, "variables", None if variables is None else tuple(variables))
+        check(isinstance(self.on_target, bool), "Intervention.on_target", "True or False", self.on_target)
 
     def __str__(self) -> str:
         on = f"{self.number} random" if self.variables is None else ", ".join(map(str, self.variables))
