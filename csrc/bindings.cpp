@@ -45,6 +45,7 @@ class OwnedPrior {
         prior_.source_environments = as_range(fields["source_environments"]);
         prior_.target_environments = as_range(fields["target_environments"]);
         prior_.target = fields["target"].cast<int32_t>();
+        prior_.standardisation = fields["standardisation"].cast<int32_t>();
         prior_.weight = as_distribution(fields["weight"]);
         prior_.bias = keep(as_distributions(fields["bias"]), &prior_.bias_per_variable);
         prior_.noise_scale = keep(as_distributions(fields["noise_scale"]), &prior_.noise_scale_per_variable);
@@ -166,6 +167,10 @@ scm::Tables as_tables(const py::dict& arrays, int64_t B, int64_t V, int64_t K, i
     t.mechanism = pointer<int64_t>(arrays, "mechanism", {B, V});
     t.mechanism_offset = pointer<int64_t>(arrays, "mechanism_offset", {B, K, V});
     t.parameters = pointer<float>(arrays, "mechanism_parameters", {P});
+    t.centre = pointer<float>(arrays, "centre", {B, V});
+    t.gain = pointer<float>(arrays, "gain", {B, V});
+    t.column_centre = pointer<float>(arrays, "column_centre", {B, V});
+    t.column_gain = pointer<float>(arrays, "column_gain", {B, V});
     return t;
 }
 
@@ -196,13 +201,16 @@ void draw(const OwnedPrior& prior, uint64_t seed, const py::dict& arrays, std::a
     scm::draw(prior.prior(), seed, offset, tables, num_threads, chosen);
 }
 
-void evaluate(const py::dict& arrays, std::array<int64_t, 4> shape, int64_t num_rows, uint64_t seed, int num_threads,
-              const std::string& path) {
+void evaluate(const py::dict& arrays, std::array<int64_t, 4> shape, int64_t num_rows, uint64_t seed, int32_t columns,
+              int num_threads, const std::string& path) {
     const auto [B, V, K, P] = shape;
     const scm::Tables tables = as_tables(arrays, B, V, K, P);
-    const scm::Rows rows{num_rows, pointer<int64_t>(arrays, "row_offset", {B, K + 1}), seed,
+    const scm::Rows rows{num_rows,
+                         pointer<int64_t>(arrays, "row_offset", {B, K + 1}),
+                         seed,
                          pointer<float>(arrays, "values", {B, num_rows, V}),
-                         pointer<int64_t>(arrays, "environment", {B, num_rows})};
+                         pointer<int64_t>(arrays, "environment", {B, num_rows}),
+                         scm::Columns(columns)};
     const bool in_tiles = path == "rows", in_place = path == "rows in place";
     const scm::Path& chosen = path_by_name(in_tiles || in_place ? "best" : path);
     py::gil_scoped_release release;

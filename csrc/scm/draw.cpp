@@ -276,6 +276,7 @@ SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t paramete
     t.num_environments[b] = sizes.sources + sizes.targets;
     draw_structure(*sizes.graph, seed, index, sizes.variables, V, t.adjacency + b * V * V, t.order + b * V, scratch);
     t.target_index[b] = draw_target(d);
+    for (int32_t v = 0; v < d.n; ++v) t.gain[b * V + v] = t.column_gain[b * V + v] = 1.0f;
     int64_t end = parameter_offset;
     for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, &end);
     const int64_t own_parameters = end - parameter_offset, environments = t.num_environments[b];

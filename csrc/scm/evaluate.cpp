@@ -86,7 +86,8 @@ void add_all_noise(const Node& node, int64_t count, int64_t local_row) {
             add_modulated_noise(node, at, row);
 }
 
-// Rows 0 … count − 1 of the tile, count a multiple of BLOCK; local_row is the first one's number in the environment.
+}  // namespace
+
 void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
     fill(node.x, count, node.bias);
     const bool post_nonlinear = node.mechanism == POST_NONLINEAR && node.num_parents > 0;
@@ -97,7 +98,41 @@ void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
         for (int64_t row = 0; row < count; row += BLOCK) add_mechanism(node, row);
     if (node.noise_scale != 0.0f) add_all_noise(node, count, local_row);
     if (post_nonlinear) transform(node, count);
+    if (node.gain != 1.0f || node.centre != 0.0f) rescale(node.x, count, node.centre, node.gain);
 }
+
+void gather_weights(const Model& m, int64_t v, float* weights) {
+    const int64_t V = m.t.variables, bk = m.dataset * m.t.environments + m.environment;
+    const int32_t* parents = m.parents.parents + m.parents.start[v];
+    for (int32_t p = 0; p < m.num_parents(v); ++p) weights[p] = m.t.weights[(bk * V + parents[p]) * V + v];
+}
+
+Node node_of(const Model& m, int64_t v, const float* weights) {
+    const Tables& t = m.t;
+    const int64_t bv = m.dataset * t.variables + v, bkv = m.at(v);
+    const bool hard = t.hard[bkv];
+    const Address noise_at = address(uint64_t(t.index[m.dataset]), uint32_t(m.environment), uint32_t(v), m.purpose);
+    return {m.tile + v * m.stride,
+            m.tile,
+            m.stride,
+            m.parents.parents + m.parents.start[v],
+            weights,
+            hard ? 0 : m.num_parents(v),
+            t.bias[bkv],
+            t.noise_scale[bkv],
+            hard ? 0.0f : t.centre[bv],
+            hard ? 1.0f : t.gain[bv],
+            int32_t(t.noise_kind[bv]),
+            t.noise_parameters + NOISE_PARAMETERS * bv,
+            t.noise_effect[bv],
+            t.mechanism[bv],
+            t.parameters + t.mechanism_offset[bkv],
+            noise_at,
+            m.seed,
+            m.scratch};
+}
+
+namespace {
 
 // ---- Tiles ----------------------------------------------------------------------------------------------------------
 
@@ -152,10 +187,6 @@ SETTX_LOOP void write_rows(const float* __restrict tile, int64_t T, int64_t V, i
         for (int64_t v = r < whole_rows ? whole_variables : 0; v < V; ++v) out[r * V + v] = canonical(tile[v * T + r]);
 }
 
-int64_t padded(int64_t count) {
-    return (count + LANES - 1) / LANES * LANES;
-}
-
 }  // namespace
 
 // Weights of all edges; the tile; the input and output of an MLP layer.
@@ -175,12 +206,11 @@ void fill_noise(const NoiseRows& rows, int64_t first, int64_t n, float* out) {
 void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment, const Parents& parents,
                       float* scratch) {
     const int64_t V = t.variables, b = segment.dataset, k = segment.environment, T = tile_rows(V);
-    const int64_t n = t.num_variables[b], bk = b * t.environments + k;
+    const int64_t n = t.num_variables[b];
     float* edge_weights = scratch;
     float* tile = scratch + padded(parents.start[n]);
-    for (int64_t v = 0; v < n; ++v)
-        for (int32_t e = parents.start[v]; e < parents.start[v + 1]; ++e)
-            edge_weights[e] = t.weights[(bk * V + parents.parents[e]) * V + v];
+    const Model model{t, parents, b, k, rows.seed, FOR_NOISE, tile, tile + V * T, T};
+    for (int64_t v = 0; v < n; ++v) gather_weights(model, v, edge_weights + parents.start[v]);
     for (int64_t i = n * T; i < V * T; ++i) tile[i] = 0.0f;
 
     const int64_t first_row = rows.row_offset[b * (t.environments + 1) + k];
@@ -190,14 +220,9 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
         float* out = rows.values + row * V;
         for (int64_t position = 0; position < n; ++position) {
             prefetch_for_write(out + position * count * V / n, out + (position + 1) * count * V / n);
-            const int64_t v = t.order[b * V + position], bv = b * V + v, bkv = bk * V + v;
-            const int32_t first_parent = parents.start[v];
-            evaluate_node({tile + v * T, tile, T, parents.parents + first_parent, edge_weights + first_parent,
-                           t.hard[bkv] ? 0 : parents.start[v + 1] - first_parent, t.bias[bkv], t.noise_scale[bkv],
-                           int32_t(t.noise_kind[bv]), t.noise_parameters + NOISE_PARAMETERS * bv, t.noise_effect[bv],
-                           t.mechanism[bv], t.parameters + t.mechanism_offset[bkv],
-                           address(uint64_t(t.index[b]), uint32_t(k), uint32_t(v), FOR_NOISE), rows.seed, tile + V * T},
-                          (count + BLOCK - 1) / BLOCK * BLOCK, local);
+            const int64_t v = t.order[b * V + position];
+            evaluate_node(node_of(model, v, edge_weights + parents.start[v]), (count + BLOCK - 1) / BLOCK * BLOCK,
+                          local);
         }
         write_rows(tile, T, V, count, out);
         for (int64_t i = 0; i < count; ++i) rows.environment[row + i] = k;

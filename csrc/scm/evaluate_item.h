@@ -110,6 +110,8 @@ SETTX_FN Variable variable_of(const Tables& t, const Item& item, const int32_t* 
             int32_t(V),
             t.bias[bkv],
             t.noise_scale[bkv],
+            t.hard[bkv] ? 0.0f : t.centre[bv],
+            t.hard[bkv] ? 1.0f : t.gain[bv],
             int32_t(t.noise_kind[bv]),
             int32_t(t.noise_effect[bv]),
             int32_t(t.mechanism[bv]),

@@ -50,7 +50,7 @@ struct Variable {
     const int32_t* parents;  // (num_parents,) in topological order
     const float* weights;    // of parent p: weights[p · weight_stride]
     int32_t num_parents, weight_stride;
-    float bias, noise_scale;
+    float bias, noise_scale, centre, gain;
     int32_t noise_kind, noise_effect, mechanism;
     const float *noise_parameters, *parameters;
 };
@@ -241,6 +241,7 @@ SETTX_FN Quad evaluate_variable(const Variable& v, const Memory& values, const L
     if (v.noise_scale != 0.0f) x = add_noise(x, v, values, at, seed);
     if (v.mechanism == POST_NONLINEAR && v.num_parents > 0)
         with_function(int32_t(v.parameters[0]), [&](auto g) { x = each_row([&](int r) { return g(x.row[r]); }); });
+    if (v.gain != 1.0f || v.centre != 0.0f) x = each_row([&](int r) { return (x.row[r] - v.centre) * v.gain; });
     return x;
 }
 

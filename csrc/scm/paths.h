@@ -38,6 +38,9 @@ struct Path {
     // Evaluates a segment; scratch has `scratch_floats(V, number of edges, widest MLP)` floats, aligned to 64 bytes.
     void (*evaluate_segment)(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
     int64_t (*scratch_floats)(int64_t V, int64_t num_edges, int64_t max_hidden);
+    // Draws the pilot rows of dataset b and fills what rests on them; scratch has `pilot_floats` floats, aligned alike.
+    void (*run_pilot)(const Prior&, uint64_t seed, const Tables&, int64_t b, const Parents&, float* scratch);
+    int64_t (*pilot_floats)(int64_t V, int64_t K, int64_t max_hidden);
     // Noise of one kind for rows first … first + n − 1 of a variable; both multiples of BLOCK.
     void (*fill_noise)(const NoiseRows&, int64_t first, int64_t n, float* out);
     // out[i] = function(x[i]) for a function of math.h by name; false: no such function.

@@ -18,6 +18,7 @@ namespace settx::scm {
 // What a random word is for. The numbers are part of the stream: they never change.
 enum Purpose : uint32_t {
     FOR_NOISE = 0,  // and 1: the second word of noises that need two
+    FOR_PILOT = 2,  // and 3: the noise of the pilot rows
     FOR_SIZES = 8,
     FOR_ORDER = 9,
     FOR_EDGES = 10,

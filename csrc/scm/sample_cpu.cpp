@@ -1,31 +1,17 @@
 // Threads over datasets and chunks of rows. Who computes what never changes a bit.
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
-#include <thread>
 #include <vector>
 
 #include "lanes.h"
 #include "mechanism.h"
+#include "parallel.h"
 #include "paths.h"
 
 namespace settx::scm {
 namespace {
-
-// Calls work(thread, item) for every item; work must not throw.
-template <class Work>
-void parallel_for(int64_t items, int num_threads, const Work& work) {
-    std::atomic<int64_t> next{0};
-    const auto run = [&](int thread) {
-        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(thread, item);
-    };
-    std::vector<std::thread> threads;
-    for (int thread = 1; thread < num_threads && thread < items; ++thread) threads.emplace_back(run, thread);
-    run(0);
-    for (std::thread& thread : threads) thread.join();
-}
 
 struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -66,9 +52,13 @@ struct ParentLists {
     }
 };
 
-int64_t count_edges(const Tables& t, int64_t b) {
-    const bool* adjacency = t.adjacency + b * t.variables * t.variables;
-    return std::count(adjacency, adjacency + t.variables * t.variables, true);
+// Edges of the dataset that has most.
+int64_t max_edges(const Tables& t) {
+    const int64_t pairs = t.variables * t.variables;
+    int64_t most = 0;
+    for (const bool* adjacency = t.adjacency; adjacency < t.adjacency + t.datasets * pairs; adjacency += pairs)
+        most = std::max(most, int64_t(std::count(adjacency, adjacency + pairs, true)));
+    return most;
 }
 
 bool is_network(int64_t mechanism) {
@@ -126,6 +116,30 @@ void evaluate_item(const Tables& t, const Rows& rows, const Item& item, ParentLi
     }
 }
 
+// Aligned memory and the edges of a dataset, for every thread.
+struct Workspaces {
+    std::vector<Floats> scratch;
+    std::vector<ParentLists> lists;
+
+    Workspaces(const Tables& t, int64_t max_edges, int64_t floats, int num_threads) {
+        for (int thread = 0; thread < num_threads; ++thread) {
+            scratch.push_back(allocate_floats(floats));
+            lists.emplace_back(t.variables, max_edges);
+        }
+    }
+};
+
+void run_pilots(const Prior& prior, uint64_t seed, const Tables& t, int num_threads, const Path& path) {
+    const int64_t floats = path.pilot_floats(t.variables, t.environments, widest_mlp(t));
+    Workspaces work(t, max_edges(t), floats, num_threads);
+    parallel_for(t.datasets, num_threads, [&](int thread, int64_t b) {
+        ParentLists& lists = work.lists[size_t(thread)];
+        lists.fill(t, b);
+        path.run_pilot(prior, seed, t, b, {lists.start.data(), lists.parents.data()},
+                       work.scratch[size_t(thread)].get());
+    });
+}
+
 }  // namespace
 
 void fill_noise(const NoiseRows& rows, int64_t n, float* out, int num_threads, const Path& path) {
@@ -161,20 +175,19 @@ void draw(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, co
     parallel_for(tables.datasets, num_threads, [&](int thread, int64_t b) {
         path.draw_dataset(prior, seed, parameter_offset[b], tables, b, scratch[size_t(thread)].data());
     });
+    if (prior.standardisation == INTERNAL) run_pilots(prior, seed, tables, num_threads, path);
 }
 
 void evaluate(const Tables& tables, const Rows& rows, int num_threads, const Path& path) {
-    int64_t max_edges = 0;
-    for (int64_t b = 0; b < tables.datasets; ++b) max_edges = std::max(max_edges, count_edges(tables, b));
-    const int64_t floats = path.scratch_floats(tables.variables, max_edges, widest_mlp(tables));
-    std::vector<Floats> scratch;
-    for (int thread = 0; thread < num_threads; ++thread) scratch.push_back(allocate_floats(floats));
-    std::vector<ParentLists> lists;
-    for (int thread = 0; thread < num_threads; ++thread) lists.emplace_back(tables.variables, max_edges);
+    const int64_t edges = max_edges(tables);
+    const int64_t floats = path.scratch_floats(tables.variables, edges, widest_mlp(tables));
+    Workspaces work(tables, edges, floats, num_threads);
     const std::vector<Item> items = work_items(tables, rows);
     parallel_for(int64_t(items.size()), num_threads, [&](int thread, int64_t i) {
-        evaluate_item(tables, rows, items[size_t(i)], lists[size_t(thread)], scratch[size_t(thread)].get(), path);
+        evaluate_item(tables, rows, items[size_t(i)], work.lists[size_t(thread)], work.scratch[size_t(thread)].get(),
+                      path);
     });
+    scale_columns(tables, rows, num_threads);
 }
 
 }  // namespace settx::scm

@@ -58,6 +58,7 @@ void evaluate_by_rows(const Tables& t, const Rows& rows, int64_t shared_bytes) {
         plan.in_place ? evaluate_in_place(block, item) : evaluate_in_tile(block, item);
         for (int32_t lane = 0; lane < plan.lanes; ++lane) write_environment(t, rows, item, lane, plan.lanes);
     }
+    scale_columns(t, rows, 1);
 }
 
 }  // namespace settx::scm

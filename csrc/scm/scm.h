@@ -85,11 +85,15 @@ struct Intervention {
     bool on_target;  // may a random choice hit the target variable
 };
 
+// Whether a variable is centred and scaled before its children see it.
+enum Standardisation : int32_t { AS_DRAWN = 0, INTERNAL = 1 };
+
 enum TargetKind : int32_t { TARGET_RANDOM = -1, TARGET_INNER = -2 };
 
 struct Prior {
     Range num_variables, source_environments, target_environments;
-    int32_t target;  // a variable or a TargetKind
+    int32_t target;           // a variable or a TargetKind
+    int32_t standardisation;  // Standardisation
     Distribution weight;
     const Distribution *bias, *noise_scale;  // one for all or one per variable
     bool bias_per_variable, noise_scale_per_variable;
@@ -124,7 +128,13 @@ struct Tables {
     int64_t* mechanism;                                         // (B, V)
     int64_t* mechanism_offset;                                  // (B, K, V) into parameters
     float* parameters;                                          // (P,)
+    float *centre, *gain;                // (B, V) gain · (x − centre): the last step of a variable that is not hard
+    float *column_centre, *column_gain;  // (B, V) the same for the finished columns, which children do not see
 };
+
+// What becomes of finished columns: nothing; column_centre and column_gain as they are; or these found first, so that
+// source rows have mean 0 and variance 1.
+enum Columns : int32_t { COLUMNS_RAW = 0, COLUMNS_GIVEN = 1, COLUMNS_STANDARDISED = 2 };
 
 struct Rows {
     int64_t rows;               // R
@@ -132,6 +142,7 @@ struct Rows {
     uint64_t seed;              // of the noise
     float* values;              // (B, R, V)
     int64_t* environment;       // (B, R)
+    Columns columns;
 };
 
 // ---- Entry points: num_threads ≥ 1; path: see paths.h --------------------------------------------------------------
@@ -147,5 +158,8 @@ void count_parameters(const Prior&, uint64_t seed, int64_t first, int64_t count,
 void draw(const Prior&, uint64_t seed, const int64_t* parameter_offset, const Tables&, int num_threads, const Path&);
 
 void evaluate(const Tables&, const Rows&, int num_threads, const Path&);
+
+// The last step of evaluate, unless Rows say COLUMNS_RAW.
+void scale_columns(const Tables&, const Rows&, int num_threads);
 
 }  // namespace settx::scm

@@ -58,6 +58,7 @@ def native_prior(prior: Prior) -> Any:
             "target": _TARGETS.get(prior.target)
             if prior.target in _TARGETS
             else prior.variable(prior.target, "target"),
+            "standardisation": int(prior.standardisation == "internal"),
             "weight": _distribution(prior.weight),
             "graphs": [_graph(prior, graph) for graph in prior.graphs],
             "mechanisms": [_mechanism(mechanism) for mechanism in prior.mechanisms],

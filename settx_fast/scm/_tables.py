@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -47,8 +47,16 @@ LAYOUT: dict[str, tuple[Shape, type[np.generic]]] = {
     "mechanism": (lambda s: (s.B, s.V), np.int64),
     "mechanism_offset": (lambda s: (s.B, s.K, s.V), np.int64),
     "mechanism_parameters": (lambda s: (s.P,), np.float32),
+    "centre": (lambda s: (s.B, s.V), np.float32),
+    "gain": (lambda s: (s.B, s.V), np.float32),
+    "column_centre": (lambda s: (s.B, s.V), np.float32),
+    "column_gain": (lambda s: (s.B, s.V), np.float32),
 }
 """Shape and dtype of every table of a batch."""
+
+Columns = Literal["raw", "given", "standardised"]
+COLUMNS: tuple[Columns, ...] = get_args(Columns)
+"""What becomes of finished columns: nothing; the tables' units; or units found first from the source rows."""
 
 
 def draw_tables(
@@ -77,9 +85,13 @@ def evaluate_tables(
     seed: int,
     num_threads: int,
     path: str = "best",
+    columns: Columns = "raw",
     out: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`values` (in `out` if given) and `environment`; row_offset (B, K + 1): where environments start and end."""
+    """`values` (in `out` if given) and `environment`; row_offset (B, K + 1): where environments start and end.
+
+    Units that are found are written into the tables `column_centre` and `column_gain`.
+    """
     B, K, V = tables["bias"].shape
     sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]))
     check_memory(sizes, num_rows)
@@ -88,7 +100,7 @@ def evaluate_tables(
         "environment": torch.from_numpy(np.empty((B, num_rows), np.int64)),
     }
     arrays = {name: tensor.numpy() for name, tensor in (tables | rows | {"row_offset": row_offset}).items()}
-    native().evaluate(arrays, sizes, num_rows, seed, num_threads, path)
+    native().evaluate(arrays, sizes, num_rows, seed, COLUMNS.index(columns), num_threads, path)
     return rows
 
 

@@ -20,6 +20,9 @@ Kind = Literal["shift", "scale", "noise", "hard", "redraw", "cut", "mechanism", 
 INTERVENTIONS = ("none", *get_args(Kind))
 """Names of the codes in `Batch.intervention`."""
 
+Standardisation = Literal["none", "internal", "sample"]
+STANDARDISATIONS: tuple[Standardisation, ...] = get_args(Standardisation)
+
 TARGETS = ("random", "inner")
 ROLES = ("target", "parents", "children")
 
@@ -114,6 +117,11 @@ class Prior:
     source_interventions  what happens in every source environment, in this order
     target_interventions  the same for target environments
     target_share          share of the rows in target environments; None: equal shares for all environments
+    standardisation       "none"; "internal": every variable is centred and scaled before its children see it (iSCM,
+                          Ormaniec et al. 2024, arXiv:2406.11601), by the mean and standard deviation of a few hundred
+                          pilot rows of the source environments, so that neither variances nor the order of sizes betray
+                          the causal order; a hard intervention sets the standardised value; "sample": the finished
+                          columns have mean 0 and variance 1 over the source rows of every dataset
     target                the variable to predict: number, name, "random", or "inner": at random among variables with a
                           parent and a child, for lack of these a parent, for lack of these any
     names                 of the variables
@@ -134,6 +142,7 @@ class Prior:
     source_interventions: tuple[Intervention, ...] = ()
     target_interventions: tuple[Intervention, ...] = ()
     target_share: float | None = None
+    standardisation: Standardisation = "none"
     target: int | str = "random"
     names: tuple[str, ...] = ()
 
@@ -146,6 +155,8 @@ class Prior:
         self._check_graphs()
         self._check_interventions()
         self._check_target()
+        given = self.standardisation
+        check(given in STANDARDISATIONS, "standardisation", f"one of {STANDARDISATIONS}", given)
 
     # Sizes that padding follows -------------------------------------------------------------------------------------
 

@@ -49,10 +49,17 @@ def uniform(words: Words) -> Floats:
 
 
 def noise(
-    kind: str, parameters: Sequence[float], seed: int, dataset: int, environment: int, variable: int, num_rows: int
+    kind: str,
+    parameters: Sequence[float],
+    seed: int,
+    dataset: int,
+    environment: int,
+    variable: int,
+    num_rows: int,
+    purpose: int = 0,
 ) -> Floats:
     """(num_rows,): standardised noise of one variable in one environment."""
-    words = noise_words(seed, dataset, environment, variable, num_rows)
+    words = noise_words(seed, dataset, environment, variable, num_rows, purpose)
     if kind == "gaussian":  # Box & Muller: words 0, 1 and words 2, 3 make two normals each
         radius = np.sqrt(-2 * np.log(uniform(words[:, 0::2])))
         turn = words[:, 1::2] / 2**32 * 2 * np.pi
@@ -63,7 +70,7 @@ def noise(
     elif kind == "uniform":
         result = words.view(np.int32) / 2**31 * np.sqrt(3)
     elif kind == "student_t":  # Bailey 1994
-        turn = noise_words(seed, dataset, environment, variable, num_rows, purpose=1) / 2**32 * 2 * np.pi
+        turn = noise_words(seed, dataset, environment, variable, num_rows, purpose + 1) / 2**32 * 2 * np.pi
         degrees = parameters[0]
         result = np.sqrt((degrees - 2) * (uniform(words) ** (-2 / degrees) - 1)) * np.cos(turn)
     elif kind == "exponential":
@@ -78,8 +85,9 @@ def noise(
         with np.errstate(divide="ignore"):
             result = np.clip(1 / np.tan(half_turn), -parameters[0], parameters[0]) * parameters[1]
     elif kind == "mixture":
-        second = uniform(noise_words(seed, dataset, environment, variable, num_rows, purpose=1)) < parameters[0]
-        normal = noise("gaussian", (), seed, dataset, environment, variable, 64 * len(words)).reshape(words.shape)
+        second = uniform(noise_words(seed, dataset, environment, variable, num_rows, purpose + 1)) < parameters[0]
+        size = 64 * len(words)
+        normal = noise("gaussian", (), seed, dataset, environment, variable, size, purpose).reshape(words.shape)
         first_mean, first_scale, mean, scale = parameters[1:5]
         result = np.where(second, mean + scale * normal, first_mean + first_scale * normal)
     else:
@@ -125,32 +133,61 @@ def unpack_mlp(parameters: Floats, num_parents: int) -> tuple[str, list[tuple[Fl
 
 def evaluate(batch: Batch, dataset: int) -> Floats:
     """(R, V) float64: the rows of one dataset of `batch` from its tables and its seed."""
-    table = {name: getattr(batch, name)[dataset].numpy() for name in _PER_DATASET}
-    parameters = batch.mechanism_parameters.numpy().astype(np.float64)
-    values = np.zeros(table["values"].shape)
+    table = tables_of(batch, dataset)
+    values = np.zeros_like(table["values"], np.float64)
     for k in range(int(table["num_environments"])):
         rows = table["environment"] == k
         x = np.zeros((rows.sum(), values.shape[1]))
         for v in table["order"][: int(table["num_variables"])]:
-            kind = NOISES[table["noise_kind"][v]]
-            shape = table["noise_parameters"][v].astype(np.float64)
-            n = float(table["noise_scale"][k, v]) * noise(
-                kind, shape, batch.seed, int(table["index"]), k, int(v), len(x)
-            )
-            parents = [] if table["hard"][k, v] else parents_in_order(table, v)
-            z = x[:, parents] * table["weights"][k, parents, v].astype(np.float64)
-            name, own = MECHANISMS[table["mechanism"][v]], parameters[table["mechanism_offset"][k, v] :]
-            base = float(table["bias"][k, v]) + mechanism(name, own, z)
-            x[:, v] = base + noise_factor(NOISE_EFFECTS[table["noise_effect"][v]], base, z) * n
-            if name == "post_nonlinear" and parents:
-                x[:, v] = apply(FUNCTIONS[int(own[0])], x[:, v])
+            x[:, v] = variable(table, k, int(v), x, batch.seed)
+            if not table["hard"][k, v]:
+                x[:, v] = (x[:, v] - float(table["centre"][v])) * float(table["gain"][v])
         values[rows] = x
-    return values
+    unit = table["column_gain"].astype(np.float64)
+    return np.where(unit > 0, (values - table["column_centre"].astype(np.float64)) * unit, values)
+
+
+def pilot(batch: Batch, dataset: int) -> tuple[Floats, Floats]:
+    """(V,) centre and (V,) gain of internal standardisation: from 8 blocks of 64 rows, one at least per source."""
+    table = tables_of(batch, dataset)
+    sources = int((~table["is_target_environment"][: int(table["num_environments"])]).sum())
+    rows = 64 * max(8 // sources, 1)
+    x = np.zeros((sources, rows, len(table["order"])))
+    centre, gain = np.zeros(len(table["order"])), np.zeros(len(table["order"]))
+    for v in table["order"][: int(table["num_variables"])]:
+        for k in range(sources):
+            x[k, :, v] = variable(table, k, int(v), x[k], batch.seed, purpose=2)
+        free = ~table["hard"][:sources, v]
+        if free.any():
+            centre[v] = x[free, :, v].mean()
+        deviation = x[free, :, v].std() if free.any() else 0.0
+        gain[v] = 1 / deviation if deviation > 1e-6 * abs(centre[v]) else 1.0
+        x[free, :, v] = (x[free, :, v] - centre[v]) * gain[v]
+    return centre, gain
+
+
+def variable(table: dict[str, NDArray], k: int, v: int, x: Floats, seed: int, purpose: int = 0) -> Floats:
+    """(R,): variable v in environment k before its last step, from its parents in x (R, V)."""
+    kind, shape = NOISES[table["noise_kind"][v]], table["noise_parameters"][v].astype(np.float64)
+    n = float(table["noise_scale"][k, v]) * noise(kind, shape, seed, int(table["index"]), k, v, len(x), purpose)
+    parents = [] if table["hard"][k, v] else parents_in_order(table, v)
+    z = x[:, parents] * table["weights"][k, parents, v].astype(np.float64)
+    name, own = MECHANISMS[table["mechanism"][v]], table["mechanism_parameters"][table["mechanism_offset"][k, v] :]
+    base = float(table["bias"][k, v]) + mechanism(name, own, z)
+    result = base + noise_factor(NOISE_EFFECTS[table["noise_effect"][v]], base, z) * n
+    return apply(FUNCTIONS[int(own[0])], result) if name == "post_nonlinear" and parents else result
+
+
+def tables_of(batch: Batch, dataset: int) -> dict[str, NDArray]:
+    """The tables of one dataset by name, and all mechanism parameters in float64."""
+    parameters = batch.mechanism_parameters.numpy().astype(np.float64)
+    return {name: getattr(batch, name)[dataset].numpy() for name in _PER_DATASET} | {"mechanism_parameters": parameters}
 
 
 _PER_DATASET = (
-    "values", "environment", "index", "num_variables", "num_environments", "adjacency", "order", "weights", "bias",
-    "noise_scale", "hard", "noise_kind", "noise_parameters", "noise_effect", "mechanism", "mechanism_offset",
+    "values", "environment", "index", "num_variables", "num_environments", "is_target_environment", "adjacency",
+    "order", "weights", "bias", "noise_scale", "hard", "noise_kind", "noise_parameters", "noise_effect", "mechanism",
+    "mechanism_offset", "centre", "gain", "column_centre", "column_gain",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._tables import (
     LAYOUT,
+    Columns,
     Sizes,
     check_memory,
     check_out,
@@ -44,7 +45,9 @@ class Batch:
 
         x_v = bias[b,k,v] + f_v(weights[b,k,p,v] · x_p) + noise_scale[b,k,v] · n_v          f_v = 0 where hard[b,k,v]
 
-    unless `NOISE_EFFECTS` or a post-nonlinear mechanism say otherwise.
+    unless `NOISE_EFFECTS` or a post-nonlinear mechanism say otherwise, and then, where not hard, gain[b,v] · (x_v −
+    centre[b,v]), which is what children see. What stands in `values` is column_gain[b,v] · (x_v − column_centre[b,v]).
+    Both steps change nothing unless `Prior.standardisation` asks for them.
 
     values                (B, R, V)     float32  the rows
     environment           (B, R)        int64    environment of each row
@@ -66,6 +69,8 @@ class Batch:
     mechanism             (B, V)        int64    named in `MECHANISMS`
     mechanism_offset      (B, K, V)     int64    where the parameters of f_v start in `mechanism_parameters`
     mechanism_parameters  (P,)          float32  all parameters of all f_v; layouts in `MECHANISMS`
+    centre, gain                (B, V)  float32  internal standardisation, by the pilot rows
+    column_centre, column_gain  (B, V)  float32  standardisation by the sample
     """
 
     values: Tensor
@@ -88,6 +93,10 @@ class Batch:
     mechanism: Tensor
     mechanism_offset: Tensor
     mechanism_parameters: Tensor
+    centre: Tensor
+    gain: Tensor
+    column_centre: Tensor
+    column_gain: Tensor
     prior: Prior
     seed: int
     stream_version: int = STREAM_VERSION
@@ -196,7 +205,9 @@ def sample(
         check_out(out, (num_datasets, num_rows, prior.max_variables), torch.device(device))
     tables = draw_tables(prior, num_datasets, seed, first_index, workers)
     offset = split_rows(tables["is_target_environment"], tables["num_environments"], num_rows, prior.target_share)
-    tensors: dict[str, Any] = tables | evaluate_tables(tables, offset, num_rows, seed, workers, out=out)
+    columns: Columns = "standardised" if prior.standardisation == "sample" else "raw"
+    rows = evaluate_tables(tables, offset, num_rows, seed, workers, columns=columns, out=out)
+    tensors: dict[str, Any] = tables | rows
     return Batch(**tensors, prior=prior, seed=seed)
 
 
@@ -206,12 +217,13 @@ def resample(
     *,
     seed: int,
     environments: int | Tensor | None = None,
+    observed: bool = True,
     num_threads: int | None = None,
 ) -> Batch:
     """Fresh rows from the SCMs of `batch`; with `seed=batch.seed` and as many rows, the exogenous noise is the same.
 
     environments: None splits the rows over environments as `batch` does; a number, or one per dataset (B,) int64,
-    draws every row from that environment.
+    draws every row from that environment. observed: in the units of `batch.values`; without, as the SCM has them.
     """
     _check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
     check_seed(seed)
@@ -221,7 +233,8 @@ def resample(
     else:
         offset = rows_of_one_environment(_as_environments(batch, environments), batch.bias.shape[1], num_rows)
     tables = {name: getattr(batch, name).contiguous() for name in LAYOUT}
-    rows: dict[str, Any] = evaluate_tables(tables, offset, num_rows, seed, threads(num_threads))
+    columns: Columns = "given" if observed and batch.prior.standardisation == "sample" else "raw"
+    rows: dict[str, Any] = evaluate_tables(tables, offset, num_rows, seed, threads(num_threads), columns=columns)
     return replace(batch, **rows, seed=seed)
 
 

@@ -124,6 +124,10 @@ def relabelled(batch: Batch, permutation: torch.Tensor) -> Batch:
         bias=columns(batch.bias),
         noise_scale=columns(batch.noise_scale),
         hard=columns(batch.hard),
+        centre=columns(batch.centre),
+        gain=columns(batch.gain),
+        column_centre=columns(batch.column_centre),
+        column_gain=columns(batch.column_gain),
         order=permutation.gather(1, batch.order),
         target_index=permutation.gather(1, batch.target_index[:, None]).squeeze(1),
     )
@@ -152,6 +156,10 @@ def _empty(datasets: int, environments: int, width: int, rows: int) -> dict[str,
         "mechanism": np.full((datasets, width), MECHANISMS.index("linear")),
         "mechanism_offset": np.zeros(per_environment, np.int64),
         "mechanism_parameters": np.zeros(1, np.float32),
+        "centre": np.zeros((datasets, width), np.float32),
+        "gain": np.ones((datasets, width), np.float32),
+        "column_centre": np.zeros((datasets, width), np.float32),
+        "column_gain": np.ones((datasets, width), np.float32),
     }
 
 

@@ -54,11 +54,16 @@ EVERYTHING = scm.Prior(
 )
 LINEAR = scm.Prior(num_variables=(2, 6), noise_scale=(0.5, 2.0), bias=scm.Normal(0.0, 1.0))
 
+INTERNAL = replace(EVERYTHING, standardisation="internal")
+BY_SAMPLE = replace(EVERYTHING, standardisation="sample")
+
 NAMED = {
     "chain": scm.presets.chain(),
     "lucas": scm.presets.lucas(),
     "random": scm.presets.random(),
     "everything": EVERYTHING,
+    "internal": INTERNAL,
+    "by_sample": BY_SAMPLE,
 }
 
 

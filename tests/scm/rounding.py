@@ -16,15 +16,19 @@ Bound = tuple[np.ndarray, np.ndarray]
 
 def rounding_bound(batch: scm.Batch, b: int) -> np.ndarray:
     """(R, V): a sum of n terms errs by (n + 2) u of its magnitudes, a function by 8 u; infinite at a tree's step."""
-    table = {name: getattr(batch, name)[b].numpy() for name in reference._PER_DATASET}
-    parameters = batch.mechanism_parameters.numpy().astype(np.float64)
+    table = reference.tables_of(batch, b)
+    parameters, unit = table["mechanism_parameters"], table["column_gain"].astype(np.float64)
+    centre = np.where(unit > 0, table["column_centre"], 0)
     exact, bound = reference.evaluate(batch, b), np.zeros(table["values"].shape)
+    exact = exact / np.where(unit > 0, unit, 1) + centre  # in the units of the SCM
     for k in range(int(table["num_environments"])):
         rows = table["environment"] == k
         x, error = exact[rows], np.zeros((rows.sum(), bound.shape[1]))
         for v in table["order"][: int(table["num_variables"])]:
             error[:, v] = _variable(batch, table, parameters, k, int(v), x, error)
         bound[rows] = error
+    if np.any((unit != 1) & (unit > 0)):
+        bound = (bound + 2 * U * (np.abs(exact) + np.abs(centre))) * unit
     return bound
 
 
@@ -50,7 +54,10 @@ def _variable(batch, table, parameters, k, v, x, error) -> np.ndarray:
         modulation = scale * n * (predictor + 8 * U) if effect == "heteroscedastic" else 0
         size, error = size + 2 * scale * n, error + 2 * noise_error + modulation
     if name == "post_nonlinear" and parents:
-        _, error = _apply(FUNCTIONS[int(own[0])], (size, error))
+        size, error = _apply(FUNCTIONS[int(own[0])], (size, error))
+    if not table["hard"][k, v]:
+        centre, gain = float(table["centre"][v]), float(table["gain"][v])
+        error = (error + 2 * U * (size + abs(centre))) * gain if (centre, gain) != (0, 1) else error
     return error
 
 

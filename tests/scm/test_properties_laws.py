@@ -162,7 +162,8 @@ def cropped(batch: Batch, b: int, n: int, k: int) -> Batch:
     }
     cut |= {name: getattr(batch, name)[b, :k, :n] for name in ("bias", "noise_scale", "hard", "mechanism_offset")}
     noise = ("noise_kind", "noise_parameters", "noise_effect")
-    cut |= {name: getattr(batch, name)[b, :n] for name in ("order", "mechanism", *noise)}
+    units = ("centre", "gain", "column_centre", "column_gain")
+    cut |= {name: getattr(batch, name)[b, :n] for name in ("order", "mechanism", *noise, *units)}
     cut |= {
         name: getattr(batch, name)[b] for name in ("num_variables", "num_environments", "target_index", "environment")
     }

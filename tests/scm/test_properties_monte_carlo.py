@@ -26,7 +26,11 @@ TANH = scm.Prior(
 )
 
 
-@pytest.mark.parametrize("prior", [scm.presets.chain(), scm.presets.random_linear(6)], ids=["chain", "random_linear"])
+CLOSED = {"chain": scm.presets.chain(), "random_linear": scm.presets.random_linear(6)}
+CLOSED["internal"] = replace(CLOSED["random_linear"], standardisation="internal")
+
+
+@pytest.mark.parametrize("prior", CLOSED.values(), ids=CLOSED)
 def test_a_sampled_population_is_that_of_the_closed_form(prior):
     batch = scm.sample(prior, 12, 200, seed=1)
     share = properties.environment_share(batch, target=False)

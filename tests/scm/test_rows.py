@@ -19,7 +19,8 @@ def evaluate(batch: scm.Batch, way: str) -> dict[str, torch.Tensor]:
     tables = {name: getattr(batch, name) for name in LAYOUT}
     rows = batch.values.shape[1]
     offset = split_rows(batch.is_target_environment, batch.num_environments, rows, batch.prior.target_share)
-    return evaluate_tables(tables, offset, rows, batch.seed, 1, way)
+    columns = "given" if batch.prior.standardisation == "sample" else "raw"
+    return evaluate_tables(tables, offset, rows, batch.seed, 1, way, columns)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -46,24 +46,34 @@ def test_named_draws_have_their_golden_checksums(name):
     assert (scm.STREAM_VERSION, digest.hexdigest()) == (GOLDEN["stream_version"], GOLDEN[name])
 
 
-@pytest.mark.parametrize("num_threads", [2, 3, 7])
-def test_number_of_threads_never_changes_a_bit(num_threads):
-    one = scm.sample(EVERYTHING, 60, 130, seed=3, num_threads=1)
-    assert_same(one, scm.sample(EVERYTHING, 60, 130, seed=3, num_threads=num_threads))
+WHOLE = {name: NAMED[name] for name in ("everything", "internal", "by_sample")}
 
 
-def test_many_rows_are_split_over_threads_without_changing_a_bit():
-    prior = scm.Prior(num_variables=3, source_environments=3)
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("num_threads", [2, 7])
+def test_number_of_threads_never_changes_a_bit(num_threads, name):
+    one = scm.sample(WHOLE[name], 60, 130, seed=3, num_threads=1)
+    assert_same(one, scm.sample(WHOLE[name], 60, 130, seed=3, num_threads=num_threads))
+
+
+@pytest.mark.parametrize("standardisation", ["none", "sample"])
+def test_many_rows_are_split_over_threads_without_changing_a_bit(standardisation):
+    prior = scm.Prior(num_variables=3, source_environments=3, standardisation=standardisation)
     one = scm.sample(prior, 2, 100_000, seed=3, num_threads=1)  # chunks of 16384 rows start inside environments
     assert_same(one, scm.sample(prior, 2, 100_000, seed=3, num_threads=5))
 
 
 @settings(max_examples=25, deadline=None)
-@given(start=st.integers(0, 1 << 40), split=st.integers(1, 7), seed=st.integers(0, 2**64 - 1))
-def test_splitting_a_batch_never_changes_a_bit(start, split, seed):
-    whole = scm.sample(EVERYTHING, 8, 33, seed=seed, first_index=start)
-    first = scm.sample(EVERYTHING, split, 33, seed=seed, first_index=start)
-    second = scm.sample(EVERYTHING, 8 - split, 33, seed=seed, first_index=start + split)
+@given(
+    start=st.integers(0, 1 << 40),
+    split=st.integers(1, 7),
+    seed=st.integers(0, 2**64 - 1),
+    prior=st.sampled_from(list(WHOLE.values())),
+)
+def test_splitting_a_batch_never_changes_a_bit(start, split, seed, prior):
+    whole = scm.sample(prior, 8, 33, seed=seed, first_index=start)
+    first = scm.sample(prior, split, 33, seed=seed, first_index=start)
+    second = scm.sample(prior, 8 - split, 33, seed=seed, first_index=start + split)
     for name in ROWS_OF_DATASETS:
         parts = torch.cat([getattr(first, name), getattr(second, name)])
         assert torch.equal(getattr(whole, name), parts), name
@@ -71,14 +81,16 @@ def test_splitting_a_batch_never_changes_a_bit(start, split, seed):
     assert torch.equal(whole.mechanism_parameters, parameters)
 
 
+@pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("path", native().path_names())
-def test_every_instruction_set_gives_the_same_bits(path):
-    best = scm.sample(EVERYTHING, 40, 150, seed=5)
-    tables = draw_tables(EVERYTHING, 40, 5, 0, 1, path)
+def test_every_instruction_set_gives_the_same_bits(path, name):
+    best = scm.sample(WHOLE[name], 40, 150, seed=5)
+    tables = draw_tables(WHOLE[name], 40, 5, 0, 1, path)
+    offset = split_rows(best.is_target_environment, best.num_environments, 150, EVERYTHING.target_share)
+    columns = "standardised" if name == "by_sample" else "raw"
+    assert torch.equal(evaluate_tables(tables, offset, 150, 5, 1, path, columns)["values"], best.values)
     for name in LAYOUT:
         assert torch.equal(getattr(best, name), tables[name]), name
-    offset = split_rows(best.is_target_environment, best.num_environments, 150, EVERYTHING.target_share)
-    assert torch.equal(evaluate_tables(tables, offset, 150, 5, 1, path)["values"], best.values)
 
 
 def test_another_process_draws_the_same_bits():

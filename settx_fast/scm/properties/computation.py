@@ -14,6 +14,8 @@ from settx_fast.scm.properties.population import (
     linear_population,
     merged,
     sampled_population,
+    seen,
+    seen_weights,
     select,
 )
 from settx_fast.scm.properties.record import CLOSED_FORM, MONTE_CARLO, Properties, SourceProperties
@@ -81,14 +83,14 @@ def _population(batch: Batch, monte_carlo_rows: int, seed: int | None) -> tuple[
     population = linear_population(batch, source_share)
     index = torch.nonzero(~is_linear(batch)).flatten()
     if not len(index):
-        return population, source_share
+        return seen(population, batch), source_share
     seed = (batch.seed + SEED_OFFSET) % 2**64 if seed is None else seed
     sampled = sampled_population(select(batch, index), source_share[index], monte_carlo_rows, seed)
-    return merged(population, sampled, index), source_share
+    return seen(merged(population, sampled, index), batch), source_share
 
 
 def _source_fields(batch: Batch, population: Population, source_share: Tensor, source: Moments) -> dict[str, Tensor]:
-    weights, adjacency, target_index = batch.weights.double(), batch.adjacency, batch.target_index
+    weights, adjacency, target_index = seen_weights(batch), batch.adjacency, batch.target_index
     target_noise = (source_share * population.target_noise).sum(1)
     parents = num_parents(adjacency, target_index)
     return {

@@ -34,16 +34,30 @@ class Population:
 
 def is_linear(batch: Batch) -> Tensor:
     """(B,) bool: every variable that has parents is a linear function of them plus noise."""
+    return _linear_variables(batch).all(1)
+
+
+def _linear_variables(batch: Batch) -> Tensor:
     has_parents = batch.adjacency.any(1)
     linear = (batch.mechanism == MECHANISMS.index("linear")) & (batch.noise_effect == NOISE_EFFECTS.index("additive"))
-    return (linear | ~has_parents).all(1)
+    return linear | ~has_parents
+
+
+def last_gain(batch: Batch) -> Tensor:
+    """(B, K, V) float64: what the last step of every variable multiplies it with."""
+    return batch.gain.double()[:, None].masked_fill(batch.hard, 1.0)
 
 
 def linear_population(batch: Batch, source_share: Tensor) -> Population:
-    """Closed form, exact for any noise with finite variance; source_share (B, K) float64 sums to one."""
-    noise_variance = batch.noise_scale.double().square()
-    weights = batch.weights.double()
-    moments = linear_moments(weights, batch.bias.double(), noise_variance)
+    """Closed form, exact for any noise with finite variance; source_share (B, K) float64 sums to one.
+
+    The last step of a linear variable is one with its weights, bias and noise.
+    """
+    gain = last_gain(batch)
+    noise_variance = (batch.noise_scale.double() * gain).square()
+    weights = batch.weights.double() * gain[:, :, None]
+    bias = (batch.bias.double() - batch.centre.double()[:, None].masked_fill(batch.hard, 0.0)) * gain
+    moments = linear_moments(weights, bias, noise_variance)
     target_noise = at_target(noise_variance, batch.target_index)
     target_variance = at_target(moments.pooled(source_share).variance, batch.target_index)
     return Population(
@@ -60,7 +74,7 @@ def sampled_population(batch: Batch, source_share: Tensor, num_rows: int, seed: 
     The signal is read off an SCM whose target has no noise. Effects are `sampled_total_effect`.
     """
     moments = _environment_moments(batch, num_rows, seed)
-    target_noise = at_target(batch.noise_scale.double().square(), batch.target_index)
+    target_noise = at_target((batch.noise_scale.double() * last_gain(batch)).square(), batch.target_index)
     deviation = moments.pooled(source_share).variance.sqrt()
     silenced = batch.noise_scale.scatter(2, _target_column(batch), 0.0)
     signal = _target_moments(replace(batch, noise_scale=silenced), num_rows, seed).pooled(source_share)
@@ -77,21 +91,53 @@ def sampled_total_effect(batch: Batch, share: Tensor, deviation: Tensor, num_row
 
     The incremental effect of Rothenhäusler and Yu (2019, arXiv:1907.13258): E[Y under do(v := v + δ)] − E[Y under
     do(v := v − δ)] over 2δ, with δ a tenth of v's standard deviation (B, V), averaged over environments with shares
-    (B, K). With additive noise, do(v := v ± δ) adds ±δ to the bias of v; both arms share their noise, so that only the
-    effect differs. For linear SCMs it is [(I − W)⁻¹]_{v,target}.
+    (B, K). With additive noise, do(v := v ± δ) adds ±δ to the bias of v, in the units before its last step; both arms
+    share their noise, so that only the effect differs. For linear SCMs it is [(I − W)⁻¹]_{v,target}.
     """
     rows = max(num_rows // share.shape[1], 1)
     step = STEP * torch.where(deviation > 0, deviation, 1.0)  # (B, V)
+    gain = last_gain(batch)
+    gain = gain.masked_fill(gain == 0, 1.0)
     cause = ancestors(batch.adjacency, batch.target_index)
     ranked = cause.int().argsort(stable=True, dim=1, descending=True)  # every dataset's ancestors first
     effect = torch.zeros_like(step).scatter_(1, batch.target_index[:, None], 1.0)
     for variable in ranked.T[: int(cause.sum(1).max())]:  # (B,): one ancestor of every dataset at a time
         moved = cause & is_target(variable, step.shape[1])
-        delta = (step * moved)[:, None].float()
+        delta = ((step * moved)[:, None] / gain).float()
         high = _target_moments(replace(batch, bias=batch.bias + delta), rows, seed).pooled(share).mean  # (B, 1)
         low = _target_moments(replace(batch, bias=batch.bias - delta), rows, seed).pooled(share).mean
         effect = torch.where(moved, (high - low) / (2 * step), effect)
     return effect
+
+
+def seen(population: Population, batch: Batch) -> Population:
+    """The same in the units of `batch.values`, whose columns may have been standardised."""
+    unit, target_unit = _column_unit(batch), at_target(_column_unit(batch), batch.target_index)[:, None]
+    moments = population.moments
+    return Population(
+        Moments(
+            (moments.mean - batch.column_centre.double()[:, None]) * unit[:, None],
+            moments.covariance * (unit[:, None, :, None] * unit[:, None, None, :]),
+        ),
+        population.target_noise * target_unit.square(),
+        population.signal_variance * target_unit.squeeze(1).square(),
+        population.total_effect * target_unit / unit,
+    )
+
+
+def seen_weights(batch: Batch) -> Tensor:
+    """(B, K, V, V) float64: the weights in the units of `batch.values`.
+
+    Weights into a mechanism that is not linear only follow their cause's unit: they are not slopes.
+    """
+    unit = _column_unit(batch)
+    slope = (last_gain(batch) * unit[:, None]).where(_linear_variables(batch)[:, None], 1.0)
+    return batch.weights.double() * slope[:, :, None] / unit[:, None, :, None]
+
+
+def _column_unit(batch: Batch) -> Tensor:
+    unit = batch.column_gain.double()
+    return unit.masked_fill(unit == 0, 1.0)  # of padding
 
 
 def merged(first: Population, second: Population, index: Tensor) -> Population:
@@ -123,7 +169,7 @@ def _by_environment(batch: Batch, num_rows: int, seed: int) -> Iterator[Tensor]:
     """For every environment in turn (B, num_rows, V) fresh rows; padding repeats a dataset's last environment."""
     for k in range(batch.bias.shape[1]):
         environments = (batch.num_environments - 1).clamp_max(k)
-        yield resample(batch, num_rows, seed=seed, environments=environments).values
+        yield resample(batch, num_rows, seed=seed, environments=environments, observed=False).values
 
 
 def _environment_moments(batch: Batch, num_rows: int, seed: int) -> Moments:

@@ -1,0 +1,22 @@
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace settx::scm {
+
+// Calls work(thread, item) for every item; work must not throw.
+template <class Work>
+void parallel_for(int64_t items, int num_threads, const Work& work) {
+    std::atomic<int64_t> next{0};
+    const auto run = [&](int thread) {
+        for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(thread, item);
+    };
+    std::vector<std::thread> threads;
+    for (int thread = 1; thread < num_threads && thread < items; ++thread) threads.emplace_back(run, thread);
+    run(0);
+    for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace settx::scm
