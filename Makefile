@@ -36,7 +36,7 @@ format: install
 	$(BIN)/clang-format -i $(CPP_SOURCES)
 
 native-test: install
-	$(BIN)/cmake -S . -B build/native-test -DSETTX_TESTS=ON -DSETTX_CUDA=OFF \
+	$(BIN)/cmake -S . -B build/native-test -DSETTX_TESTS=ON \
 		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
 	$(BIN)/cmake --build build/native-test --parallel 2
 	$(BIN)/ctest --test-dir build/native-test --output-on-failure

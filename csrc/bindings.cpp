@@ -12,6 +12,8 @@
 #include "scm/lanes.h"
 #include "scm/noise.h"
 #include "scm/paths.h"
+#include "scm/prior_image.h"
+#include "scm/sample_cuda.h"
 #include "scm/scm.h"
 
 namespace py = pybind11;
@@ -71,6 +73,13 @@ class OwnedPrior {
     OwnedPrior(const OwnedPrior&) = delete;
 
     const scm::Prior& prior() const { return prior_; }
+
+    // Writes the prior to `host` as it will be read at `device`; host 0: only the number of bytes.
+    int64_t write_image(uintptr_t host, uintptr_t device) const {
+        scm::PriorImage image(reinterpret_cast<char*>(host), reinterpret_cast<char*>(device));
+        image.add(prior_);
+        return image.size();
+    }
 
   private:
     template <class T>
@@ -146,9 +155,52 @@ T* pointer(const py::dict& arrays, const char* name, const Shape& shape) {
                           text(array.attr("shape")));
 }
 
-scm::Tables as_tables(const py::dict& arrays, int64_t B, int64_t V, int64_t K, int64_t P) {
+#ifdef SETTX_HAS_CUDA
+// By the protocol of CUDA arrays, which torch's tensors speak.
+template <class T>
+T* device_pointer(const py::dict& arrays, const char* name, const Shape& shape) {
+    const auto text = [](const py::handle& value) { return py::str(value).cast<std::string>(); };
+    const std::string expected = std::string(name) + ": expected a contiguous " + text(py::dtype::of<T>()) +
+                                 " array of shape " + text(py::cast(shape)) + " on a CUDA device, got ";
+    if (!arrays.contains(name)) throw py::value_error(expected + "none");
+    const py::object array = arrays[name];
+    if (!py::hasattr(array, "__cuda_array_interface__"))
+        throw py::value_error(expected + text(py::type::of(array)) + " elsewhere");
+    const py::dict found = array.attr("__cuda_array_interface__");
+    const bool contiguous = !found.contains("strides") || found["strides"].is_none();
+    if (!contiguous || text(found["typestr"]) != text(py::dtype::of<T>().attr("str")) ||
+        found["shape"].cast<Shape>() != shape)
+        throw py::value_error(expected + text(found["typestr"]) + " of shape " + text(found["shape"]) +
+                              (contiguous ? "" : ", not contiguous"));
+    return reinterpret_cast<T*>(found["data"].cast<std::pair<uintptr_t, bool>>().first);
+}
+#endif
+
+// Named arrays, all of them on the host or all on a device.
+struct Arrays {
+    const py::dict& named;
+    bool on_device = false;
+};
+
+template <class T>
+T* pointer(const Arrays& arrays, const char* name, const Shape& shape) {
+#ifdef SETTX_HAS_CUDA
+    if (arrays.on_device) return device_pointer<T>(arrays.named, name, shape);
+#endif
+    return pointer<T>(arrays.named, name, shape);
+}
+
+using Sizes = std::array<int64_t, 4>;  // B, V, K, P
+
+scm::Tables sized(const Sizes& sizes) {
     scm::Tables t{};
-    t.datasets = B, t.variables = V, t.environments = K, t.num_parameters = P;
+    t.datasets = sizes[0], t.variables = sizes[1], t.environments = sizes[2], t.num_parameters = sizes[3];
+    return t;
+}
+
+scm::Tables as_tables(const Arrays& arrays, const Sizes& sizes) {
+    const auto [B, V, K, P] = sizes;
+    scm::Tables t = sized(sizes);
     t.index = pointer<int64_t>(arrays, "index", {B});
     t.num_variables = pointer<int64_t>(arrays, "num_variables", {B});
     t.num_environments = pointer<int64_t>(arrays, "num_environments", {B});
@@ -174,6 +226,12 @@ scm::Tables as_tables(const py::dict& arrays, int64_t B, int64_t V, int64_t K, i
     return t;
 }
 
+scm::Rows as_rows(const Arrays& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed) {
+    const auto [B, V, K, P] = sizes;
+    return {num_rows, pointer<int64_t>(arrays, "row_offset", {B, K + 1}), seed,
+            pointer<float>(arrays, "values", {B, num_rows, V}), pointer<int64_t>(arrays, "environment", {B, num_rows})};
+}
+
 const scm::Path& path_by_name(const std::string& name) {
     if (name == "best") return scm::path(scm::num_paths() - 1);
     for (int i = 0; i < scm::num_paths(); ++i)
@@ -191,26 +249,23 @@ void count_parameters(const OwnedPrior& prior, uint64_t seed, int64_t first_inde
     scm::count_parameters(prior.prior(), seed, first_index, num_datasets, counts, num_threads, chosen);
 }
 
-void draw(const OwnedPrior& prior, uint64_t seed, const py::dict& arrays, std::array<int64_t, 4> shape, int num_threads,
+void draw(const OwnedPrior& prior, uint64_t seed, const py::dict& arrays, const Sizes& sizes, int num_threads,
           const std::string& path) {
-    const auto [B, V, K, P] = shape;
-    const scm::Tables tables = as_tables(arrays, B, V, K, P);
-    const int64_t* offset = pointer<int64_t>(arrays, "parameter_offset", {B});
-    const scm::Path& chosen = path_by_name(path);
+    const scm::Tables tables = as_tables({arrays}, sizes);
+    const int64_t* offset = pointer<int64_t>(arrays, "parameter_offset", {sizes[0]});
+    const bool from_image = path == "rows";
+    const scm::Path& chosen = path_by_name(from_image ? "best" : path);
     py::gil_scoped_release release;
-    scm::draw(prior.prior(), seed, offset, tables, num_threads, chosen);
+    if (from_image)
+        scm::draw_from_image(prior.prior(), seed, offset, tables);
+    else
+        scm::draw(prior.prior(), seed, offset, tables, num_threads, chosen);
 }
 
-void evaluate(const py::dict& arrays, std::array<int64_t, 4> shape, int64_t num_rows, uint64_t seed, int32_t columns,
+void evaluate(const py::dict& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns,
               int num_threads, const std::string& path) {
-    const auto [B, V, K, P] = shape;
-    const scm::Tables tables = as_tables(arrays, B, V, K, P);
-    const scm::Rows rows{num_rows,
-                         pointer<int64_t>(arrays, "row_offset", {B, K + 1}),
-                         seed,
-                         pointer<float>(arrays, "values", {B, num_rows, V}),
-                         pointer<int64_t>(arrays, "environment", {B, num_rows}),
-                         scm::Columns(columns)};
+    const scm::Tables tables = as_tables({arrays}, sizes);
+    const scm::Rows rows = as_rows({arrays}, sizes, num_rows, seed, columns);
     const bool in_tiles = path == "rows", in_place = path == "rows in place";
     const scm::Path& chosen = path_by_name(in_tiles || in_place ? "best" : path);
     py::gil_scoped_release release;
@@ -245,6 +300,38 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {
     return {w.w0, w.w1, w.w2, w.w3};
 }
 
+#ifdef SETTX_HAS_CUDA
+void draw_cuda(const OwnedPrior& prior, uintptr_t image, uint64_t seed, const py::dict& arrays, const Sizes& sizes,
+               int device, uintptr_t stream) {
+    const Arrays on_device{arrays, true};
+    const auto [B, V, K, P] = sizes;
+    const scm::Tables tables = as_tables(on_device, sizes);
+    const int64_t* offset = pointer<int64_t>(on_device, "parameter_offset", {B});
+    int32_t* scratch = pointer<int32_t>(on_device, "scratch", {B, 2 * V});
+    scm::PriorImage layout(nullptr, reinterpret_cast<char*>(image));
+    const scm::Prior there = layout.add(prior.prior());
+    py::gil_scoped_release release;
+    scm::draw_cuda(there, seed, offset, tables, scratch, {device, reinterpret_cast<void*>(stream)});
+}
+
+void evaluate_cuda(const py::dict& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns,
+                   int64_t deep_width, int device, uintptr_t stream) {
+    const Arrays on_device{arrays, true};
+    const auto [B, V, K, P] = sizes;
+    const scm::Tables tables = as_tables(on_device, sizes);
+    const scm::Rows rows = as_rows(on_device, sizes, num_rows, seed, columns);
+    int32_t* parents = pointer<int32_t>(on_device, "parents", {B, V, V + 1});
+    const int64_t floats = scm::hidden_floats_cuda(tables, num_rows, deep_width, device);
+    float* hidden = pointer<float>(on_device, "hidden", {floats});
+    py::gil_scoped_release release;
+    scm::evaluate_cuda(tables, rows, deep_width, parents, hidden, {device, reinterpret_cast<void*>(stream)});
+}
+
+int64_t hidden_floats_cuda(const Sizes& sizes, int64_t num_rows, int64_t deep_width, int device) {
+    return scm::hidden_floats_cuda(sized(sizes), num_rows, deep_width, device);
+}
+#endif
+
 std::vector<std::string> path_names() {
     std::vector<std::string> names;
     for (int i = 0; i < scm::num_paths(); ++i) names.emplace_back(scm::path(i).name);
@@ -262,12 +349,21 @@ PYBIND11_MODULE(_native, m) {
         .def_readonly("problem", &settx::Devices::problem);
     m.def("find_devices", &settx::find_devices, "CUDA devices this build can see.");
 
-    py::class_<OwnedPrior>(m, "Prior").def(py::init<const py::dict&>());
+    py::class_<OwnedPrior>(m, "Prior")
+        .def(py::init<const py::dict&>())
+        .def("write_image", &OwnedPrior::write_image,
+             "Writes the prior to an address on the host, as read at another; 0: nothing. Returns the bytes it takes.");
     m.def("count_parameters", &count_parameters, "Writes the number of mechanism parameters of every dataset.");
-    m.def("draw", &draw, "Fills zeroed tables.");
+    m.def("draw", &draw, "Fills zeroed tables; path: an instruction set, or 'rows', from an image of the prior.");
     m.def("evaluate", &evaluate,
           "Fills values and environment from tables; path: an instruction set, or 'rows' or 'rows in place', the CUDA "
           "back end's order of work.");
+
+#ifdef SETTX_HAS_CUDA
+    m.def("draw_cuda", &draw_cuda, "The same on a device, whose memory holds an image of the prior; does not wait.");
+    m.def("evaluate_cuda", &evaluate_cuda, "The same on a device, with scratch `parents` and `hidden`; does not wait.");
+    m.def("hidden_floats_cuda", &hidden_floats_cuda, "How many floats `hidden` has.");
+#endif
 
     m.def("path_names", &path_names, "Instruction sets this machine can use, best last.");
     m.def("fill_noise", &fill_noise, "Standardised noise of the first rows of a variable.");

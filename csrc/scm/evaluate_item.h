@@ -47,17 +47,18 @@ inline Plan make_plan(const Tables& t, int64_t rows, int64_t deep_width, const D
 
 // Rows first … first + count − 1 of one environment.
 struct Item {
-    int64_t dataset, environment, first, count;
+    int32_t dataset, environment, count;
+    int64_t first;
 };
 
 // False: there is no such item.
 SETTX_FN bool find_item(const Tables& t, const Rows& rows, const Plan& plan, int64_t number, Item* item) {
     const int64_t b = number / plan.items, *offset = rows.row_offset + b * (t.environments + 1);
     int64_t left = number % plan.items;
-    for (int64_t k = 0; k < t.environments; ++k) {
-        const int64_t n = offset[k + 1] - offset[k], first = left * plan.rows_per_item();
-        if (first < n) {
-            *item = {b, k, first, n - first < plan.rows_per_item() ? n - first : plan.rows_per_item()};
+    for (int32_t k = 0; k < t.environments; ++k) {
+        const int64_t n = offset[k + 1] - offset[k], first = left * plan.rows_per_item(), rest = n - first;
+        if (rest > 0) {
+            *item = {int32_t(b), k, int32_t(rest < plan.rows_per_item() ? rest : plan.rows_per_item()), first};
             return true;
         }
         left -= (n + plan.rows_per_item() - 1) / plan.rows_per_item();
@@ -77,14 +78,20 @@ SETTX_FN void list_parents(const Tables& t, int64_t b, int64_t v, int32_t* paren
     }
 }
 
+// Number of the item's first row in `values`.
+SETTX_FN int64_t first_row(const Tables& t, const Rows& rows, const Item& item) {
+    const int64_t bk = item.dataset * (t.environments + 1) + item.environment;
+    return item.dataset * rows.rows + rows.row_offset[bk] + item.first;
+}
+
 // ---- What a lane does -----------------------------------------------------------------------------------------------
 
 // Row of the item that is the lane's row r, and where the tile has it.
-SETTX_FN int64_t row_of_lane(int32_t lane, int r) {
+SETTX_FN int32_t row_of_lane(int32_t lane, int r) {
     return lane / LANES * BLOCK + r * LANES + lane % LANES;
 }
 
-SETTX_FN int64_t place_in_tile(int64_t row, int32_t lanes) {
+SETTX_FN int32_t place_in_tile(int32_t row, int32_t lanes) {
     return row % BLOCK / LANES * lanes + row / BLOCK * LANES + row % LANES;
 }
 
@@ -93,8 +100,7 @@ SETTX_FN LaneMemory tile_of_lane(float* tile, const Plan& plan, int32_t lane) {
 }
 
 SETTX_FN LaneMemory output_of_lane(const Tables& t, const Rows& rows, const Item& item, int32_t lane) {
-    const int64_t V = t.variables, first = rows.row_offset[item.dataset * (t.environments + 1) + item.environment];
-    const int64_t row = item.dataset * rows.rows + first + item.first + row_of_lane(lane, 0);
+    const int64_t V = t.variables, row = first_row(t, rows, item) + row_of_lane(lane, 0);
     int count = 0;
     while (count < QUAD && row_of_lane(lane, count) < item.count) ++count;
     return {rows.values + row * V, 1, LANES * V, count};
@@ -137,23 +143,21 @@ SETTX_FN void evaluate_lane(const Tables& t, const Rows& rows, const int32_t* pa
 // ---- What the lanes of a block write together -----------------------------------------------------------------------
 
 SETTX_FN void write_environment(const Tables& t, const Rows& rows, const Item& item, int32_t lane, int32_t lanes) {
-    const int64_t first = rows.row_offset[item.dataset * (t.environments + 1) + item.environment] + item.first;
-    int64_t* environment = rows.environment + item.dataset * rows.rows + first;
-    for (int64_t row = lane; row < item.count; row += lanes) environment[row] = item.environment;
+    const int64_t first = first_row(t, rows, item);
+    for (int32_t row = lane; row < item.count; row += lanes) rows.environment[first + row] = item.environment;
 }
 
 // values (count, V) = tile (V, rows) transposed, variables that the dataset lacks 0. Lanes step through it side by
 // side.
 SETTX_FN void write_tile(const Tables& t, const Rows& rows, const Plan& plan, const Item& item, int32_t lane,
                          const float* tile) {
-    const int64_t first = rows.row_offset[item.dataset * (t.environments + 1) + item.environment] + item.first;
-    float* out = rows.values + (item.dataset * rows.rows + first) * t.variables;
+    float* out = rows.values + first_row(t, rows, item) * t.variables;
     const int32_t V = int32_t(t.variables), n = int32_t(t.num_variables[item.dataset]);
-    const int32_t down = plan.lanes / V, right = plan.lanes % V, count = int32_t(item.count);
+    const int32_t down = plan.lanes / V, right = plan.lanes % V, count = item.count;
     const int32_t stride = int32_t(plan.stride());
     int32_t row = lane / V, v = lane % V;
     for (int32_t i = lane; row < count; i += plan.lanes) {
-        out[i] = v < n ? tile[v * stride + int32_t(place_in_tile(row, plan.lanes))] : 0.0f;
+        out[i] = v < n ? tile[v * stride + place_in_tile(row, plan.lanes)] : 0.0f;
         row += down;
         v += right;
         if (v >= V) v -= V, ++row;

@@ -123,20 +123,26 @@ SETTX_FN Quad add_noise(Quad x, const Variable& v, const Memory& values, Address
 
 constexpr int UNITS = 4;  // of a layer, computed together: each input is read once for all of them
 
-// units (UNITS,) from unit j on, before the activation; past the last one they repeat it. W (num_units, num_inputs), b.
+struct Units {
+    Quad unit[UNITS];
+};
+
+// Units from j on, before the activation; past the last one they repeat it. W (num_units, num_inputs), b (num_units).
 template <class Input>
-SETTX_FN void add_inputs(const float* W, int32_t num_inputs, int32_t num_units, int32_t j, const Input& input,
-                         Quad* units) {
-    const float *b = W + int64_t(num_units) * num_inputs, *row[UNITS];
+SETTX_FN Units add_inputs(const float* W, int32_t num_inputs, int32_t num_units, int32_t j, const Input& input) {
+    Units units;
+    const float* b = W + num_units * num_inputs;
+    int32_t row[UNITS];
     for (int u = 0; u < UNITS; ++u) {
         const int32_t unit = j + u < num_units ? j + u : num_units - 1;
-        row[u] = W + int64_t(unit) * num_inputs;
-        units[u] = all_rows(b[unit]);
+        row[u] = unit * num_inputs;
+        units.unit[u] = all_rows(b[unit]);
     }
     for (int32_t i = 0; i < num_inputs; ++i) {
         const Quad z = input(i);
-        for (int u = 0; u < UNITS; ++u) units[u] = add_scaled(units[u], z, row[u][i]);
+        for (int u = 0; u < UNITS; ++u) units.unit[u] = add_scaled(units.unit[u], z, W[row[u] + i]);
     }
+    return units;
 }
 
 // hidden: two layers of the widest network with more than one, if there is such a network.
@@ -148,22 +154,22 @@ SETTX_FN Quad add_network(Quad x, const Variable& v, const Memory& values, const
     int32_t num_inputs = v.num_parents;
     Quad sum = all_rows(0.0f);
     for (int32_t layer = 0; layer < layers; ++layer, num_inputs = num_units) {
-        const float* c = W + int64_t(num_units) * (num_inputs + 1);  // or the next layer
+        const float* c = W + num_units * (num_inputs + 1);  // or the next layer
         const int32_t in = (layer - 1) % 2 * num_units, out = layer % 2 * num_units;
         for (int32_t j = 0; j < num_units; j += UNITS) {
-            Quad units[UNITS];
-            add_inputs(
-                W, num_inputs, num_units, j,
-                [&](int32_t i) { return layer == 0 ? weighted_parent(v, values, i) : hidden.load(in + i); }, units);
+            Units units = add_inputs(W, num_inputs, num_units, j, [&](int32_t i) {
+                return layer == 0 ? weighted_parent(v, values, i) : hidden.load(in + i);
+            });
             with_function(function, [&](auto g) {
-                for (Quad& unit : units) unit = each_row([&](int r) { return g(unit.row[r]); });
+                for (int u = 0; u < UNITS; ++u)
+                    units.unit[u] = each_row([&](int r) { return g(units.unit[u].row[r]); });
             });
             for (int u = 0; u < UNITS; ++u) {
                 if (j + u >= num_units) break;
                 if (layer == layers - 1)
-                    sum = add_scaled(sum, units[u], c[j + u]);
+                    sum = add_scaled(sum, units.unit[u], c[j + u]);
                 else
-                    hidden.store(out + j + u, units[u]);
+                    hidden.store(out + j + u, units.unit[u]);
             }
         }
         W = c;

@@ -50,7 +50,8 @@ struct Path {
 // out (n,): standardised noise of rows 0 … n − 1, n a multiple of BLOCK; the limit of what a sampler can do.
 void fill_noise(const NoiseRows&, int64_t n, float* out, int num_threads, const Path&);
 
-// What `evaluate` does, as the CUDA back end does it on a device with so much shared memory: for tests.
+// What `draw` and `evaluate` do, as the CUDA back end does it on a device with so much shared memory: for tests.
+void draw_from_image(const Prior&, uint64_t seed, const int64_t* parameter_offset, const Tables&);
 void evaluate_by_rows(const Tables&, const Rows&, int64_t shared_bytes);
 
 // The paths this build has and this machine can run, best last. num_paths ≥ 1.

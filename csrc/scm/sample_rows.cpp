@@ -4,6 +4,7 @@
 
 #include "evaluate_item.h"
 #include "paths.h"
+#include "prior_image.h"
 
 namespace settx::scm {
 namespace {
@@ -43,6 +44,14 @@ int64_t deep_width(const Tables& t, const int32_t* parents) {
 }
 
 }  // namespace
+
+void draw_from_image(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, const Tables& t) {
+    PriorImage empty(nullptr, nullptr);
+    empty.add(prior);
+    std::vector<char> memory(size_t(empty.size()));
+    PriorImage image(memory.data(), memory.data());
+    draw(image.add(prior), seed, parameter_offset, t, 1, path(0));
+}
 
 void evaluate_by_rows(const Tables& t, const Rows& rows, int64_t shared_bytes) {
     std::vector<int32_t> parents(size_t(t.datasets * t.variables * (t.variables + 1)));

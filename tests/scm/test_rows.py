@@ -32,7 +32,7 @@ def test_rows_one_by_one_have_the_bits_of_the_vector_code(case, way):
     assert torch.equal(rows["environment"], batch.environment)
 
 
-# Within a block of 64 and at its ends; at the ends of an item of the fewest lanes (128 rows), of the most (512); several.
+# Within a block of 64 and at its ends; at the ends of an item of the fewest lanes (128) and of the most (512); several.
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("num_rows", [1, 63, 64, 65, 128, 129, 511, 512, 513, 2000])
 def test_items_cover_every_row_once(num_rows, way):

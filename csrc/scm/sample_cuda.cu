@@ -1,0 +1,138 @@
+// Kernels and their launches; what a lane does is in evaluate_item.h and evaluate_row.h, how a model is drawn in
+// draw.cpp, which is compiled here once more. Flags: no contraction, IEEE division and square root, subnormal numbers
+// kept.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "evaluate_item.h"
+#include "sample_cuda.h"
+
+#define SETTX_PATH cuda
+#include "draw.cpp"
+#include "draw_graph.cpp"
+#include "draw_mechanism.cpp"
+
+namespace settx::scm {
+
+namespace cuda {
+
+// x (BLOCK,) += scale · noise, all rows of a block by one thread.
+SETTX_CALL void add_noise(int32_t kind, const float* parameters, float scale, Address at, uint64_t seed, float* x) {
+    for (int lane = 0; lane < LANES; ++lane, ++at.block) {
+        const Quad noise = draw_noise(kind, parameters, at, seed);
+        for (int r = 0; r < QUAD; ++r) x[r * LANES + lane] = fma(scale, noise.row[r], x[r * LANES + lane]);
+    }
+}
+
+}  // namespace cuda
+
+namespace {
+
+// ---- Kernels --------------------------------------------------------------------------------------------------------
+
+__global__ void draw_datasets(Prior prior, uint64_t seed, const int64_t* parameter_offset, Tables t, int32_t* scratch) {
+    const int64_t b = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (b < t.datasets) cuda::draw_dataset(prior, seed, parameter_offset[b], t, b, scratch + 2 * t.variables * b);
+}
+
+__global__ void list_all_parents(Tables t, int32_t* parents) {
+    const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < t.datasets * t.variables) list_parents(t, i / t.variables, i % t.variables, parents);
+}
+
+__global__ void __launch_bounds__(MOST_LANES, 4)
+    evaluate_in_tiles(Tables t, Rows rows, Plan plan, const int32_t* parents, float* hidden) {
+    extern __shared__ float tile[];
+    const int32_t lane = int32_t(threadIdx.x);
+    hidden += blockIdx.x * plan.hidden_per_block();
+    for (int64_t number = blockIdx.x; number < t.datasets * plan.items; number += gridDim.x) {
+        Item item;
+        if (!find_item(t, rows, plan, number, &item)) continue;
+        evaluate_lane(t, rows, parents, plan, item, lane, tile_of_lane(tile, plan, lane), hidden);
+        write_environment(t, rows, item, lane, plan.lanes);
+        __syncthreads();
+        write_tile(t, rows, plan, item, lane, tile);
+        __syncthreads();
+    }
+}
+
+__global__ void __launch_bounds__(MOST_LANES)
+    evaluate_in_place(Tables t, Rows rows, Plan plan, const int32_t* parents, float* hidden) {
+    const int32_t lane = int32_t(threadIdx.x);
+    hidden += blockIdx.x * plan.hidden_per_block();
+    for (int64_t number = blockIdx.x; number < t.datasets * plan.items; number += gridDim.x) {
+        Item item;
+        if (!find_item(t, rows, plan, number, &item)) continue;
+        const LaneMemory values = output_of_lane(t, rows, item, lane);
+        evaluate_lane(t, rows, parents, plan, item, lane, values, hidden);
+        write_missing_variables(t, item, values);
+        write_environment(t, rows, item, lane, plan.lanes);
+    }
+}
+
+// ---- Launches -------------------------------------------------------------------------------------------------------
+
+void check(cudaError_t status, const char* doing) {
+    if (status == cudaSuccess) return;
+    cudaGetLastError();  // the next call starts clean
+    throw std::runtime_error(std::string(cudaGetErrorName(status)) + ": " + cudaGetErrorString(status) + ", while " +
+                             doing);
+}
+
+int64_t attribute(cudaDeviceAttr which, int device) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, device), "asking for the device's limits");
+    return value;
+}
+
+DeviceLimits limits_of(int device) {
+    return {attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+            attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)};
+}
+
+unsigned blocks_for(int64_t threads, int64_t block) {
+    return unsigned((threads + block - 1) / block);
+}
+
+cudaStream_t start(CudaStream where) {
+    check(cudaSetDevice(where.device), "choosing the device");
+    return static_cast<cudaStream_t>(where.stream);
+}
+
+}  // namespace
+
+void draw_cuda(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, const Tables& t, int32_t* scratch,
+               CudaStream where) {
+    const cudaStream_t stream = start(where);
+    constexpr int64_t THREADS = 32;
+    draw_datasets<<<blocks_for(t.datasets, THREADS), THREADS, 0, stream>>>(prior, seed, parameter_offset, t, scratch);
+    check(cudaGetLastError(), "launching draw_datasets");
+}
+
+int64_t hidden_floats_cuda(const Tables& sizes, int64_t rows, int64_t deep_width, int device) {
+    const Plan plan = make_plan(sizes, rows, deep_width, limits_of(device));
+    return plan.blocks * plan.hidden_per_block();
+}
+
+void evaluate_cuda(const Tables& t, const Rows& rows, int64_t deep_width, int32_t* parents, float* hidden,
+                   CudaStream where) {
+    const cudaStream_t stream = start(where);
+    const Plan plan = make_plan(t, rows.rows, deep_width, limits_of(where.device));
+    list_all_parents<<<blocks_for(t.datasets * t.variables, MOST_LANES), MOST_LANES, 0, stream>>>(t, parents);
+    check(cudaGetLastError(), "launching list_all_parents");
+    const unsigned blocks = unsigned(std::min<int64_t>(plan.blocks, INT32_MAX));
+    if (plan.in_place) {
+        evaluate_in_place<<<blocks, plan.lanes, 0, stream>>>(t, rows, plan, parents, hidden);
+    } else {
+        const int bytes = int(tile_bytes(t, plan));
+        check(cudaFuncSetAttribute(evaluate_in_tiles, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+              "reserving shared memory");
+        evaluate_in_tiles<<<blocks, plan.lanes, size_t(bytes), stream>>>(t, rows, plan, parents, hidden);
+    }
+    check(cudaGetLastError(), "launching evaluate");
+}
+
+}  // namespace settx::scm

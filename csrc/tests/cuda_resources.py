@@ -1,0 +1,50 @@
+"""Registers and spills of every CUDA kernel on every architecture, from what the compiler says while it compiles.
+
+cuda_resources.py record LOG nvcc ARGUMENTS…    compile and keep the compiler's words
+cuda_resources.py check LOG                     print them as a table; exit status 1 for a spill
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+KERNEL = re.compile(
+    r"Compiling entry function '\w*?(?P<kernel>draw_datasets|list_all_parents|evaluate_in_tiles|evaluate_in_place)\w*'"
+    r" for 'sm_(?P<arch>\d+)'\n.*\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads\n.*Used (?P<registers>\d+) registers"
+)
+SPILL = re.compile(r"[1-9]\d* bytes spill")
+
+
+def record(log: Path, command: list[str]) -> int:
+    """Run the compiler; its report goes to `log`, anything else through."""
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode or "ptxas info" not in done.stderr:
+        sys.stderr.write(done.stderr)
+    else:
+        log.write_text(done.stderr)
+    return done.returncode
+
+
+def check(log: Path) -> int:
+    """Print the table; 1 if something spills or is not understood."""
+    text = log.read_text()
+    found = sorted((int(m["arch"]), m["kernel"], m) for m in KERNEL.finditer(text))
+    print(f"{'sm':>4}  {'kernel':18} registers  stack  spilled")
+    for arch, kernel, m in found:
+        print(f"{arch:4}  {kernel:18} {m['registers']:>9}  {m['stack']:>5}  {int(m['stores']) + int(m['loads'])}")
+    if len(found) != text.count("Compiling entry function") or not found:
+        print("FAILED: a kernel is not understood; is its name in KERNEL?")
+        return 1
+    spills = len(SPILL.findall(text))
+    if spills:
+        print(f"FAILED: {spills} spills, in kernels or in functions that they call")
+    return int(spills > 0)
+
+
+if __name__ == "__main__":
+    mode, log, *command = sys.argv[1:]
+    sys.exit(record(Path(log), command) if mode == "record" else check(Path(log)))
