@@ -226,10 +226,14 @@ scm::Tables as_tables(const Arrays& arrays, const Sizes& sizes) {
     return t;
 }
 
-scm::Rows as_rows(const Arrays& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed) {
+scm::Rows as_rows(const Arrays& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns) {
     const auto [B, V, K, P] = sizes;
-    return {num_rows, pointer<int64_t>(arrays, "row_offset", {B, K + 1}), seed,
-            pointer<float>(arrays, "values", {B, num_rows, V}), pointer<int64_t>(arrays, "environment", {B, num_rows})};
+    return {num_rows,
+            pointer<int64_t>(arrays, "row_offset", {B, K + 1}),
+            seed,
+            pointer<float>(arrays, "values", {B, num_rows, V}),
+            pointer<int64_t>(arrays, "environment", {B, num_rows}),
+            scm::Columns(columns)};
 }
 
 const scm::Path& path_by_name(const std::string& name) {
@@ -320,11 +324,13 @@ void evaluate_cuda(const py::dict& arrays, const Sizes& sizes, int64_t num_rows,
     const auto [B, V, K, P] = sizes;
     const scm::Tables tables = as_tables(on_device, sizes);
     const scm::Rows rows = as_rows(on_device, sizes, num_rows, seed, columns);
-    int32_t* parents = pointer<int32_t>(on_device, "parents", {B, V, V + 1});
     const int64_t floats = scm::hidden_floats_cuda(tables, num_rows, deep_width, device);
-    float* hidden = pointer<float>(on_device, "hidden", {floats});
+    const int64_t chunks = rows.columns == scm::COLUMNS_STANDARDISED ? scm::column_chunks_cuda(num_rows) : 0;
+    const scm::EvaluationScratch scratch{pointer<int32_t>(on_device, "parents", {B, V, V + 1}),
+                                         pointer<float>(on_device, "hidden", {floats}),
+                                         pointer<double>(on_device, "sums", {B, chunks, V, 3})};
     py::gil_scoped_release release;
-    scm::evaluate_cuda(tables, rows, deep_width, parents, hidden, {device, reinterpret_cast<void*>(stream)});
+    scm::evaluate_cuda(tables, rows, deep_width, scratch, {device, reinterpret_cast<void*>(stream)});
 }
 
 int64_t hidden_floats_cuda(const Sizes& sizes, int64_t num_rows, int64_t deep_width, int device) {
@@ -361,7 +367,9 @@ PYBIND11_MODULE(_native, m) {
 
 #ifdef SETTX_HAS_CUDA
     m.def("draw_cuda", &draw_cuda, "The same on a device, whose memory holds an image of the prior; does not wait.");
-    m.def("evaluate_cuda", &evaluate_cuda, "The same on a device, with scratch `parents` and `hidden`; does not wait.");
+    m.def("evaluate_cuda", &evaluate_cuda,
+          "The same on a device, with scratch `parents`, `hidden` and `sums`; does not wait.");
+    m.def("column_chunks_cuda", &scm::column_chunks_cuda, "How many chunks of rows `sums` has.");
     m.def("hidden_floats_cuda", &hidden_floats_cuda, "How many floats `hidden` has.");
 #endif
 

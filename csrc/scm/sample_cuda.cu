@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "columns.h"
 #include "evaluate_item.h"
 #include "sample_cuda.h"
 
@@ -73,6 +74,29 @@ __global__ void __launch_bounds__(MOST_LANES)
     }
 }
 
+// sums (B, chunks, V)
+__global__ void add_columns(Tables t, Rows rows, Sums* sums) {
+    const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, item = i / t.variables, v = i % t.variables;
+    const int64_t chunks = num_chunks(rows), b = item / chunks, last = first_row_of_chunk(rows, b, item % chunks + 1);
+    if (b >= t.datasets) return;
+    Sums s{};
+    for (int64_t row = first_row_of_chunk(rows, b, item % chunks); row < last; ++row)
+        if (is_source_row(t, rows, b, row)) s = add_value(s, rows.values[row * t.variables + v]);
+    sums[i] = s;
+}
+
+__global__ void find_units(Tables t, Rows rows, const Sums* sums) {
+    const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, b = i / t.variables, v = i % t.variables;
+    if (b >= t.datasets || v >= t.num_variables[b]) return;
+    find_unit(t, b, v, sums + b * num_chunks(rows) * t.variables, num_chunks(rows));
+}
+
+__global__ void apply_units(Tables t, Rows rows) {
+    const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, v = i % t.variables;
+    const int64_t b = i / (rows.rows * t.variables);
+    if (b < t.datasets && v < t.num_variables[b]) rows.values[i] = in_unit(t, b * t.variables + v, rows.values[i]);
+}
+
 // ---- Launches -------------------------------------------------------------------------------------------------------
 
 void check(cudaError_t status, const char* doing) {
@@ -93,6 +117,8 @@ DeviceLimits limits_of(int device) {
             attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)};
 }
 
+constexpr int64_t THREADS = 128;
+
 unsigned blocks_for(int64_t threads, int64_t block) {
     return unsigned((threads + block - 1) / block);
 }
@@ -102,13 +128,25 @@ cudaStream_t start(CudaStream where) {
     return static_cast<cudaStream_t>(where.stream);
 }
 
+void scale_columns(const Tables& t, const Rows& rows, Sums* sums, cudaStream_t stream) {
+    if (rows.columns == COLUMNS_RAW) return;
+    if (rows.columns == COLUMNS_STANDARDISED) {
+        const int64_t columns = t.datasets * t.variables;
+        add_columns<<<blocks_for(columns * num_chunks(rows), THREADS), THREADS, 0, stream>>>(t, rows, sums);
+        check(cudaGetLastError(), "launching add_columns");
+        find_units<<<blocks_for(columns, THREADS), THREADS, 0, stream>>>(t, rows, sums);
+        check(cudaGetLastError(), "launching find_units");
+    }
+    apply_units<<<blocks_for(t.datasets * rows.rows * t.variables, THREADS), THREADS, 0, stream>>>(t, rows);
+    check(cudaGetLastError(), "launching apply_units");
+}
+
 }  // namespace
 
 void draw_cuda(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, const Tables& t, int32_t* scratch,
                CudaStream where) {
     const cudaStream_t stream = start(where);
-    constexpr int64_t THREADS = 32;
-    draw_datasets<<<blocks_for(t.datasets, THREADS), THREADS, 0, stream>>>(prior, seed, parameter_offset, t, scratch);
+    draw_datasets<<<blocks_for(t.datasets, 32), 32, 0, stream>>>(prior, seed, parameter_offset, t, scratch);
     check(cudaGetLastError(), "launching draw_datasets");
 }
 
@@ -117,22 +155,28 @@ int64_t hidden_floats_cuda(const Tables& sizes, int64_t rows, int64_t deep_width
     return plan.blocks * plan.hidden_per_block();
 }
 
-void evaluate_cuda(const Tables& t, const Rows& rows, int64_t deep_width, int32_t* parents, float* hidden,
+int64_t column_chunks_cuda(int64_t rows) {
+    return (rows + COLUMN_CHUNK - 1) / COLUMN_CHUNK;
+}
+
+void evaluate_cuda(const Tables& t, const Rows& rows, int64_t deep_width, const EvaluationScratch& scratch,
                    CudaStream where) {
     const cudaStream_t stream = start(where);
     const Plan plan = make_plan(t, rows.rows, deep_width, limits_of(where.device));
-    list_all_parents<<<blocks_for(t.datasets * t.variables, MOST_LANES), MOST_LANES, 0, stream>>>(t, parents);
+    list_all_parents<<<blocks_for(t.datasets * t.variables, THREADS), THREADS, 0, stream>>>(t, scratch.parents);
     check(cudaGetLastError(), "launching list_all_parents");
     const unsigned blocks = unsigned(std::min<int64_t>(plan.blocks, INT32_MAX));
     if (plan.in_place) {
-        evaluate_in_place<<<blocks, plan.lanes, 0, stream>>>(t, rows, plan, parents, hidden);
+        evaluate_in_place<<<blocks, plan.lanes, 0, stream>>>(t, rows, plan, scratch.parents, scratch.hidden);
     } else {
         const int bytes = int(tile_bytes(t, plan));
         check(cudaFuncSetAttribute(evaluate_in_tiles, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "reserving shared memory");
-        evaluate_in_tiles<<<blocks, plan.lanes, size_t(bytes), stream>>>(t, rows, plan, parents, hidden);
+        evaluate_in_tiles<<<blocks, plan.lanes, size_t(bytes), stream>>>(t, rows, plan, scratch.parents,
+                                                                         scratch.hidden);
     }
     check(cudaGetLastError(), "launching evaluate");
+    scale_columns(t, rows, reinterpret_cast<Sums*>(scratch.sums), stream);
 }
 
 }  // namespace settx::scm

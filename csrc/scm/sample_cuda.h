@@ -18,7 +18,14 @@ void draw_cuda(const Prior&, uint64_t seed, const int64_t* parameter_offset, con
 // Floats of scratch that `evaluate_cuda` needs where a network has several hidden layers, the widest `deep_width`.
 int64_t hidden_floats_cuda(const Tables& sizes, int64_t rows, int64_t deep_width, int device);
 
-// parents (B, V, V + 1), hidden: scratch.
-void evaluate_cuda(const Tables&, const Rows&, int64_t deep_width, int32_t* parents, float* hidden, CudaStream);
+struct EvaluationScratch {
+    int32_t* parents;  // (B, V, V + 1)
+    float* hidden;     // (hidden_floats_cuda,)
+    double* sums;      // (B, column_chunks_cuda, V, 3) where columns are standardised
+};
+
+int64_t column_chunks_cuda(int64_t rows);
+
+void evaluate_cuda(const Tables&, const Rows&, int64_t deep_width, const EvaluationScratch&, CudaStream);
 
 }  // namespace settx::scm

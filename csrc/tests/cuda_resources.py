@@ -11,8 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+NAMES = "draw_datasets|list_all_parents|evaluate_in_tiles|evaluate_in_place|add_columns|find_units|apply_units"
 KERNEL = re.compile(
-    r"Compiling entry function '\w*?(?P<kernel>draw_datasets|list_all_parents|evaluate_in_tiles|evaluate_in_place)\w*'"
+    rf"Compiling entry function '\w*?(?P<kernel>{NAMES})\w*'"
     r" for 'sm_(?P<arch>\d+)'\n.*\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
     r"(?P<loads>\d+) bytes spill loads\n.*Used (?P<registers>\d+) registers"
 )
@@ -37,7 +38,7 @@ def check(log: Path) -> int:
     for arch, kernel, m in found:
         print(f"{arch:4}  {kernel:18} {m['registers']:>9}  {m['stack']:>5}  {int(m['stores']) + int(m['loads'])}")
     if len(found) != text.count("Compiling entry function") or not found:
-        print("FAILED: a kernel is not understood; is its name in KERNEL?")
+        print("FAILED: a kernel is not understood; is its name in NAMES?")
         return 1
     spills = len(SPILL.findall(text))
     if spills:

@@ -59,14 +59,20 @@ COLUMNS: tuple[Columns, ...] = get_args(Columns)
 """What becomes of finished columns: nothing; the tables' units; or units found first from the source rows."""
 
 
+def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int) -> Tensor:
+    """(B,) int64: numbers of mechanism parameters of datasets first_index, first_index + 1, …"""
+    counts = torch.zeros(num_datasets, dtype=torch.int64)
+    if any(not isinstance(mechanism, Linear) for mechanism in prior.mechanisms):
+        arrays = {"num_parameters": counts.numpy()}
+        native().count_parameters(native_prior(prior), seed, first_index, arrays, num_datasets, num_threads, "best")
+    return counts
+
+
 def draw_tables(
     prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int, path: str = "best"
 ) -> dict[str, Tensor]:
     """The tables of datasets first_index, first_index + 1, …; `path` names an instruction set."""
-    record, counts = native_prior(prior), torch.zeros(num_datasets, dtype=torch.int64)
-    if any(not isinstance(mechanism, Linear) for mechanism in prior.mechanisms):
-        arrays = {"num_parameters": counts.numpy()}
-        native().count_parameters(record, seed, first_index, arrays, num_datasets, num_threads, path)
+    counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
     ends = counts.cumsum(0)
     sizes = Sizes(num_datasets, prior.max_variables, prior.max_environments, int(ends[-1]))
     check_memory(sizes, 0)
@@ -74,7 +80,7 @@ def draw_tables(
     arrays = {name: np.zeros(shape(sizes), dtype) for name, (shape, dtype) in LAYOUT.items()}
     arrays["index"][:] = np.arange(first_index, first_index + num_datasets)
     offset = {"parameter_offset": (ends - counts).numpy()}
-    native().draw(record, seed, arrays | offset, sizes, num_threads, path)
+    native().draw(native_prior(prior), seed, arrays | offset, sizes, num_threads, path)
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -110,7 +116,7 @@ def split_rows(is_target: Tensor, num_environments: Tensor, num_rows: int, targe
     Within a group of environments the first i of n get ⌊i · rows / n⌋ rows; every environment gets one at least.
     """
     B, K = is_target.shape
-    number = torch.arange(K + 1).expand(B, K + 1).minimum(num_environments[:, None])
+    number = torch.arange(K + 1, device=is_target.device).expand(B, K + 1).minimum(num_environments[:, None])
     if target_share is None:
         return number * num_rows // num_environments[:, None]
     targets = is_target.sum(1, keepdim=True)
@@ -124,17 +130,26 @@ def split_rows(is_target: Tensor, num_environments: Tensor, num_rows: int, targe
 
 def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows: int) -> Tensor:
     """row_offset (B, K + 1) that gives all rows of dataset b to environment[b]."""
-    return (torch.arange(num_environments + 1) > environment[:, None]) * num_rows
+    return (torch.arange(num_environments + 1, device=environment.device) > environment[:, None]) * num_rows
+
+
+def bytes_of(sizes: Sizes, num_rows: int) -> int:
+    """What a batch takes in memory."""
+    tables = sum(np.dtype(dtype).itemsize * math.prod(shape(sizes)) for shape, dtype in LAYOUT.values())
+    return tables + sizes.B * num_rows * (4 * sizes.V + 8)
 
 
 def check_memory(sizes: Sizes, num_rows: int) -> None:
     """Raise ValueError if a batch of these sizes does not fit this machine's memory."""
-    item = sum(np.dtype(dtype).itemsize * math.prod(shape(sizes)) for shape, dtype in LAYOUT.values())
-    needed = item + sizes.B * num_rows * (4 * sizes.V + 8)
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    check_fits(bytes_of(sizes, num_rows), available, "this machine's memory")
+
+
+def check_fits(needed: int, available: int, where: str) -> None:
+    """Raise ValueError unless `needed` bytes are available."""
     if needed > available:
         raise ValueError(
-            f"num_datasets, num_rows: expected a batch within this machine's memory of {available / 1e9:.1f} GB, "
+            f"num_datasets, num_rows: expected a batch within {where} of {available / 1e9:.1f} GB, "
             f"got {needed / 1e9:.1f} GB"
         )
 

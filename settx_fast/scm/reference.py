@@ -180,8 +180,10 @@ def variable(table: dict[str, NDArray], k: int, v: int, x: Floats, seed: int, pu
 
 def tables_of(batch: Batch, dataset: int) -> dict[str, NDArray]:
     """The tables of one dataset by name, and all mechanism parameters in float64."""
-    parameters = batch.mechanism_parameters.numpy().astype(np.float64)
-    return {name: getattr(batch, name)[dataset].numpy() for name in _PER_DATASET} | {"mechanism_parameters": parameters}
+    parameters = batch.mechanism_parameters.cpu().numpy().astype(np.float64)
+    return {name: getattr(batch, name)[dataset].cpu().numpy() for name in _PER_DATASET} | {
+        "mechanism_parameters": parameters
+    }
 
 
 _PER_DATASET = (

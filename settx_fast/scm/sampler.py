@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from settx_fast.scm._cuda import check_memory_cuda, draw_tables_cuda, evaluate_tables_cuda, why_no_cuda
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._tables import (
     LAYOUT,
@@ -102,6 +103,16 @@ class Batch:
     stream_version: int = STREAM_VERSION
 
     @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.values.device
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch with its tensors on another device."""
+        tensors: dict[str, Any] = {k: t.to(device) for k, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **tensors)
+
+    @property
     def first_index(self) -> int:
         """Number of the first dataset in the stream of this seed."""
         return int(self.index[0])
@@ -114,17 +125,17 @@ class Batch:
     @property
     def variable_mask(self) -> Tensor:
         """(B, V) bool: True where the dataset has that variable."""
-        return torch.arange(self.values.shape[2]) < self.num_variables[:, None]
+        return torch.arange(self.values.shape[2], device=self.device) < self.num_variables[:, None]
 
     @property
     def environment_mask(self) -> Tensor:
         """(B, K) bool: True where the dataset has that environment."""
-        return torch.arange(self.bias.shape[1]) < self.num_environments[:, None]
+        return torch.arange(self.bias.shape[1], device=self.device) < self.num_environments[:, None]
 
     @property
     def row_counts(self) -> Tensor:
         """(B, K) int64: rows of each environment."""
-        counts = torch.zeros(self.bias.shape[:2], dtype=torch.int64)
+        counts = torch.zeros(self.bias.shape[:2], dtype=torch.int64, device=self.device)
         return counts.scatter_add_(1, self.environment, torch.ones_like(self.environment))
 
     @property
@@ -137,9 +148,9 @@ class Batch:
         import pandas
 
         n, environment = int(self.num_variables[dataset]), self.environment[dataset]
-        table = pandas.DataFrame(self.values[dataset, :, :n].numpy(), columns=list(self.names[:n]))
-        table["environment"] = environment.numpy()
-        table["is_target_environment"] = self.is_target_environment[dataset, environment].numpy()
+        table = pandas.DataFrame(self.values[dataset, :, :n].cpu().numpy(), columns=list(self.names[:n]))
+        table["environment"] = environment.cpu().numpy()
+        table["is_target_environment"] = self.is_target_environment[dataset, environment].cpu().numpy()
         return table
 
     def graph(self, dataset: int) -> networkx.DiGraph:
@@ -194,19 +205,24 @@ def sample(
     `prior.target_share`. num_threads: None for as many as torch uses. out: a contiguous float32 tensor (num_datasets,
     num_rows, prior.max_variables) that `values` are written to and then are; what it held is lost.
 
+    device: where the batch is drawn and stays. On a CUDA device all work goes to torch's current stream, and nothing
+    waits for it.
+
     Raises ValueError naming field, expected and got, before anything is allocated.
     """
     check_request(prior, num_datasets, num_rows, first_index)
     check_seed(seed)
-    check_device(device)
-    workers = threads(num_threads)
-    check_memory(Sizes(num_datasets, prior.max_variables, prior.max_environments, 0), num_rows)
+    where, workers = check_device(device), threads(num_threads)
+    check_batch_memory(where, prior, num_datasets, num_rows)
     if out is not None:
-        check_out(out, (num_datasets, num_rows, prior.max_variables), torch.device(device))
-    tables = draw_tables(prior, num_datasets, seed, first_index, workers)
+        check_out(out, (num_datasets, num_rows, prior.max_variables), where)
+    if where.type == "cuda":
+        tables = draw_tables_cuda(where, prior, num_datasets, seed, first_index, workers)
+    else:
+        tables = draw_tables(prior, num_datasets, seed, first_index, workers)
     offset = split_rows(tables["is_target_environment"], tables["num_environments"], num_rows, prior.target_share)
     columns: Columns = "standardised" if prior.standardisation == "sample" else "raw"
-    rows = evaluate_tables(tables, offset, num_rows, seed, workers, columns=columns, out=out)
+    rows = _evaluate(prior, tables, offset, num_rows, seed, workers, columns, out)
     tensors: dict[str, Any] = tables | rows
     return Batch(**tensors, prior=prior, seed=seed)
 
@@ -223,7 +239,8 @@ def resample(
     """Fresh rows from the SCMs of `batch`; with `seed=batch.seed` and as many rows, the exogenous noise is the same.
 
     environments: None splits the rows over environments as `batch` does; a number, or one per dataset (B,) int64,
-    draws every row from that environment. observed: in the units of `batch.values`; without, as the SCM has them.
+    draws every row from that environment (checked first, which waits for a CUDA device). observed: in the units of
+    `batch.values`; without, as the SCM has them. Otherwise, on a CUDA device, as `sample`: a graph can capture it.
     """
     _check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
     check_seed(seed)
@@ -234,17 +251,49 @@ def resample(
         offset = rows_of_one_environment(_as_environments(batch, environments), batch.bias.shape[1], num_rows)
     tables = {name: getattr(batch, name).contiguous() for name in LAYOUT}
     columns: Columns = "given" if observed and batch.prior.standardisation == "sample" else "raw"
-    rows: dict[str, Any] = evaluate_tables(tables, offset, num_rows, seed, threads(num_threads), columns=columns)
+    rows: dict[str, Any] = _evaluate(batch.prior, tables, offset, num_rows, seed, threads(num_threads), columns)
     return replace(batch, **rows, seed=seed)
 
 
-def check_device(device: str | torch.device) -> None:
-    """Raise ValueError unless the sampler runs on `device`."""
+def _evaluate(
+    prior: Prior,
+    tables: dict[str, Tensor],
+    row_offset: Tensor,
+    num_rows: int,
+    seed: int,
+    workers: int,
+    columns: Columns,
+    out: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """`values` and `environment`, where the tables are."""
+    if tables["bias"].is_cuda:
+        return evaluate_tables_cuda(tables, row_offset, num_rows, seed, prior, columns, out)
+    return evaluate_tables(tables, row_offset, num_rows, seed, workers, columns=columns, out=out)
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device, with its number if it has one; ValueError unless the sampler runs there."""
     try:
-        kind = torch.device(device).type
+        found = torch.device(device)
     except RuntimeError:
-        kind = None
-    check(kind == "cpu", "device", "'cpu' (this build samples on the CPU only)", str(device))
+        found = torch.device("meta")
+    check(found.type in ("cpu", "cuda"), "device", "'cpu', 'cuda' or 'cuda:' and a number", str(device))
+    if found.type == "cpu":
+        return found
+    reason = why_no_cuda()
+    check(not reason, "device", f"'cpu' ({reason})", str(device))
+    count, index = torch.cuda.device_count(), torch.cuda.current_device() if found.index is None else found.index
+    check(index < count, "device", f"'cuda:{count - 1}' at most", str(device))
+    return torch.device("cuda", index)
+
+
+def check_batch_memory(device: torch.device, prior: Prior, num_datasets: int, num_rows: int) -> None:
+    """Raise ValueError if a batch does not fit the memory that `device` has."""
+    sizes = Sizes(num_datasets, prior.max_variables, prior.max_environments, 0)
+    if device.type == "cuda":
+        check_memory_cuda(device, sizes, num_rows)
+    else:
+        check_memory(sizes, num_rows)
 
 
 def check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: object) -> None:
@@ -263,7 +312,7 @@ def _check_rows(num_rows: int, environments: int) -> None:
 
 
 def _as_environments(batch: Batch, environments: int | Tensor) -> Tensor:
-    given = torch.as_tensor(environments)
+    given = torch.as_tensor(environments, device=batch.device)
     check(given.dtype == torch.int64 and given.ndim <= 1, "environments", "an int or int64 (B,)", environments)
     check(
         given.ndim == 0 or len(given) == len(batch),

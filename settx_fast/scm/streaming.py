@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from settx_fast.scm._fields import as_range, check, is_int
-from settx_fast.scm._tables import Sizes, check_memory, check_seed, threads
+from settx_fast.scm._tables import check_seed, threads
 from settx_fast.scm.prior import Prior
-from settx_fast.scm.sampler import STREAM_VERSION, Batch, check_device, check_request, sample
+from settx_fast.scm.sampler import STREAM_VERSION, Batch, check_batch_memory, check_device, check_request, sample
 
 MAX_PREFETCH = 64
 T = TypeVar("T")
@@ -129,11 +129,10 @@ def stream(
     check(is_int(batch_size) and batch_size >= 1, "batch_size", "an int ≥ 1", batch_size)
     check_request(prior, batch_size, low, first_index)
     check_seed(seed)
-    check_device(device)
+    where = check_device(device)
     check(is_int(prefetch) and 0 <= prefetch <= MAX_PREFETCH, "prefetch", f"an int in 0…{MAX_PREFETCH}", prefetch)
     threads(num_threads)
-    check_memory(Sizes(batch_size, prior.max_variables, prior.max_environments, 0), high)
-    where = torch.device(device)
+    check_batch_memory(where, prior, batch_size, high)
     return Stream(prior, batch_size, seed, *place, (low, high), first_index, prefetch, where, num_threads)
 
 

@@ -214,7 +214,7 @@ def test_a_state_of_another_stream_is_refused(change, message):
         ({"num_rows": 1}, "a row for each of up to 2 environments, got 1"),
         ({"batch_size": 10**9}, "expected a batch within this machine's memory"),
         ({"prefetch": -1}, "prefetch: expected an int in 0…64, got -1"),
-        ({"device": "abacus"}, "device: expected 'cpu' .*, got 'abacus'"),
+        ({"device": "abacus"}, "device: expected 'cpu', 'cuda' .*, got 'abacus'"),
         ({"num_threads": 0}, "num_threads: expected None or an int"),
     ],
 )

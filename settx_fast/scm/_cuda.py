@@ -1,0 +1,128 @@
+"""Tables and rows on a CUDA device: the native module's kernels on torch's memory and torch's current stream."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from settx_fast.scm._fields import as_range
+from settx_fast.scm._native import native, native_prior
+from settx_fast.scm._tables import COLUMNS, LAYOUT, Columns, Sizes, bytes_of, check_fits, count_parameters, draw_tables
+from settx_fast.scm.mechanisms import MLP
+from settx_fast.scm.prior import Prior
+
+WORTH_ASKING = 1 / 16
+"""Share of a device's memory from which a batch is held against what is free: the driver takes its time to say."""
+
+
+def why_no_cuda() -> str:
+    """Why the sampler cannot run on a CUDA device here, or nothing."""
+    devices = native().find_devices()
+    if not devices.built_with_cuda:
+        return "the native module was built without CUDA; install settx_fast where nvcc is found"
+    if not torch.cuda.is_available():
+        return f"torch finds no CUDA device; CUDA says: {devices.problem or 'none'}"
+    return ""
+
+
+def check_memory_cuda(device: torch.device, sizes: Sizes, num_rows: int) -> None:
+    """Raise ValueError if a batch of these sizes does not fit the device's free memory."""
+    needed, all_of_it = bytes_of(sizes, num_rows), torch.cuda.get_device_properties(device).total_memory
+    if needed > WORTH_ASKING * all_of_it and not torch.cuda.is_current_stream_capturing():
+        free = torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own reserve
+        check_fits(needed, free + kept, f"{device}'s free memory")
+
+
+def draw_tables_cuda(
+    device: torch.device, prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int
+) -> dict[str, Tensor]:
+    """`draw_tables` on a device; numbers of mechanism parameters are counted on the host.
+
+    What rests on pilot rows is drawn on the host and copied.
+    """
+    if prior.standardisation == "internal":
+        drawn = draw_tables(prior, num_datasets, seed, first_index, num_threads)
+        return {name: _copy(table, device) for name, table in drawn.items()}
+    counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
+    ends = counts.cumsum(0)
+    sizes = Sizes(num_datasets, prior.max_variables, prior.max_environments, int(ends[-1]))
+    check_memory_cuda(device, sizes, 0)
+    tables = {
+        name: torch.zeros(shape(sizes), dtype=_torch_dtype(dtype), device=device)
+        for name, (shape, dtype) in LAYOUT.items()
+    }
+    tables["index"] = torch.arange(first_index, first_index + num_datasets, device=device)
+    more = {
+        "parameter_offset": _copy(ends - counts, device),
+        "scratch": torch.empty(num_datasets, 2 * sizes.V, dtype=torch.int32, device=device),
+    }
+    image = _image(prior, device)
+    image.record_stream(torch.cuda.current_stream(device))  # it may have been made on another
+    native().draw_cuda(native_prior(prior), image.data_ptr(), seed, tables | more, sizes, *_place(device))
+    return tables
+
+
+def evaluate_tables_cuda(
+    tables: dict[str, Tensor],
+    row_offset: Tensor,
+    num_rows: int,
+    seed: int,
+    prior: Prior,
+    columns: Columns = "raw",
+    out: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """`evaluate_tables` on the device of the tables, for what `prior` can have drawn; does not wait for the device."""
+    device, (B, K, V) = tables["bias"].device, tables["bias"].shape
+    sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]))
+    check_memory_cuda(device, sizes, num_rows)
+    rows = {
+        "values": torch.empty(B, num_rows, V, device=device) if out is None else out,
+        "environment": torch.empty(B, num_rows, dtype=torch.int64, device=device),
+    }
+    width, place = deep_width(prior), _place(device)
+    hidden = native().hidden_floats_cuda(sizes, num_rows, width, place[0])
+    chunks = native().column_chunks_cuda(num_rows) if columns == "standardised" else 0
+    more = {
+        "row_offset": row_offset,
+        "parents": torch.empty(B, V, V + 1, dtype=torch.int32, device=device),
+        "hidden": torch.empty(hidden, device=device),
+        "sums": torch.empty(B, chunks, V, 3, dtype=torch.float64, device=device),
+    }
+    native().evaluate_cuda(tables | rows | more, sizes, num_rows, seed, COLUMNS.index(columns), width, *place)
+    return rows
+
+
+def deep_width(prior: Prior) -> int:
+    """Units of the widest network with several hidden layers that `prior` can draw, or 0."""
+    deep = [m for m in prior.mechanisms if isinstance(m, MLP) and as_range(m.layers, "layers", 1, 3)[1] > 1]
+    return max((as_range(m.hidden, "hidden", 1, 4096)[1] for m in deep), default=0)
+
+
+def _place(device: torch.device) -> tuple[int, int]:
+    """The device's number and the stream that torch uses on it now."""
+    stream = torch.cuda.current_stream(device)
+    return stream.device_index, stream.cuda_stream
+
+
+@lru_cache(maxsize=64)
+def _image(prior: Prior, device: torch.device) -> Tensor:
+    """`prior` in the memory of a device."""
+    record = native_prior(prior)
+    host = torch.empty(record.write_image(0, 0), dtype=torch.uint8)
+    image = torch.empty_like(host, device=device)
+    record.write_image(host.data_ptr(), image.data_ptr())
+    image.copy_(host)
+    torch.cuda.current_stream(device).synchronize()  # once for a prior: every stream may read it from now on
+    return image
+
+
+def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _torch_dtype(dtype: type[np.generic]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -1,0 +1,146 @@
+"""The CUDA back end: on a device the same bits as the CPU; without one, refusals that say why."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from priors import CASES, EVERYTHING, LINEAR
+from test_sampler import TENSORS
+
+from settx_fast import scm
+from settx_fast.scm._cuda import deep_width
+from settx_fast.scm._native import native
+from settx_fast.scm._tables import draw_tables
+
+BUILT_WITH_CUDA = native().find_devices().built_with_cuda
+needs_device = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not (BUILT_WITH_CUDA and torch.cuda.is_available()), reason="needs a CUDA GPU and nvcc"),
+]
+
+
+def assert_same_bits(ours: scm.Batch, expected: scm.Batch) -> None:
+    """Every tensor, bit for bit; a NaN in `values` too."""
+    for name in TENSORS:
+        a, b = getattr(ours, name).cpu(), getattr(expected, name).cpu()
+        same = torch.equal(a.view(torch.int32), b.view(torch.int32)) if name == "values" else torch.equal(a, b)
+        assert same, name
+
+
+class TestOnADevice:
+    pytestmark = needs_device
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_a_gpu_draws_the_bits_of_the_cpu(self, case):
+        size = (4 if case == "wide" else 30, 150)
+        batch = scm.sample(CASES[case], *size, seed=5, first_index=1 << 33, device="cuda")
+        assert batch.device.type == "cuda"
+        assert_same_bits(batch, scm.sample(CASES[case], *size, seed=5, first_index=1 << 33))
+
+    @pytest.mark.parametrize("num_rows", [1, 64, 65, 129, 513, 2000, 70_001])
+    def test_any_number_of_rows_has_the_bits_of_the_cpu(self, num_rows):
+        prior = scm.Prior(5, target_environments=0)
+        ours = scm.sample(prior, 3, num_rows, seed=1, device="cuda")
+        assert_same_bits(ours, scm.sample(prior, 3, num_rows, seed=1))
+
+    def test_a_batch_goes_from_device_to_device_and_is_resampled_where_it_is(self):
+        on_cpu = scm.sample(EVERYTHING, 20, 64, seed=4)
+        on_gpu = on_cpu.to("cuda")
+        assert_same_bits(scm.resample(on_gpu, 500, seed=9), scm.resample(on_cpu, 500, seed=9))
+        assert_same_bits(
+            scm.resample(on_gpu, 80, seed=9, environments=0), scm.resample(on_cpu, 80, seed=9, environments=0)
+        )
+        assert_same_bits(on_gpu.intervene(1, 0.5), on_cpu.intervene(1, 0.5))
+
+    def test_what_a_batch_says_of_itself_does_not_depend_on_where_it_is(self):
+        on_cpu = scm.sample(EVERYTHING, 3, 60, seed=4)
+        on_gpu = on_cpu.to("cuda")
+        for name in ("variable_mask", "environment_mask", "row_counts", "is_finite"):
+            assert torch.equal(getattr(on_gpu, name).cpu(), getattr(on_cpu, name)), name
+        assert on_gpu.to_pandas(1).equals(on_cpu.to_pandas(1))
+        assert dict(on_gpu.graph(1).edges) == dict(on_cpu.graph(1).edges)
+        assert repr(on_gpu) == repr(on_cpu)
+
+    def test_work_waits_its_turn_on_the_current_stream_and_nobody_waits_for_it(self):
+        scm.sample(LINEAR, 8, 100, seed=3, device="cuda")  # the prior's image is made
+        side = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(side):
+            torch.cuda._sleep(1_000_000_000)
+            batch = scm.sample(LINEAR, 8, 100, seed=3, device="cuda")
+            assert not side.query()
+        side.synchronize()
+        assert_same_bits(batch, scm.sample(LINEAR, 8, 100, seed=3))
+
+    def test_a_graph_captures_resampling(self):
+        batch = scm.sample(EVERYTHING, 20, 100, seed=3, device="cuda")
+        expected = scm.resample(batch, 200, seed=8)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = scm.resample(batch, 200, seed=8)
+        for _ in range(2):
+            captured.values.zero_()
+            graph.replay()
+            assert_same_bits(captured, expected)
+
+    def test_rows_are_written_to_memory_that_the_caller_gives(self):
+        out = torch.full((4, 50, LINEAR.max_variables), torch.nan, device="cuda")
+        batch = scm.sample(LINEAR, 4, 50, seed=3, device="cuda", out=out)
+        assert batch.values is out
+        assert_same_bits(batch, scm.sample(LINEAR, 4, 50, seed=3))
+
+    def test_a_batch_beyond_the_devices_memory_is_refused(self):
+        with pytest.raises(ValueError, match=r"num_rows: expected a batch within cuda:0's free memory of .* GB, got"):
+            scm.sample(LINEAR, 1000, 1 << 30, seed=0, device="cuda")
+
+    def test_a_device_that_is_not_there_is_refused(self):
+        with pytest.raises(ValueError, match=r"device: expected 'cuda:.*' at most, got 'cuda:99'"):
+            scm.sample(LINEAR, 1, 10, seed=0, device="cuda:99")
+
+
+class TestWithoutADevice:
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_asking_for_a_gpu_says_what_is_missing(self):
+        missing = "torch finds no CUDA device" if BUILT_WITH_CUDA else "was built without CUDA"
+        with pytest.raises(ValueError, match=rf"device: expected 'cpu' \(.*{missing}.*\), got 'cuda'"):
+            scm.sample(LINEAR, 1, 10, seed=0, device="cuda")
+
+    @pytest.mark.skipif(not BUILT_WITH_CUDA or torch.cuda.is_available(), reason="needs a CUDA build and no GPU")
+    def test_a_failing_cuda_call_is_an_exception_with_its_name_and_words(self):
+        with pytest.raises(RuntimeError, match=r"cudaError\w+: .+, while asking for the device's limits"):
+            native().hidden_floats_cuda((1, 1, 1, 0), 10, 0, 0)
+
+    @pytest.mark.skipif(not BUILT_WITH_CUDA, reason="needs a CUDA build")
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {"index": torch.zeros(2)},
+                r"index: expected .* int64 array of shape \[2\] on a CUDA device, got .*Tensor",
+            ),
+            ({"typestr": "<f4"}, r"index: .*, got <f4 of shape \(2,\)"),
+            ({"shape": (3,)}, r"index: .*, got <i8 of shape \(3,\)"),
+            ({"strides": (16,)}, r"index: .*, not contiguous"),
+        ],
+    )
+    def test_native_module_refuses_what_is_not_on_the_device_as_expected(self, change, message):
+        described = {"typestr": "<i8", "shape": (2,), "strides": None, "data": (1, False)} | change
+        index = described.pop("index", SimpleNamespace(__cuda_array_interface__=described))
+        with pytest.raises(ValueError, match=message):
+            native().evaluate_cuda({"index": index}, (2, 3, 1, 0), 10, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_prior_copied_to_a_device_draws_the_same_models(case):
+    size = (CASES[case], 2 if case == "wide" else 20, 5, 0, 1)
+    direct, from_image = draw_tables(*size), draw_tables(*size, "rows")
+    for name, table in direct.items():
+        assert torch.equal(table, from_image[name]), name
+
+
+def test_scratch_for_deep_networks_is_as_wide_as_the_prior_allows():
+    wide, deep = scm.MLP((50, 60), 1), scm.MLP((3, 9), (1, 3))
+    assert deep_width(scm.Prior(mechanism=(wide, deep))) == 9
+    assert deep_width(scm.Prior(mechanism=wide)) == 0
