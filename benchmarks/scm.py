@@ -1,9 +1,9 @@
-"""Speed of the SCM sampler against vectorised NumPy and the machine's own limit, in one run.
+"""Speed of the SCM sampler against NumPy, torch, the SCM packages of PyPI and the machine's own limit, in one run.
 
-    python -m benchmarks.scm [--quick]
+    python -m benchmarks.scm [--quick] [--packages PYTHON]
 
-Every case is checked before it is timed. A timing is the median of rounds that alternate between all contestants, so
-that a busy machine slows them alike; the ratios are what to read.
+Every case is checked before it is timed. A timing is the median of rounds that alternate between all contestants of the
+case, so that a busy machine slows them alike; the ratios are what to read.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import argparse
 import csv
 import platform
 import statistics
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,196 +22,140 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import scm_contestants as contest
+from benchmarks.scm_contestants import LIMIT, OURS, Contestant, Packages
 from settx_fast import scm
-from settx_fast.scm import reference
 from settx_fast.scm._native import native
 
 DATASETS, ROWS, VARIABLES = 200, 1000, 20
 RESULTS = Path(__file__).parent / "results"
-LINEAR = scm.Prior(num_variables=VARIABLES, graph=scm.ErdosRenyi(expected_in_degree=2), target_environments=0)
-HIDDEN = 100
+GRAPH = scm.ErdosRenyi(expected_in_degree=2)
+BASE = {"num_variables": VARIABLES, "graph": GRAPH, "target_environments": 0}
+LINEAR = scm.Prior(**BASE)
+# The hyperparameters of TabICL's default MLP prior: 2 to 100 features, the target a random network of all of them. Ours
+# differs: at most 3 hidden layers (there mostly 2 to 6); sizes uniform over the range, hence on average wider
+# (there truncated normals, small ones likelier); no dropout of weights, no noise between the layers, no Zipf and no
+# categorical causes; a number to predict instead of classes.
+TABULAR = scm.Prior(
+    num_variables=(3, 101),
+    graph=scm.Pattern("collider"),
+    mechanism=scm.MLP(hidden=(4, 130), layers=(2, 3), activation=scm.FUNCTIONS),
+    weight=scm.LogUniform(0.01, 10.0, signed=True),
+    bias=scm.Normal(0.0, 1.0),
+    noise=("gaussian", "uniform", "mixture"),
+    noise_scale=scm.LogUniform(0.01, 1.0),
+    target_environments=0,
+    target="inner",
+)
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """One way to draw `values` numbers, and the one that its speed is compared with."""
+class Case:
+    """What is drawn, by whom, in how many rounds; `unit` is what is counted."""
 
-    case: str
     name: str
-    draw: Callable[[], object]
-    values: int
-    against: str | None = None
+    contestants: list[Contestant]
+    rounds: int
+    unit: str = "Mvalues/s"
+
+    def rates(self, rounds: int) -> dict[str, float]:
+        """Units per second of every contestant, from medians over rounds in which each draws once."""
+        seconds: dict[str, list[float]] = {c.name: [] for c in self.contestants}
+        for c in self.contestants:
+            c.seconds()
+        for _ in range(rounds):
+            for c in self.contestants:
+                seconds[c.name].append(c.seconds())
+        scale = 1.0 if self.unit == "datasets/s" else 1e-6
+        return {c.name: scale * c.units / statistics.median(seconds[c.name]) for c in self.contestants}
 
 
-# Contestants ----------------------------------------------------------------------------------------------------------
+# Cases ----------------------------------------------------------------------------------------------------------------
 
 
-def numpy_linear(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:
-    """A loop over datasets: one standard_normal and one product with (I − W)⁻¹ each, in NumPy's double precision."""
-    rng = np.random.default_rng(0)
-    mixing = [np.linalg.inv(np.eye(VARIABLES) - w) for w in batch.weights[:, 0].numpy().astype(np.float64)]
-    return lambda: [rng.standard_normal((ROWS, VARIABLES)) @ matrix for matrix in mixing]
+def same_scms(
+    name: str,
+    prior: scm.Prior,
+    datasets: int,
+    rivals: dict[str, Callable[[scm.Batch], Callable[[], list]]],
+    packages: Packages,
+    rounds: int,
+) -> Case:
+    """A case in which NumPy and those packages that take SCMs are given ours."""
+    batch = contest.check_ours(prior, datasets, ROWS)
+    found = contest.ours(prior, datasets, ROWS, batch.values.numel())
+    found += [contest.checked(rival, prepare(batch), batch) for rival, prepare in rivals.items()]
+    return Case(name, found + packages.contestants(name, batch), rounds)
 
 
-def numpy_linear_single(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:
-    """The same in single precision."""
-    rng = np.random.default_rng(0)
-    identity = np.eye(VARIABLES, dtype=np.float32)
-    mixing = [np.linalg.inv(identity - w) for w in batch.weights[:, 0].numpy()]
-    return lambda: [rng.standard_normal((ROWS, VARIABLES), dtype=np.float32) @ matrix for matrix in mixing]
-
-
-def torch_linear(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:
-    """bmm(randn, (I − W)⁻¹) over all datasets at once."""
-    mixing = torch.linalg.inv(torch.eye(VARIABLES) - batch.weights[:, 0])
-    return lambda: list(torch.bmm(torch.randn(len(mixing), ROWS, VARIABLES), mixing).numpy())
-
-
-def numpy_mlp(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:
-    """A loop over datasets and variables: two matrix products and one tanh for all rows."""
-    rng = np.random.default_rng(0)
-    plans = [_mlp_plan(batch, b) for b in range(len(batch))]
-
-    def draw_one(plan: list[tuple]) -> np.ndarray:
-        x = rng.standard_normal((ROWS, VARIABLES))
-        for v, parents, weights, W, bias, c in plan:
-            x[:, v] += np.tanh((x[:, parents] * weights) @ W.T + bias) @ c
-        return x
-
-    return lambda: [draw_one(plan) for plan in plans]
-
-
-def _mlp_plan(batch: scm.Batch, b: int) -> list[tuple]:
-    parameters, plan = batch.mechanism_parameters.numpy().astype(np.float64), []
-    order = batch.order[b].tolist()
-    for v in order:
-        parents = [p for p in order if batch.adjacency[b, p, v]]
-        if parents:
-            start = int(batch.mechanism_offset[b, 0, v])
-            _, [(W, bias)], c = reference.unpack_mlp(parameters[start:], len(parents))
-            plan.append((v, parents, batch.weights[b, 0, parents, v].numpy(), W, bias, c))
-    return plan
-
-
-def machine_limit(num_threads: int) -> Callable[[], None]:
-    """As many Philox normals as a batch has values, written to memory and nothing else."""
-    count = DATASETS * ROWS * VARIABLES
-    out = np.empty(count, np.float32)
-    return lambda: native().fill_noise(0, (0.0, 0.0, 0.0), 1, 0, 0, {"noise": out}, count, num_threads, "best")
-
-
-# Checks ---------------------------------------------------------------------------------------------------------------
-
-
-def check(prior: scm.Prior, num_datasets: int) -> scm.Batch:
-    """The batch to time, after bits and moments are known to be right."""
-    batch = scm.sample(prior, num_datasets, ROWS, seed=1, num_threads=1)
-    two = scm.sample(prior, num_datasets, ROWS, seed=1, num_threads=2)
-    assert torch.equal(batch.values, two.values), "threads change bits"
-    for b in range(3):
-        exact = reference.evaluate(batch, b)
-        assert np.abs(batch.values[b].numpy() - exact).max() < 1e-4 * np.abs(exact).max(), (
-            "values differ from the oracle"
-        )
-    return batch
-
-
-def check_contestant(draw: Callable[[], Sequence], batch: scm.Batch) -> None:
-    """Standard deviations of ours and theirs agree within sampling error, dataset by dataset."""
-    theirs = np.stack([np.asarray(x).std(0) for x in draw()])
-    ours = batch.values.numpy().std(1)
-    assert np.abs(theirs / ours - 1).max() < 0.3, "standard deviations differ"
-
-
-# Timing ---------------------------------------------------------------------------------------------------------------
-
-
-def time_all(contestants: list[Contestant], rounds: int) -> dict[tuple[str, str], float]:
-    """Median seconds of each contestant, over rounds in which each draws once."""
-    seconds: dict[tuple[str, str], list[float]] = {(c.case, c.name): [] for c in contestants}
-    for contestant in contestants:
-        contestant.draw()
-    for _ in range(rounds):
-        for contestant in contestants:
-            start = time.perf_counter()
-            contestant.draw()
-            seconds[contestant.case, contestant.name].append(time.perf_counter() - start)
-    return {key: statistics.median(times) for key, times in seconds.items()}
-
-
-def ours(case: str, prior: scm.Prior, datasets: int, threads: int, against: str | None) -> Contestant:
-    """Our sampler on `threads` threads."""
-    name = f"settx_fast, {threads} thread{'s' if threads > 1 else ''}"
-    values = datasets * ROWS * VARIABLES
-    return Contestant(
-        case, name, lambda: scm.sample(prior, datasets, ROWS, seed=1, num_threads=threads), values, against
-    )
-
-
-def linear_contestants() -> list[Contestant]:
-    """Linear Gaussian, and the limit of this machine."""
-    batch = check(LINEAR, DATASETS)
-    case, values = "linear gaussian", DATASETS * ROWS * VARIABLES
-    rivals: dict[str, Callable[[scm.Batch], Callable[[], Sequence]]] = {
-        "numpy": numpy_linear,
-        "numpy float32": numpy_linear_single,
-        "torch bmm": torch_linear,
+def all_cases(packages: Packages) -> list[Case]:
+    """Linear Gaussian, internally standardised, two networks, and a whole prior."""
+    linear = {
+        "numpy": contest.numpy_linear,
+        "numpy float32": contest.numpy_linear_single,
+        "torch bmm": contest.torch_linear,
     }
-    result = [ours(case, LINEAR, DATASETS, threads, "numpy") for threads in (1, 2)]
-    for name, rival in rivals.items():
-        draw = rival(batch)
-        check_contestant(draw, batch)
-        result.append(Contestant(case, name, draw, values))
-    limits = [Contestant(case, f"limit, {n} thread{'s' if n > 1 else ''}", machine_limit(n), values) for n in (1, 2)]
-    return result + limits
-
-
-def mlp_contestants() -> list[Contestant]:
-    """One hidden layer of 100 tanh units."""
-    prior = scm.Prior(
-        num_variables=VARIABLES, mechanism=scm.MLP(hidden=HIDDEN), target_environments=0, graph=LINEAR.graph
-    )
-    datasets = DATASETS // 10
-    batch = check(prior, datasets)
-    case, values = f"mlp {HIDDEN} tanh", datasets * ROWS * VARIABLES
-    rival = numpy_mlp(batch)
-    check_contestant(rival, batch)
-    result = [ours(case, prior, datasets, threads, "numpy") for threads in (1, 2)]
-    return [*result, Contestant(case, "numpy", rival, values)]
+    standardised = scm.Prior(**BASE, standardisation="internal")
+    mlp = scm.Prior(**BASE, mechanism=scm.MLP(hidden=100))
+    fourier = scm.Prior(**BASE, mechanism=scm.Fourier(100))
+    few = DATASETS // 10
+    cases = [
+        same_scms("linear gaussian", LINEAR, DATASETS, linear, packages, 21),
+        same_scms(
+            "internally standardised linear",
+            standardised,
+            DATASETS,
+            {"numpy": contest.numpy_standardised},
+            packages,
+            11,
+        ),
+        same_scms("mlp 100", mlp, few, {"numpy": contest.numpy_network(np.tanh)}, packages, 9),
+        same_scms("fourier 100", fourier, few, {"numpy": contest.numpy_network(np.sin)}, packages, 9),
+    ]
+    cases[0].contestants.extend(contest.limits(DATASETS * ROWS * VARIABLES))
+    for name in ("mlp prior", "other priors"):
+        found = contest.ours(TABULAR, 64, 1024, 64) + packages.contestants(name, None)
+        cases.append(Case(name, found, 5, "datasets/s"))
+    return cases
 
 
 # Report ---------------------------------------------------------------------------------------------------------------
 
 
-def report(contestants: list[Contestant], seconds: dict[tuple[str, str], float]) -> list[dict[str, object]]:
-    """One record per contestant: millions of values per second, and times the one it is compared with."""
-    rates = {(c.case, c.name): c.values / seconds[c.case, c.name] / 1e6 for c in contestants}
-    records = []
-    for c in contestants:
-        rate = rates[c.case, c.name]
-        ratio = rate / rates[c.case, c.against] if c.against else None
-        limit = rates.get((c.case, c.name.replace("settx_fast", "limit"))) if c.against else None
-        records.append(
-            {
-                "case": c.case,
-                "contestant": c.name,
-                "Mvalues/s": round(rate, 2),
-                "× numpy": round(ratio, 2) if ratio else "",
-                "of limit": round(rate / limit, 2) if limit else "",
-                "ms": round(1e3 * seconds[c.case, c.name], 3),
-            }
-        )
-    return records
+def records_of(case: Case, rates: dict[str, float]) -> list[dict[str, object]]:
+    """One record per contestant: its rate, and how many times faster ours is on two threads."""
+    best = rates[OURS.format(2, "s")]
+    return [
+        {"case": case.name, "contestant": name, "rate": f"{rate:.4g}", "unit": case.unit, "ours": f"{best / rate:.2f}"}
+        for name, rate in rates.items()
+    ]
+
+
+def summary(case: Case, rates: dict[str, float]) -> str:
+    """The ratios that the sampler is held to."""
+    one, two = rates[OURS.format(1, "")], rates[OURS.format(2, "s")]
+    facts = [f"two threads {two / one:.2f} × one"]
+    if "numpy" in rates:
+        facts.append(f"{two / rates['numpy']:.1f} × NumPy")
+    ours_or_floor = {OURS.format(1, ""), OURS.format(2, "s"), LIMIT.format(1, ""), LIMIT.format(2, "s")}
+    packages = {n: r for n, r in rates.items() if n not in ours_or_floor and not n.startswith(("numpy", "torch"))}
+    if packages:
+        best = max(packages, key=packages.__getitem__)
+        facts.append(f"{two / packages[best]:.0f} × the best package ({best})")
+    if LIMIT.format(2, "s") in rates:
+        facts.append(f"{two / rates[LIMIT.format(2, 's')]:.0%} of the limit")
+    return f"{case.name}: {', '.join(facts)}"
 
 
 def show(records: list[dict[str, object]]) -> None:
     """The records as a table."""
-    table = Table(title=f"{DATASETS} datasets × {ROWS} rows × {VARIABLES} variables, ER, expected in-degree 2")
-    for column in records[0]:
-        table.add_column(column, justify="left" if column in ("case", "contestant") else "right")
+    what = f"{ROWS} rows × {VARIABLES} variables, ER, expected in-degree 2"
+    table = Table(title=f"{what}; priors: 1024 rows, 2–100 features")
+    for column, title in zip(records[0], ("case", "contestant", "rate", "", "ours is … ×"), strict=True):
+        table.add_column(title, justify="left" if column in ("case", "contestant", "unit") else "right")
     for record in records:
         table.add_row(*(str(value) for value in record.values()))
-    Console().print(table)
+    Console(width=120).print(table)
 
 
 def save(records: list[dict[str, object]]) -> Path:
@@ -230,13 +174,19 @@ def main() -> None:
     """Check, time, print, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds, nothing saved")
-    quick = parser.parse_args().quick
+    parser.add_argument("--packages", metavar="PYTHON", default=sys.executable, help="interpreter with the packages")
+    options = parser.parse_args()
     torch.set_num_threads(2)
-    records = []
-    for contestants, rounds in ((linear_contestants(), 31), (mlp_contestants(), 9)):
-        records += report(contestants, time_all(contestants, 3 if quick else rounds))
+    packages = Packages(options.packages, contest.check_ours(LINEAR, DATASETS, ROWS))
+    records, facts = [], []
+    for case in all_cases(packages):
+        rates = case.rates(2 if options.quick else case.rounds)
+        records += records_of(case, rates)
+        facts.append(summary(case, rates))
+    packages.close()
     show(records)
-    if not quick:
+    print(*facts, *(f"not here: {absent}" for absent in packages.absent), sep="\n")
+    if not options.quick:
         print(f"saved {save(records)}")
 
 

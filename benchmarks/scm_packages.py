@@ -1,7 +1,6 @@
 """The SCM packages of PyPI, driven in an interpreter of their own, so that their versions are nobody else's concern.
 
-    python -m venv packages && packages/bin/pip install -r benchmarks/scm_packages.txt --no-deps
-    python -m benchmarks.scm --packages packages/bin/python
+    python -m benchmarks.scm --packages PYTHON      (benchmarks/scm_packages.txt says how to make one)
 
 Every package is called through its public functions, given the SCM where it takes one; where it draws the SCM itself,
 that is part of what is timed. Drawn once before it is timed, checked, then drawn when the benchmark asks for a round.
@@ -93,7 +92,7 @@ def _iscm_graph(weights: np.ndarray) -> Any:
 
 
 def avici_linear(p: Problem) -> Draw:
-    _avici()
+    _go_around_init("avici")
     from avici.synthetic.distributions import Gaussian, SignedUniform, Uniform
     from avici.synthetic.linear import LinearAdditive
 
@@ -180,7 +179,7 @@ def causal_profiler_mlp(p: Problem) -> Draw:
 
 
 def avici_fourier(p: Problem) -> Draw:
-    _avici()
+    _go_around_init("avici")
     from avici.synthetic.distributions import Gaussian, Uniform
     from avici.synthetic.rff import RFFAdditive
 
@@ -199,14 +198,17 @@ def iscm_fourier(p: Problem) -> Draw:
 # Whole priors ---------------------------------------------------------------------------------------------------------
 
 
-def tabicl_prior(kind: str, jobs: int) -> Callable[[Problem], Draw]:
-    """Batches of PriorDataset in groups of four, as by default: 1,024 rows, 2 to 100 features, a class to predict."""
+def tabicl_prior(kind: str) -> Callable[[Problem], Draw]:
+    """Batches of PriorDataset in groups of four, as by default: 1,024 rows, 2 to 100 features, a class to predict.
+
+    In one process: its parallel jobs cannot be started from a prior that is made in code.
+    """
 
     def prepare(p: Problem) -> Draw:
         from tabicl.prior import PriorDataset
 
         prior = PriorDataset(
-            batch_size=len(p.weights), max_seq_len=p.rows, min_features=2, max_features=100, prior_type=kind, n_jobs=jobs
+            batch_size=len(p.weights), max_seq_len=p.rows, min_features=2, max_features=100, prior_type=kind, n_jobs=1
         )
         return lambda: list(prior.get_batch()[0].numpy())
 
@@ -226,19 +228,56 @@ def tabicl_network(p: Problem) -> Draw:
     return lambda: [one() for _ in p.weights]
 
 
+def tabpfn_prior(p: Problem) -> Draw:
+    """The network prior of TabPFN's first version, 51 features, middling hyperparameters, no classes."""
+    import torch
+
+    _go_around_init("tabpfn")
+    _go_around_init("tabpfn.priors")
+    from tabpfn.priors.mlp import get_batch
+
+    hyperparameters: dict[str, Any] = {
+        "num_layers": 3,
+        "prior_mlp_hidden_dim": 67,
+        "prior_mlp_activations": torch.nn.Tanh,
+        "noise_std": 0.03,
+        "init_std": 1.0,
+        "prior_mlp_dropout_prob": 0.2,
+        "num_causes": 10,
+        "is_causal": False,
+        "pre_sample_causes": True,
+        "pre_sample_weights": False,
+        "prior_mlp_scale_weights_sqrt": True,
+        "random_feature_rotation": True,
+        "block_wise_dropout": False,
+        "sort_features": False,
+        "in_clique": False,
+        "y_is_effect": True,
+        "sampling": "normal",
+        "add_uninformative_features": False,
+        "new_mlp_per_example": True,
+    }
+
+    def draw() -> list[np.ndarray]:
+        x = get_batch(len(p.weights), p.rows, 51, hyperparameters.copy(), device="cpu")[0]
+        return list(x.transpose(0, 1).numpy())
+
+    return draw
+
+
 # Helpers --------------------------------------------------------------------------------------------------------------
 
 
-def _avici() -> None:
-    """Its generators need NumPy alone, its __init__ also JAX, Haiku and TensorFlow: go around it."""
-    if "avici" in sys.modules:
+def _go_around_init(name: str) -> None:
+    """Let the modules of a package be imported without its __init__, which wants more than they do."""
+    if name in sys.modules:
         return
-    found = importlib.util.find_spec("avici")
+    found = importlib.util.find_spec(name)
     if found is None:
-        raise ModuleNotFoundError("No module named 'avici'")
-    package = ModuleType("avici")
+        raise ModuleNotFoundError(f"No module named '{name}'")
+    package = ModuleType(name)
     package.__path__ = list(found.submodule_search_locations or ())
-    sys.modules["avici"] = package
+    sys.modules[name] = package
 
 
 def _avici_draw(p: Problem, model: Callable[..., Any]) -> Draw:
@@ -290,11 +329,14 @@ PACKAGES: dict[str, tuple[Package, ...]] = {
         Package("avici", avici_fourier, 5, own_scms=True),
         Package("iscm", iscm_fourier, 5, own_scms=True),
     ),
-    "prior": (
-        Package("tabicl mlp_scm", tabicl_prior("mlp_scm", 1), 4, own_scms=True),
-        Package("tabicl tree_scm", tabicl_prior("tree_scm", 1), 4, own_scms=True),
-        Package("tabicl graph_scm", tabicl_prior("graph_scm", 1), 4, own_scms=True),
+    "mlp prior": (
+        Package("tabicl mlp_scm", tabicl_prior("mlp_scm"), 16, own_scms=True),
         Package("tabicl MLPSCM alone", tabicl_network, 20, own_scms=True),
+    ),
+    "other priors": (
+        Package("tabicl tree_scm", tabicl_prior("tree_scm"), 4, own_scms=True),
+        Package("tabicl graph_scm", tabicl_prior("graph_scm"), 4, own_scms=True),
+        Package("tabpfn 0.1 mlp", tabpfn_prior, 20, own_scms=True),
     ),
 }
 
@@ -310,7 +352,8 @@ def prepare(case: str, package: Package, problem: Problem) -> tuple[Draw | None,
         drawn = [np.asarray(x, np.float64) for x in draw()]
     except Exception as error:
         return None, told | {"problem": f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"}
-    told |= {"datasets": len(drawn), "rows": len(drawn[0]), "finite": all(np.isfinite(x).all() for x in drawn)}
+    told |= {"datasets": len(drawn), "values": sum(x.size for x in drawn)}
+    told["finite"] = all(bool(np.isfinite(x).all()) for x in drawn)
     return draw, told | {"problem": None, "std": [] if package.own_scms else [x.std(0).tolist() for x in drawn]}
 
 
@@ -327,7 +370,7 @@ def serve(problem_file: str) -> None:
     draws, told = {}, []
     for case, packages in PACKAGES.items():
         for package in packages:
-            draw, about = prepare(case, package, Problem(weights, 1024 if case == "prior" else 1000))
+            draw, about = prepare(case, package, Problem(weights, 1024 if "prior" in case else 1000))
             draws[case, package.name] = draw
             told.append(about)
     replies.write(json.dumps(told) + "\n")
