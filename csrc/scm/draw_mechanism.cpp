@@ -54,6 +54,8 @@ SETTX_CALL void draw_trees(const MechanismDraw& d, float* out, Address at, uint6
 
 SETTX_CALL MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, int32_t v,
                                         int32_t num_parents) {
+    const bool is_linear = prior.num_mechanisms == 1 && prior.mechanisms[0].kind == LINEAR;
+    if (is_linear) return {prior.mechanisms, num_parents, 0, 0, 0, 0.0f};  // nothing to draw
     Address at = address(index, 0, v, FOR_MECHANISM);
     const Words w = words_at(at, seed);
     const Mechanism* m = prior.mechanisms + pick(w.w0, prior.num_mechanisms);

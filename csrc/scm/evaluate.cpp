@@ -86,16 +86,55 @@ void add_all_noise(const Node& node, int64_t count, int64_t local_row) {
             add_modulated_noise(node, at, row);
 }
 
+// x (count,) = start + Σ of N weighted parents from `first` on, added in order; start is the bias, or x itself.
+template <int N, bool FROM_BIAS>
+SETTX_LOOP void add_parents(const Node& node, int32_t first, int64_t count) {
+    float* const x = node.x;
+    const float* parents[N];
+    float weights[N];
+    for (int p = 0; p < N; ++p) {
+        parents[p] = node.tile + node.parents[first + p] * node.stride;
+        weights[p] = node.weights[first + p];
+    }
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+        float sum = FROM_BIAS ? node.bias : x[i];
+        for (int p = 0; p < N; ++p) sum = fma(weights[p], parents[p][i], sum);
+        x[i] = sum;
+    }
+}
+
+template <bool FROM_BIAS>
+void add_four_parents(const Node& node, int32_t first, int64_t count) {
+    switch (node.num_parents - first) {
+        case 1:
+            return add_parents<1, FROM_BIAS>(node, first, count);
+        case 2:
+            return add_parents<2, FROM_BIAS>(node, first, count);
+        case 3:
+            return add_parents<3, FROM_BIAS>(node, first, count);
+        default:
+            return add_parents<4, FROM_BIAS>(node, first, count);
+    }
+}
+
+// x = bias + Σ of all weighted parents.
+void sum_parents(const Node& node, int64_t count) {
+    if (node.num_parents == 0) return fill(node.x, count, node.bias);
+    add_four_parents<true>(node, 0, count);
+    for (int32_t p = 4; p < node.num_parents; p += 4) add_four_parents<false>(node, p, count);
+}
+
 }  // namespace
 
 void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
-    fill(node.x, count, node.bias);
     const bool post_nonlinear = node.mechanism == POST_NONLINEAR && node.num_parents > 0;
-    if (node.mechanism == LINEAR || post_nonlinear)
-        for (int32_t p = 0; p < node.num_parents; ++p)
-            add_scaled(node.x, node.tile + node.parents[p] * node.stride, count, node.weights[p]);
-    else if (node.num_parents > 0)
+    if (node.mechanism == LINEAR || node.num_parents == 0 || post_nonlinear) {
+        sum_parents(node, count);
+    } else {
+        fill(node.x, count, node.bias);
         for (int64_t row = 0; row < count; row += BLOCK) add_mechanism(node, row);
+    }
     if (node.noise_scale != 0.0f) add_all_noise(node, count, local_row);
     if (post_nonlinear) transform(node, count);
     if (node.gain != 1.0f || node.centre != 0.0f) rescale(node.x, count, node.centre, node.gain);
