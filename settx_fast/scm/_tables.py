@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -135,8 +136,12 @@ def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows
 
 def bytes_of(sizes: Sizes, num_rows: int) -> int:
     """What a batch takes in memory."""
-    tables = sum(np.dtype(dtype).itemsize * math.prod(shape(sizes)) for shape, dtype in LAYOUT.values())
-    return tables + sizes.B * num_rows * (4 * sizes.V + 8)
+    return _bytes_of_tables(sizes) + sizes.B * num_rows * (4 * sizes.V + 8)
+
+
+@lru_cache  # a stream asks for the same sizes again and again
+def _bytes_of_tables(sizes: Sizes) -> int:
+    return sum(np.dtype(dtype).itemsize * math.prod(shape(sizes)) for shape, dtype in LAYOUT.values())
 
 
 def check_memory(sizes: Sizes, num_rows: int) -> None:

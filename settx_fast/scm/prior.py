@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from settx_fast.scm import distributions, graphs, mechanisms, noises
@@ -160,17 +161,17 @@ class Prior:
 
     # Sizes that padding follows -------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def max_variables(self) -> int:
         """V, the width of a batch."""
         return as_range(self.num_variables, "num_variables", 1, MAX_VARIABLES)[1]
 
-    @property
+    @cached_property
     def min_variables(self) -> int:
         """Variables of the smallest dataset."""
         return as_range(self.num_variables, "num_variables", 1, MAX_VARIABLES)[0]
 
-    @property
+    @cached_property
     def max_environments(self) -> int:
         """K, source and target environments together."""
         sources = as_range(self.source_environments, "source_environments", 1, MAX_ENVIRONMENTS)[1]
