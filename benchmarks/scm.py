@@ -13,9 +13,10 @@ import csv
 import platform
 import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -26,20 +27,20 @@ from benchmarks import scm_contestants as contest
 from benchmarks.scm_contestants import LIMIT, OURS, Contestant, Packages
 from settx_fast import scm
 from settx_fast.scm._native import native
+from settx_fast.scm.mechanisms import FunctionName
 
 DATASETS, ROWS, VARIABLES = 200, 1000, 20
 RESULTS = Path(__file__).parent / "results"
-GRAPH = scm.ErdosRenyi(expected_in_degree=2)
-BASE = {"num_variables": VARIABLES, "graph": GRAPH, "target_environments": 0}
-LINEAR = scm.Prior(**BASE)
+LINEAR = scm.Prior(VARIABLES, scm.ErdosRenyi(expected_in_degree=2), target_environments=0)
 # The hyperparameters of TabICL's default MLP prior: 2 to 100 features, the target a random network of all of them. Ours
 # differs: at most 3 hidden layers (there mostly 2 to 6); sizes uniform over the range, hence on average wider
 # (there truncated normals, small ones likelier); no dropout of weights, no noise between the layers, no Zipf and no
 # categorical causes; a number to predict instead of classes.
+ACTIVATIONS: tuple[FunctionName, ...] = get_args(FunctionName)
 TABULAR = scm.Prior(
     num_variables=(3, 101),
     graph=scm.Pattern("collider"),
-    mechanism=scm.MLP(hidden=(4, 130), layers=(2, 3), activation=scm.FUNCTIONS),
+    mechanism=scm.MLP(hidden=(4, 130), layers=(2, 3), activation=ACTIVATIONS),
     weight=scm.LogUniform(0.01, 10.0, signed=True),
     bias=scm.Normal(0.0, 1.0),
     noise=("gaussian", "uniform", "mixture"),
@@ -77,7 +78,7 @@ def same_scms(
     name: str,
     prior: scm.Prior,
     datasets: int,
-    rivals: dict[str, Callable[[scm.Batch], Callable[[], list]]],
+    rivals: Mapping[str, contest.Rival],
     packages: Packages,
     rounds: int,
 ) -> Case:
@@ -95,9 +96,9 @@ def all_cases(packages: Packages) -> list[Case]:
         "numpy float32": contest.numpy_linear_single,
         "torch bmm": contest.torch_linear,
     }
-    standardised = scm.Prior(**BASE, standardisation="internal")
-    mlp = scm.Prior(**BASE, mechanism=scm.MLP(hidden=100))
-    fourier = scm.Prior(**BASE, mechanism=scm.Fourier(100))
+    standardised = replace(LINEAR, standardisation="internal")
+    mlp = replace(LINEAR, mechanism=scm.MLP(hidden=100))
+    fourier = replace(LINEAR, mechanism=scm.Fourier(100))
     few = DATASETS // 10
     cases = [
         same_scms("linear gaussian", LINEAR, DATASETS, linear, packages, 21),

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from settx_fast.scm import reference
 from settx_fast.scm._native import native
 
 Draw = Callable[[], object]
+Rival = Callable[[scm.Batch], Callable[[], Sequence[np.ndarray]]]
 OURS = "settx_fast, {} thread{}"
 LIMIT = "limit, {} thread{}"
 
@@ -106,7 +108,7 @@ def numpy_standardised(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:
     return lambda: [draw_one(plan) for plan in plans]
 
 
-def numpy_network(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[scm.Batch], Callable[[], list]]:
+def numpy_network(function: Callable[[np.ndarray], np.ndarray]) -> Rival:
     """A loop over datasets and variables: two matrix products and one tanh or sine for all rows."""
 
     def prepare(batch: scm.Batch) -> Callable[[], list[np.ndarray]]:
@@ -194,7 +196,7 @@ class Packages:
             if batch is not None and not told["own_scms"]:
                 check_spread(told["name"], [np.asarray(x) for x in told["std"]], batch)
             units = told["datasets"] if batch is None else told["values"]
-            found.append(Contestant(told["name"], units, lambda key=(case, told["name"]): self._draw(key)))
+            found.append(Contestant(told["name"], units, partial(self._draw, (case, told["name"]))))
         return found
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import statistics
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -49,7 +50,7 @@ def points() -> list[Point]:
 
 def measure(found: list[Point]) -> list[float]:
     """Median seconds of every point, one thread."""
-    draws = [timed(lambda p=p: scm.sample(p.prior, p.datasets, p.rows, seed=1, num_threads=1)) for p in found]
+    draws = [timed(partial(scm.sample, p.prior, p.datasets, p.rows, seed=1, num_threads=1)) for p in found]
     for draw in draws:
         draw()
     taken = [[draw() for draw in draws] for _ in range(ROUNDS)]

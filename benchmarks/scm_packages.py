@@ -136,7 +136,7 @@ def dowhy_linear(p: Problem) -> Draw:
             return Given(self.weights)
 
     def model(weights: np.ndarray) -> Any:
-        graph = nx.DiGraph()
+        graph: Any = nx.DiGraph()
         graph.add_nodes_from(range(p.variables))
         graph.add_edges_from(zip(*map(np.ndarray.tolist, weights.nonzero()), strict=True))
         causal = gcm.StructuralCausalModel(graph)
