@@ -63,6 +63,9 @@ class OwnedPrior {
             sources_.push_back(as_intervention(i.cast<py::dict>()));
         for (const py::handle i : fields["target_interventions"])
             targets_.push_back(as_intervention(i.cast<py::dict>()));
+        for (const py::handle o : fields["observations"]) observations_.push_back(as_observation(o.cast<py::dict>()));
+        prior_.needs_pilot = fields["needs_pilot"].cast<bool>();
+        link(observations_, &prior_.observations, &prior_.num_observations);
         link(graphs_, &prior_.graphs, &prior_.num_graphs);
         link(mechanisms_, &prior_.mechanisms, &prior_.num_mechanisms);
         link(noises_, &prior_.noises, &prior_.num_noises);
@@ -115,17 +118,32 @@ class OwnedPrior {
                 as_distribution(m["parameter"]), keep(functions),      int32_t(functions.size())};
     }
 
+    // None gives a null pointer, that is "any".
+    std::pair<const int32_t*, int32_t> keep_variables(const py::handle& variables) {
+        if (variables.is_none()) return {nullptr, 0};
+        auto given = variables.cast<std::vector<int32_t>>();
+        const int32_t count = int32_t(given.size());
+        given.push_back(0);  // so that none of them is not a null pointer
+        return {keep(std::move(given)), count};
+    }
+
     scm::Intervention as_intervention(const py::dict& i) {
-        const int32_t* variables = nullptr;
-        int32_t count = 0;
-        if (!i["variables"].is_none()) {
-            auto given = i["variables"].cast<std::vector<int32_t>>();
-            count = int32_t(given.size());
-            given.push_back(0);  // never a null pointer: that means "at random"
-            variables = keep(std::move(given));
-        }
+        const auto [variables, count] = keep_variables(i["variables"]);
         return {i["kind"].cast<int8_t>(), as_distribution(i["value"]), variables, count,
                 as_range(i["number"]),    i["on_target"].cast<bool>()};
+    }
+
+    scm::Observation as_observation(const py::dict& o) {
+        const auto [variables, count] = keep_variables(o["variables"]);
+        const auto values = as_distributions(o["values"]);
+        return {o["kind"].cast<int32_t>(),
+                o["option"].cast<int32_t>(),
+                {values.at(0), values.at(1)},
+                as_distribution(o["probability"]),
+                as_range(o["number"]),
+                variables,
+                count,
+                o["on_target"].cast<bool>()};
     }
 
     scm::Prior prior_{};
@@ -134,6 +152,7 @@ class OwnedPrior {
     std::vector<scm::Noise> noises_;
     std::vector<int32_t> noise_effects_;
     std::vector<scm::Intervention> sources_, targets_;
+    std::vector<scm::Observation> observations_;
     std::deque<std::vector<scm::Distribution>> distributions_;
     std::deque<std::vector<int32_t>> numbers_;
 };
@@ -190,16 +209,17 @@ T* pointer(const Arrays& arrays, const char* name, const Shape& shape) {
     return pointer<T>(arrays.named, name, shape);
 }
 
-using Sizes = std::array<int64_t, 4>;  // B, V, K, P
+using Sizes = std::array<int64_t, 5>;  // B, V, K, P, L
 
 scm::Tables sized(const Sizes& sizes) {
     scm::Tables t{};
     t.datasets = sizes[0], t.variables = sizes[1], t.environments = sizes[2], t.num_parameters = sizes[3];
+    t.levels = sizes[4];
     return t;
 }
 
 scm::Tables as_tables(const Arrays& arrays, const Sizes& sizes) {
-    const auto [B, V, K, P] = sizes;
+    const auto [B, V, K, P, L] = sizes;
     scm::Tables t = sized(sizes);
     t.index = pointer<int64_t>(arrays, "index", {B});
     t.num_variables = pointer<int64_t>(arrays, "num_variables", {B});
@@ -223,17 +243,32 @@ scm::Tables as_tables(const Arrays& arrays, const Sizes& sizes) {
     t.gain = pointer<float>(arrays, "gain", {B, V});
     t.column_centre = pointer<float>(arrays, "column_centre", {B, V});
     t.column_gain = pointer<float>(arrays, "column_gain", {B, V});
+    t.is_hidden = pointer<bool>(arrays, "is_hidden", {B, V});
+    t.accept_variable = pointer<int64_t>(arrays, "accept_variable", {B, K, scm::ACCEPTANCES});
+    t.accept_slope = pointer<float>(arrays, "accept_slope", {B, K, scm::ACCEPTANCES});
+    t.accept_intercept = pointer<float>(arrays, "accept_intercept", {B, K, scm::ACCEPTANCES});
+    t.error_scale = pointer<float>(arrays, "error_scale", {B, V});
+    t.num_levels = pointer<int64_t>(arrays, "num_levels", {B, V});
+    t.thresholds = pointer<float>(arrays, "thresholds", {B, V, L});
+    t.codes = pointer<float>(arrays, "codes", {B, V, L});
+    t.loss_cause = pointer<int64_t>(arrays, "loss_cause", {B, V});
+    t.loss_rate = pointer<float>(arrays, "loss_rate", {B, V});
+    t.loss_slope = pointer<float>(arrays, "loss_slope", {B, V});
+    t.loss_intercept = pointer<float>(arrays, "loss_intercept", {B, V});
     return t;
 }
 
 scm::Rows as_rows(const Arrays& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns) {
-    const auto [B, V, K, P] = sizes;
-    return {num_rows,
-            pointer<int64_t>(arrays, "row_offset", {B, K + 1}),
-            seed,
-            pointer<float>(arrays, "values", {B, num_rows, V}),
-            pointer<int64_t>(arrays, "environment", {B, num_rows}),
-            scm::Columns(columns)};
+    const int64_t B = sizes[0], V = sizes[1], K = sizes[2];
+    scm::Rows rows{};
+    rows.rows = num_rows, rows.seed = seed, rows.columns = scm::Columns(columns);
+    rows.row_offset = pointer<int64_t>(arrays, "row_offset", {B, K + 1});
+    rows.values = pointer<float>(arrays, "values", {B, num_rows, V});
+    rows.environment = pointer<int64_t>(arrays, "environment", {B, num_rows});
+    if (arrays.named.contains("is_missing")) rows.is_missing = pointer<bool>(arrays, "is_missing", {B, num_rows, V});
+    if (arrays.named.contains("attempt")) rows.attempt = pointer<int16_t>(arrays, "attempt", {B, num_rows});
+    if (arrays.named.contains("noise")) rows.noise = pointer<float>(arrays, "noise", {B, num_rows, V});
+    return rows;
 }
 
 const scm::Path& path_by_name(const std::string& name) {
@@ -267,13 +302,16 @@ void draw(const OwnedPrior& prior, uint64_t seed, const py::dict& arrays, const 
 }
 
 void evaluate(const py::dict& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns,
-              int num_threads, const std::string& path) {
+              bool is_observed, bool attempt_given, int num_threads, const std::string& path) {
     const scm::Tables tables = as_tables({arrays}, sizes);
-    const scm::Rows rows = as_rows({arrays}, sizes, num_rows, seed, columns);
-    const bool in_tiles = path == "rows", in_place = path == "rows in place";
-    const scm::Path& chosen = path_by_name(in_tiles || in_place ? "best" : path);
+    scm::Rows rows = as_rows({arrays}, sizes, num_rows, seed, columns);
+    rows.is_observed = is_observed, rows.attempt_given = attempt_given;
+    const bool in_tiles = path == "rows", in_place = path == "rows in place", by_rows = in_tiles || in_place;
+    if (by_rows && (is_observed || rows.noise != nullptr))
+        throw py::value_error("path: expected vector code for an observation or the noise, got '" + path + "'");
+    const scm::Path& chosen = path_by_name(by_rows ? "best" : path);
     py::gil_scoped_release release;
-    if (in_tiles || in_place)
+    if (by_rows)
         scm::evaluate_by_rows(tables, rows, in_tiles ? 1 << 16 : 0);
     else
         scm::evaluate(tables, rows, num_threads, chosen);

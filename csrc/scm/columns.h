@@ -40,7 +40,7 @@ SETTX_FN void find_unit(const Tables& t, int64_t b, int64_t v, const Sums* chunk
         s = {s.count + chunk.count, s.sum + chunk.sum, s.square + chunk.square};
     }
     const double mean = s.sum / s.count, square = s.square / s.count, variance = square - mean * mean;
-    const bool known = variance < 1e300;  // neither NaN nor infinite
+    const bool is_number = t.num_levels[b * t.variables + v] == 0, known = is_number && variance < 1e300;  // no NaN
     t.column_centre[b * t.variables + v] = known ? float(mean) : 0.0f;
     t.column_gain[b * t.variables + v] =
         known && variance > CONSTANT_RTOL * square ? float(1.0 / __builtin_sqrt(variance)) : 1.0f;

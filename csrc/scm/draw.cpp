@@ -4,6 +4,7 @@
 #include "mechanism.h"
 #include "path_functions.h"
 #include "random.h"
+#include "variables.h"
 
 namespace settx::scm::SETTX_PATH {
 namespace {
@@ -40,6 +41,9 @@ struct Dataset {
     SETTX_METHOD bool edge(int32_t p, int32_t v) const { return t.adjacency[(b * V() + p) * V() + v]; }
     SETTX_METHOD float& weight(int64_t k, int32_t p, int32_t v) const {
         return t.weights[((b * t.environments + k) * V() + p) * V() + v];
+    }
+    SETTX_METHOD float& label_slope(int64_t k) const {
+        return t.accept_slope[(b * t.environments + k) * ACCEPTANCES + 1];
     }
     SETTX_METHOD int64_t at(int64_t k, int32_t v) const { return (b * t.environments + k) * V() + v; }
     SETTX_CALL Words words(uint32_t environment, int32_t v, uint32_t purpose, uint32_t block = 0) const {
@@ -160,6 +164,7 @@ SETTX_CALL void fix_value(const Dataset& d, int64_t k, int32_t v, float value) {
     d.t.hard[at] = true;
     d.t.bias[at] = value;
     d.t.noise_scale[at] = 0.0f;
+    if (v == d.t.target_index[d.b]) d.label_slope(k) = 0.0f;  // one value has no distribution to shift
     for (int32_t p = 0; p < d.n; ++p) d.weight(k, p, v) = 0.0f;
 }
 
@@ -195,6 +200,9 @@ SETTX_CALL void intervene(const Environment& e, int32_t v, const Intervention& w
         case DRIFT:
             d.t.bias[at] += value * (float(e.k) / float(e.number > 1 ? e.number - 1 : 1));
             break;
+        case LABEL_SHIFT:
+            d.label_slope(e.k) = value;  // in units of the target's deviation, until the pilot shows it
+            break;
     }
 }
 
@@ -211,21 +219,6 @@ SETTX_CALL void intervene_at_random(const Environment& e, const Intervention& wh
     }
 }
 
-// Is v the variable, or one of those, that the prior names?
-SETTX_CALL bool is_named(const Dataset& d, int32_t name, int32_t v) {
-    const int32_t target = int32_t(d.t.target_index[d.b]);
-    switch (name) {
-        case THE_TARGET:
-            return v == target;
-        case ITS_PARENTS:
-            return d.edge(v, target);
-        case ITS_CHILDREN:
-            return d.edge(target, v);
-        default:
-            return v == name;
-    }
-}
-
 SETTX_CALL void intervene_in_environment(const Environment& e, const Intervention* list, int32_t count,
                                          int32_t* candidates) {
     const Dataset& d = e.d;
@@ -239,7 +232,7 @@ SETTX_CALL void intervene_in_environment(const Environment& e, const Interventio
         }
         for (int32_t j = 0; j < list[i].num_variables; ++j)
             for (int32_t v = 0; v < d.n; ++v)
-                if (is_named(d, list[i].variables[j], v)) intervene(e, v, list[i], uint32_t(i), stream.block());
+                if (is_named(d.t, d.b, list[i].variables[j], v)) intervene(e, v, list[i], uint32_t(i), stream.block());
     }
 }
 

@@ -3,6 +3,7 @@
 #include "mechanism.h"
 #include "node.h"
 #include "noise.h"
+#include "observe.h"
 #include "path_functions.h"
 
 namespace settx::scm::SETTX_PATH {
@@ -150,7 +151,7 @@ Node node_of(const Model& m, int64_t v, const float* weights) {
     const Tables& t = m.t;
     const int64_t bv = m.dataset * t.variables + v, bkv = m.at(v);
     const bool hard = t.hard[bkv];
-    const Address noise_at = address(uint64_t(t.index[m.dataset]), uint32_t(m.environment), uint32_t(v), m.purpose);
+    const Address noise_at = at_attempt(m.address_of(v, m.purpose), m.attempt);
     return {m.tile + v * m.stride,
             m.tile,
             m.stride,
@@ -169,6 +170,13 @@ Node node_of(const Model& m, int64_t v, const float* weights) {
             noise_at,
             m.seed,
             m.scratch};
+}
+
+void evaluate_variables(const Model& m, const float* edge_weights, int64_t count, int64_t local_row) {
+    for (int64_t position = 0; position < m.num_variables(); ++position) {
+        const int64_t v = m.t.order[m.dataset * m.t.variables + position];
+        evaluate_node(node_of(m, v, edge_weights + m.parents.start[v]), count, local_row);
+    }
 }
 
 namespace {
@@ -226,11 +234,20 @@ SETTX_LOOP void write_rows(const float* __restrict tile, int64_t T, int64_t V, i
         for (int64_t v = r < whole_rows ? whole_variables : 0; v < V; ++v) out[r * V + v] = canonical(tile[v * T + r]);
 }
 
+// tile: (V, T), with zeros for the variables that the dataset lacks.
+void write_noise(const Model& m, const Rows& rows, float* tile, const TileRows& tile_rows) {
+    const int64_t V = m.t.variables;
+    for (int64_t v = m.num_variables(); v < V; ++v) fill(tile + v * m.stride, tile_rows.count, 0.0f);
+    for (int64_t v = 0; v < m.num_variables(); ++v) fill_noise_of_rows(m, rows, v, tile_rows, tile + v * m.stride);
+    write_rows(tile, m.stride, V, tile_rows.count, rows.noise + tile_rows.row * V);
+}
+
 }  // namespace
 
-// Weights of all edges; the tile; the input and output of an MLP layer.
+// Weights of all edges; the tile; another tile for what is asked beside the values; the input and output of an MLP
+// layer.
 int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden) {
-    return padded(num_edges) + V * tile_rows(V) + 2 * BLOCK * (max_hidden > V ? max_hidden : V);
+    return padded(num_edges) + 2 * V * tile_rows(V) + 2 * BLOCK * (max_hidden > V ? max_hidden : V);
 }
 
 void fill_noise(const NoiseRows& rows, int64_t first, int64_t n, float* out) {
@@ -247,8 +264,8 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
     const int64_t V = t.variables, b = segment.dataset, k = segment.environment, T = tile_rows(V);
     const int64_t n = t.num_variables[b];
     float* edge_weights = scratch;
-    float* tile = scratch + padded(parents.start[n]);
-    const Model model{t, parents, b, k, rows.seed, FOR_NOISE, tile, tile + V * T, T};
+    float *tile = scratch + padded(parents.start[n]), *spare = tile + V * T;
+    const Model model{t, parents, b, k, rows.seed, FOR_NOISE, tile, spare + V * T, T};
     for (int64_t v = 0; v < n; ++v) gather_weights(model, v, edge_weights + parents.start[v]);
     for (int64_t i = n * T; i < V * T; ++i) tile[i] = 0.0f;
 
@@ -263,7 +280,10 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
             evaluate_node(node_of(model, v, edge_weights + parents.start[v]), (count + BLOCK - 1) / BLOCK * BLOCK,
                           local);
         }
+        const TileRows tile_rows{count, local, row};
+        if (rows.is_observed) observe_tile(model, rows, edge_weights, spare, tile_rows);
         write_rows(tile, T, V, count, out);
+        if (rows.noise != nullptr) write_noise(model, rows, spare, tile_rows);
         for (int64_t i = 0; i < count; ++i) rows.environment[row + i] = k;
     }
 }

@@ -33,12 +33,17 @@ enum Purpose : uint32_t {
     FOR_PLACE = 19,
     FOR_NOISE_EFFECT = 20,
     FOR_REMOVAL = 21,
+    FOR_OBSERVATION = 22,
+    FOR_ACCEPTANCE = 23,
+    FOR_ERROR = 24,
+    FOR_LOSS = 25,
+    FOR_PILOT_ERROR = 26,
 };
 
 // Where in the stream a word lies: one counter for every (block, variable, purpose, environment, dataset).
 struct Address {
     uint32_t block;                // word 0: rows, or a running number
-    uint32_t variable_purpose;     // word 1: variable in the low 24 bits, purpose above
+    uint32_t variable_purpose;     // word 1: variable in the low 12 bits, attempt in the next 12, purpose above
     uint32_t dataset_low;          // word 2
     uint32_t dataset_environment;  // word 3: bits 32 to 47 of the dataset's index, environment above
 };

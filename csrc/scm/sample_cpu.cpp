@@ -186,7 +186,7 @@ void draw(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, co
     parallel_for(tables.datasets, num_threads, [&](int thread, int64_t b) {
         path.draw_dataset(prior, seed, parameter_offset[b], tables, b, scratch[size_t(thread)].data());
     });
-    if (prior.standardisation == INTERNAL) run_pilots(prior, seed, tables, num_threads, path);
+    if (prior.needs_pilot) run_pilots(prior, seed, tables, num_threads, path);
 }
 
 void evaluate(const Tables& tables, const Rows& rows, int num_threads, const Path& path) {

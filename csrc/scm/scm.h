@@ -70,7 +70,8 @@ enum InterventionKind : int8_t {
     REDRAW = 5,
     REMOVE_EDGES = 6,
     NEW_MECHANISM = 7,
-    DRIFT = 8
+    DRIFT = 8,
+    LABEL_SHIFT = 9
 };
 
 // In place of variables.
@@ -83,6 +84,27 @@ struct Intervention {
     int32_t num_variables;
     Range number;
     bool on_target;  // may a random choice hit the target variable
+};
+
+// What is done to finished rows. Everything is drawn per dataset, or per variable.
+enum ObservationKind : int32_t {
+    HIDE = 0,     // number of variables, or probability of each; option 1: by probability
+    SELECT = 1,   // slope, quantile; option: environments, 1 source + 2 target
+    MEASURE = 2,  // standard deviation of the error, in those of the variable
+    LEVELS = 3,   // imbalance; number of levels; option 1: ordered
+    LOSE = 4,     // rate, slope; option: LossKind
+};
+
+enum LossKind : int32_t { AT_RANDOM_COMPLETELY = 0, AT_RANDOM = 1, NOT_AT_RANDOM = 2 };
+
+struct Observation {
+    int32_t kind, option;
+    Distribution values[2];
+    Distribution probability;  // of every variable that it may fall on
+    Range number;
+    const int32_t* variables;  // variables or VariableNames, or null: all
+    int32_t num_variables;
+    bool on_target;  // may it fall on the target if variables are not named
 };
 
 // Whether a variable is centred and scaled before its children see it.
@@ -102,14 +124,19 @@ struct Prior {
     const Noise* noises;
     const int32_t* noise_effects;  // NoiseEffect
     const Intervention *source_interventions, *target_interventions;
-    int32_t num_graphs, num_mechanisms, num_noises, num_noise_effects, num_source_interventions,
+    const Observation* observations;
+    bool needs_pilot;
+    int32_t num_observations, num_graphs, num_mechanisms, num_noises, num_noise_effects, num_source_interventions,
         num_target_interventions;
 };
 
 // ---- The models: what draw writes and evaluate reads ----------------------------------------------------------------
 
+constexpr int ACCEPTANCES = 2;  // by selection, by label shift
+
 struct Tables {
     int64_t datasets, variables, environments, num_parameters;  // B, V, K, P
+    int64_t levels;                                             // L
     int64_t* index;                                             // (B,) number of the dataset in its stream
     int64_t* num_variables;                                     // (B,)
     int64_t* num_environments;                                  // (B,)
@@ -130,6 +157,15 @@ struct Tables {
     float* parameters;                                          // (P,)
     float *centre, *gain;                // (B, V) gain · (x − centre): the last step of a variable that is not hard
     float *column_centre, *column_gain;  // (B, V) the same for the finished columns, which children do not see
+    // What is seen: see observe.h.
+    bool* is_hidden;                                 // (B, V)
+    int64_t* accept_variable;                        // (B, K, ACCEPTANCES)
+    float *accept_slope, *accept_intercept;          // (B, K, ACCEPTANCES) slope 0: every row
+    float* error_scale;                              // (B, V)
+    int64_t* num_levels;                             // (B, V) 0: a number
+    float *thresholds, *codes;                       // (B, V, L)
+    int64_t* loss_cause;                             // (B, V)
+    float *loss_rate, *loss_slope, *loss_intercept;  // (B, V) rate 0: never missing
 };
 
 // What becomes of finished columns: nothing; column_centre and column_gain as they are; or these found first, so that
@@ -143,6 +179,11 @@ struct Rows {
     float* values;              // (B, R, V)
     int64_t* environment;       // (B, R)
     Columns columns;
+    bool is_observed;    // else as the SCM has them
+    bool* is_missing;    // (B, R, V), zeroed; null where nothing is ever lost
+    int16_t* attempt;    // (B, R) which attempt was accepted; null where every row is
+    bool attempt_given;  // take the attempts as they are
+    float* noise;        // (B, R, V) the exogenous noise; or null
 };
 
 // ---- Entry points: num_threads ≥ 1; path: see paths.h --------------------------------------------------------------

@@ -52,10 +52,12 @@ def observe(
 ) -> tuple[Observed, Tensor]:
     """What is seen of sampled datasets, target rows unlabelled, and which variable each feature is, (B, F).
 
+    Hidden variables are left out; missing values become the column's mean over the source rows, as in a real table;
+    a row whose target is missing is unlabelled.
     With a generator the order of columns and the ids of environments are random.
     """
     sets, variables = batch.variable_mask.shape
-    is_feature = batch.variable_mask & (torch.arange(variables) != batch.target_index[:, None])
+    is_feature = batch.visible_mask & (torch.arange(variables) != batch.target_index[:, None])
     columns = _order(is_feature, generator)[:, : variables - 1]
     present = is_feature.gather(1, columns)
     absent = config.max_variables - variables
@@ -67,17 +69,25 @@ def observe(
 
     ids = _order(torch.ones(sets, config.max_environments, dtype=torch.bool), generator)
     is_target = batch.is_target_environment.gather(1, batch.environment)
+    is_missing = torch.zeros_like(batch.values, dtype=torch.bool) if batch.is_missing is None else batch.is_missing
+    values = _filled(batch.values, is_missing, is_target)
+    at_target = batch.target_index[:, None, None].expand(-1, values.shape[1], 1)
     observed = Observed(
-        features=batch.values.gather(2, columns[:, None].expand(-1, batch.values.shape[1], -1)),
-        target=batch.values.gather(2, batch.target_index[:, None, None].expand(-1, batch.values.shape[1], 1)).squeeze(
-            2
-        ),
+        features=values.gather(2, columns[:, None].expand(-1, values.shape[1], -1)),
+        target=values.gather(2, at_target).squeeze(2),
         environment=ids.gather(1, batch.environment),
         is_target=is_target,
-        labelled=~is_target,
+        labelled=~is_target & ~is_missing.gather(2, at_target).squeeze(2),
         present=present,
     )
     return observed, columns
+
+
+def _filled(values: Tensor, is_missing: Tensor, is_target: Tensor) -> Tensor:
+    """values (B, R, V) with what is missing replaced by its column's mean over the source rows, 0 if none is known."""
+    known = ~is_missing & ~is_target[..., None]
+    mean = values.where(known, 0.0).sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+    return values.where(~is_missing, mean)
 
 
 def truth(properties: scm_properties.Properties, columns: Tensor, present: Tensor) -> dict[str, Tensor]:

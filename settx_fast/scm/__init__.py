@@ -14,6 +14,7 @@ from settx_fast.scm.graphs import (
     UserGraph,
     WattsStrogatz,
 )
+from settx_fast.scm.interventions import INTERVENTIONS, Intervention
 from settx_fast.scm.mechanisms import (
     FUNCTIONS,
     MECHANISMS,
@@ -38,7 +39,8 @@ from settx_fast.scm.noises import (
     StudentT,
     UniformNoise,
 )
-from settx_fast.scm.prior import INTERVENTIONS, Intervention, PerVariable, Prior
+from settx_fast.scm.observation import Hidden, Levels, MeasurementError, Missing, Selection
+from settx_fast.scm.prior import PerVariable, Prior
 from settx_fast.scm.sampler import STREAM_VERSION, Batch, resample, sample
 from settx_fast.scm.streaming import Stream, stream
 
@@ -61,12 +63,16 @@ __all__ = [
     "Gaussian",
     "Geometric",
     "Gumbel",
+    "Hidden",
     "Intervention",
     "Laplace",
     "Layered",
+    "Levels",
     "Linear",
     "LogUniform",
     "Logistic",
+    "MeasurementError",
+    "Missing",
     "Mixture",
     "Normal",
     "Pattern",
@@ -75,6 +81,7 @@ __all__ = [
     "Prior",
     "Quadratic",
     "ScaleFree",
+    "Selection",
     "StochasticBlock",
     "Stream",
     "StudentT",

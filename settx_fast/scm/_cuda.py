@@ -8,9 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from settx_fast.scm._fields import as_range
+from settx_fast.scm._fields import as_range, check
 from settx_fast.scm._native import native, native_prior
-from settx_fast.scm._tables import COLUMNS, LAYOUT, Columns, Sizes, bytes_of, check_fits, count_parameters, draw_tables
+from settx_fast.scm._tables import (
+    COLUMNS,
+    LAYOUT,
+    ROWS_ALONE,
+    Sizes,
+    Wanted,
+    bytes_of,
+    check_fits,
+    count_parameters,
+    draw_tables,
+    sizes_of,
+)
 from settx_fast.scm.mechanisms import MLP
 from settx_fast.scm.prior import Prior
 
@@ -26,6 +37,12 @@ def why_no_cuda() -> str:
     if not torch.cuda.is_available():
         return f"torch finds no CUDA device; CUDA says: {devices.problem or 'none'}"
     return ""
+
+
+def check_wanted_cuda(wanted: Wanted) -> None:
+    """Raise ValueError for what is not made on a device."""
+    alone = not wanted.observed and not wanted.noise
+    check(alone, "device", "'cpu' for a prior with an observation or a label shift, or for the noise", "cuda")
 
 
 def check_memory_cuda(device: torch.device, sizes: Sizes, num_rows: int) -> None:
@@ -44,12 +61,12 @@ def draw_tables_cuda(
 
     What rests on pilot rows is drawn on the host and copied.
     """
-    if prior.standardisation == "internal":
+    if prior.needs_pilot:
         drawn = draw_tables(prior, num_datasets, seed, first_index, num_threads)
         return {name: _copy(table, device) for name, table in drawn.items()}
     counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
     ends = counts.cumsum(0)
-    sizes = Sizes(num_datasets, prior.max_variables, prior.max_environments, int(ends[-1]))
+    sizes = sizes_of(prior, num_datasets, int(ends[-1]))
     check_memory_cuda(device, sizes, 0)
     tables = {
         name: torch.zeros(shape(sizes), dtype=_torch_dtype(dtype), device=device)
@@ -72,12 +89,13 @@ def evaluate_tables_cuda(
     num_rows: int,
     seed: int,
     prior: Prior,
-    columns: Columns = "raw",
+    wanted: Wanted = ROWS_ALONE,
     out: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`evaluate_tables` on the device of the tables, for what `prior` can have drawn; does not wait for the device."""
+    check_wanted_cuda(wanted)
     device, (B, K, V) = tables["bias"].device, tables["bias"].shape
-    sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]))
+    sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]), tables["codes"].shape[2])
     check_memory_cuda(device, sizes, num_rows)
     rows = {
         "values": torch.empty(B, num_rows, V, device=device) if out is None else out,
@@ -85,14 +103,14 @@ def evaluate_tables_cuda(
     }
     width, place = deep_width(prior), _place(device)
     hidden = native().hidden_floats_cuda(sizes, num_rows, width, place[0])
-    chunks = native().column_chunks_cuda(num_rows) if columns == "standardised" else 0
+    chunks = native().column_chunks_cuda(num_rows) if wanted.columns == "standardised" else 0
     more = {
         "row_offset": row_offset,
         "parents": torch.empty(B, V, V + 1, dtype=torch.int32, device=device),
         "hidden": torch.empty(hidden, device=device),
         "sums": torch.empty(B, chunks, V, 3, dtype=torch.float64, device=device),
     }
-    native().evaluate_cuda(tables | rows | more, sizes, num_rows, seed, COLUMNS.index(columns), width, *place)
+    native().evaluate_cuda(tables | rows | more, sizes, num_rows, seed, COLUMNS.index(wanted.columns), width, *place)
     return rows
 
 

@@ -1,11 +1,14 @@
-"""Checks of user input, and JSON for frozen dataclasses."""
+"""Checks of user input, and JSON and YAML for frozen dataclasses."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+MAX_VARIABLES = 4096
 
 
 def check(condition: bool, field: str, expected: str, got: object) -> None:
@@ -16,6 +19,19 @@ def check(condition: bool, field: str, expected: str, got: object) -> None:
 
 def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite int or float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def as_variables(value: object, field: str) -> tuple[int | str, ...] | None:
+    """None, or a tuple of numbers and names; one alone becomes a tuple."""
+    given = (value,) if isinstance(value, int | str) else value
+    known = given is None or (isinstance(given, tuple | list) and all(is_int(v) or isinstance(v, str) for v in given))
+    check(known, field, "None or a tuple of numbers and names", value)
+    return None if given is None else tuple(given)  # type: ignore[arg-type]
 
 
 def as_range(value: object, field: str, low: int, high: int) -> tuple[int, int]:
@@ -57,3 +73,12 @@ def parse_json(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: expected JSON, got {text[:60]!r} ({error})") from error
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    import yaml  # part of the application's extras, not of the bare package
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: expected YAML, got {text[:60]!r} ({error})") from error

@@ -24,9 +24,11 @@ from settx_fast.scm.graphs import (
     WattsStrogatz,
     topological_order,
 )
+from settx_fast.scm.interventions import INTERVENTIONS, ROLES, Intervention
 from settx_fast.scm.mechanisms import Mechanism, mechanism_record
 from settx_fast.scm.noises import NOISE_EFFECTS, Noise, noise_code, noise_inputs
-from settx_fast.scm.prior import INTERVENTIONS, ROLES, Intervention, PerVariable, Prior
+from settx_fast.scm.observation import Observation, observation_record
+from settx_fast.scm.prior import PerVariable, Prior
 
 _ZERO = (0, False, 0.0, 0.0)
 _TARGETS = {"random": -1, "inner": -2}
@@ -66,6 +68,8 @@ def native_prior(prior: Prior) -> Any:
             "noise_effects": [NOISE_EFFECTS.index(effect) for effect in prior.noise_effects],
             "source_interventions": [_intervention(prior, i) for i in prior.source_interventions],
             "target_interventions": [_intervention(prior, i) for i in prior.target_interventions],
+            "observations": [_observation(prior, o) for o in prior.observation],
+            "needs_pilot": prior.needs_pilot,
         }
         | per_variable
     )
@@ -142,12 +146,26 @@ def _variable(prior: Prior, which: int | str) -> int:
     return prior.variable(which, "Intervention.variables")
 
 
+def _variables(prior: Prior, which: tuple[int | str, ...] | None) -> list[int] | None:
+    return None if which is None else [_variable(prior, v) for v in which]
+
+
+def _observation(prior: Prior, observation: Observation) -> dict[str, object]:
+    record = observation_record(observation)
+    values: Any = (*record["values"], 0.0, 0.0)[:2]  # type: ignore[misc]
+    return record | {
+        "values": [_distribution(value) for value in values],
+        "probability": _distribution(record["probability"]),
+        "number": as_range(record["number"], "number", 0, 1 << 30),
+        "variables": _variables(prior, observation.variables),
+    }
+
+
 def _intervention(prior: Prior, i: Intervention) -> dict[str, object]:
-    variables = None if i.variables is None else [_variable(prior, v) for v in i.variables]
     return {
         "kind": INTERVENTIONS.index(i.kind),
         "value": _ZERO if i.value is None else _distribution(i.value),
-        "variables": variables,
+        "variables": _variables(prior, i.variables),
         "number": as_range(i.number, "Intervention.number", 0, 1 << 30),
         "on_target": i.on_target,
     }

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -19,12 +20,13 @@ from settx_fast.scm.prior import Prior
 
 
 class Sizes(NamedTuple):
-    """B datasets, V variables, K environments, P mechanism parameters."""
+    """B datasets, V variables, K environments, P mechanism parameters, L levels of a variable."""
 
     B: int
     V: int
     K: int
     P: int
+    L: int
 
 
 Shape = Callable[[Sizes], tuple[int, ...]]
@@ -52,6 +54,18 @@ LAYOUT: dict[str, tuple[Shape, type[np.generic]]] = {
     "gain": (lambda s: (s.B, s.V), np.float32),
     "column_centre": (lambda s: (s.B, s.V), np.float32),
     "column_gain": (lambda s: (s.B, s.V), np.float32),
+    "is_hidden": (lambda s: (s.B, s.V), np.bool_),
+    "accept_variable": (lambda s: (s.B, s.K, 2), np.int64),
+    "accept_slope": (lambda s: (s.B, s.K, 2), np.float32),
+    "accept_intercept": (lambda s: (s.B, s.K, 2), np.float32),
+    "error_scale": (lambda s: (s.B, s.V), np.float32),
+    "num_levels": (lambda s: (s.B, s.V), np.int64),
+    "thresholds": (lambda s: (s.B, s.V, s.L), np.float32),
+    "codes": (lambda s: (s.B, s.V, s.L), np.float32),
+    "loss_cause": (lambda s: (s.B, s.V), np.int64),
+    "loss_rate": (lambda s: (s.B, s.V), np.float32),
+    "loss_slope": (lambda s: (s.B, s.V), np.float32),
+    "loss_intercept": (lambda s: (s.B, s.V), np.float32),
 }
 """Shape and dtype of every table of a batch."""
 
@@ -69,13 +83,37 @@ def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: in
     return counts
 
 
+class Wanted(NamedTuple):
+    """What is asked of an evaluation beside the rows of the SCM.
+
+    columns   what becomes of finished columns
+    observed  rows are accepted, errors added, levels made
+    loses     values are lost too, and `is_missing` says which
+    rejects   rows may be drawn again, and `attempt` says how often each was
+    attempt   (B, R) int16: the attempts to take instead of deciding
+    noise     the exogenous noise
+    """
+
+    columns: Columns = "raw"
+    observed: bool = False
+    loses: bool = False
+    rejects: bool = False
+    attempt: Tensor | None = None
+    noise: bool = False
+
+
+ROWS_ALONE = Wanted()
+WORTH_ASKING = 1 << 26
+"""Bytes from which a batch is held against the free memory: the system takes its time to say."""
+
+
 def draw_tables(
     prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int, path: str = "best"
 ) -> dict[str, Tensor]:
     """The tables of datasets first_index, first_index + 1, …; `path` names an instruction set."""
     counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
     ends = counts.cumsum(0)
-    sizes = Sizes(num_datasets, prior.max_variables, prior.max_environments, int(ends[-1]))
+    sizes = sizes_of(prior, num_datasets, int(ends[-1]))
     check_memory(sizes, 0)
     # NumPy's zeros come from the system untouched; torch's are written by all its threads.
     arrays = {name: np.zeros(shape(sizes), dtype) for name, (shape, dtype) in LAYOUT.items()}
@@ -92,22 +130,29 @@ def evaluate_tables(
     seed: int,
     num_threads: int,
     path: str = "best",
-    columns: Columns = "raw",
+    wanted: Wanted = ROWS_ALONE,
     out: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`values` (in `out` if given) and `environment`; row_offset (B, K + 1): where environments start and end.
+    """`values` (in `out` if given), `environment` and what is wanted; row_offset (B, K + 1): where environments lie.
 
     Units that are found are written into the tables `column_centre` and `column_gain`.
     """
     B, K, V = tables["bias"].shape
-    sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]))
-    check_memory(sizes, num_rows)
+    sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]), tables["codes"].shape[2])
+    check_memory(sizes, num_rows, wanted)
     rows = {  # NumPy asks for huge pages, torch does not
         "values": torch.from_numpy(np.empty((B, num_rows, V), np.float32)) if out is None else out,
         "environment": torch.from_numpy(np.empty((B, num_rows), np.int64)),
     }
+    if wanted.loses:
+        rows["is_missing"] = torch.from_numpy(np.zeros((B, num_rows, V), np.bool_))
+    if wanted.rejects:
+        rows["attempt"] = torch.zeros(B, num_rows, dtype=torch.int16) if wanted.attempt is None else wanted.attempt
+    if wanted.noise:
+        rows["noise"] = torch.from_numpy(np.empty((B, num_rows, V), np.float32))
     arrays = {name: tensor.numpy() for name, tensor in (tables | rows | {"row_offset": row_offset}).items()}
-    native().evaluate(arrays, sizes, num_rows, seed, COLUMNS.index(columns), num_threads, path)
+    how = (COLUMNS.index(wanted.columns), wanted.observed, wanted.attempt is not None)
+    native().evaluate(arrays, sizes, num_rows, seed, *how, num_threads, path)
     return rows
 
 
@@ -134,9 +179,10 @@ def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows
     return (torch.arange(num_environments + 1, device=environment.device) > environment[:, None]) * num_rows
 
 
-def bytes_of(sizes: Sizes, num_rows: int) -> int:
+def bytes_of(sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> int:
     """What a batch takes in memory."""
-    return _bytes_of_tables(sizes) + sizes.B * num_rows * (4 * sizes.V + 8)
+    of_value, of_row = 4 + wanted.loses + 4 * wanted.noise, 8 + 2 * wanted.rejects
+    return _bytes_of_tables(sizes) + sizes.B * num_rows * (of_value * sizes.V + of_row)
 
 
 @lru_cache  # a stream asks for the same sizes again and again
@@ -144,10 +190,16 @@ def _bytes_of_tables(sizes: Sizes) -> int:
     return sum(np.dtype(dtype).itemsize * math.prod(shape(sizes)) for shape, dtype in LAYOUT.values())
 
 
-def check_memory(sizes: Sizes, num_rows: int) -> None:
-    """Raise ValueError if a batch of these sizes does not fit this machine's memory."""
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    check_fits(bytes_of(sizes, num_rows), available, "this machine's memory")
+def sizes_of(prior: Prior, num_datasets: int, num_parameters: int = 0) -> Sizes:
+    """Those of a batch of `prior`."""
+    return Sizes(num_datasets, prior.max_variables, prior.max_environments, num_parameters, prior.max_levels)
+
+
+def check_memory(sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> None:
+    """Raise ValueError if a batch of these sizes does not fit the memory that this machine has left."""
+    needed = bytes_of(sizes, num_rows, wanted)
+    if needed > WORTH_ASKING:
+        check_fits(needed, available_memory(), "this machine's free memory")
 
 
 def check_fits(needed: int, available: int, where: str) -> None:
@@ -157,6 +209,16 @@ def check_fits(needed: int, available: int, where: str) -> None:
             f"num_datasets, num_rows: expected a batch within {where} of {available / 1e9:.1f} GB, "
             f"got {needed / 1e9:.1f} GB"
         )
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping: Linux's estimate, elsewhere all memory."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    lines = dict(line.split(":", 1) for line in text.splitlines())
+    return 1024 * int(lines["MemAvailable"].split()[0])
 
 
 def check_out(out: object, shape: tuple[int, int, int], device: torch.device) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from settx_fast.scm.distributions import LogUniform, Uniform
 from settx_fast.scm.graphs import ErdosRenyi, ScaleFree, UserGraph
+from settx_fast.scm.interventions import Intervention
 from settx_fast.scm.mechanisms import MLP, Linear
-from settx_fast.scm.prior import Intervention, PerVariable, Prior
+from settx_fast.scm.prior import PerVariable, Prior
 
 
 def chain() -> Prior:

@@ -5,27 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from settx_fast.scm import distributions, graphs, mechanisms, noises
-from settx_fast.scm._fields import as_range, check, decode, encode, is_int, parse_json
+from settx_fast.scm import distributions, graphs, mechanisms, noises, observation
+from settx_fast.scm._fields import MAX_VARIABLES, as_range, check, decode, encode, is_int, parse_json, parse_yaml
 from settx_fast.scm.distributions import Parameter, Uniform, as_distribution
 from settx_fast.scm.graphs import ErdosRenyi, Graph, UserGraph, topological_order
+from settx_fast.scm.interventions import ROLES, Intervention
 from settx_fast.scm.mechanisms import Linear, Mechanism
 from settx_fast.scm.noises import NOISE_EFFECTS, Noise, as_noise
+from settx_fast.scm.observation import Hidden, Levels, Missing, Observation, Selection
 
-MAX_VARIABLES = 4096
 MAX_ENVIRONMENTS = 1024
-
-Kind = Literal["shift", "scale", "noise", "hard", "redraw", "cut", "mechanism", "drift"]
-INTERVENTIONS = ("none", *get_args(Kind))
-"""Names of the codes in `Batch.intervention`."""
+MAX_OBSERVATIONS = 64
 
 Standardisation = Literal["none", "internal", "sample"]
 STANDARDISATIONS: tuple[Standardisation, ...] = get_args(Standardisation)
 
 TARGETS = ("random", "inner")
-ROLES = ("target", "parents", "children")
 
 DEFAULT_GRAPH = ErdosRenyi(expected_in_degree=2)
 DEFAULT_MECHANISM = Linear()
@@ -45,55 +43,6 @@ class PerVariable:
 
     def __str__(self) -> str:
         return f"({', '.join(map(str, self.values))})"
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """How an environment differs: what is done to some variables, chosen and drawn anew in every environment.
-
-    kind       what is done to a variable v (see `Batch` for the model)
-               "shift"   adds value to its bias
-               "scale"   multiplies its noise scale by value
-               "noise"   replaces its noise scale by value
-               "hard"    do(v = value): parents and noise have no say
-               "redraw"  weights into v and its noise scale are drawn anew from the prior; takes no value
-               "cut"     every edge into v is removed with probability value
-               "mechanism"  as redraw, and the parameters of its mechanism too (a soft intervention); takes no value
-               "drift"   adds value · k / (K − 1) to its bias in environment k: variables and value are drawn once for
-                         all environments, which lie at equal steps along a continuous change
-    value      number, (low, high) or distribution, drawn per variable and environment
-    variables  numbers, names, or "target", "parents", "children" (of the target); None: `number` of them (int or
-               range) at random
-    on_target  whether a random choice may hit the target variable
-    """
-
-    kind: Kind
-    value: Parameter | None = None
-    variables: tuple[int | str, ...] | None = None
-    number: int | tuple[int, int] = 1
-    on_target: bool = True
-
-    def __post_init__(self) -> None:
-        check(self.kind in INTERVENTIONS[1:], "Intervention.kind", f"one of {INTERVENTIONS[1:]}", self.kind)
-        if self.kind in ("redraw", "mechanism"):
-            check(self.value is None, "Intervention.value", f"None for {self.kind!r}", self.value)
-        else:
-            low = 0.0 if self.kind in ("scale", "noise", "cut") else -1e30
-            value = as_distribution(self.value, "Intervention.value", low, 1.0 if self.kind == "cut" else 1e30)
-            object.__setattr__(self, "value", value)
-        as_range(self.number, "Intervention.number", 0, MAX_VARIABLES)
-        variables = (self.variables,) if isinstance(self.variables, int | str) else self.variables
-        known = variables is None or (
-            isinstance(variables, tuple | list) and all(is_int(v) or isinstance(v, str) for v in variables)
-        )
-        check(known, "Intervention.variables", "None or a tuple of numbers and names", self.variables)
-        object.__setattr__(self, "variables", None if variables is None else tuple(variables))
-        check(isinstance(self.on_target, bool), "Intervention.on_target", "True or False", self.on_target)
-
-    def __str__(self) -> str:
-        on = f"{self.number} random" if self.variables is None else ", ".join(map(str, self.variables))
-        value = "" if self.value is None else f" {self.value}"
-        return f"{self.kind}{value} on {on}{'' if self.on_target else ' (never the target)'}"
 
 
 @dataclass(frozen=True)
@@ -117,6 +66,7 @@ class Prior:
     target_environments   int or range; 0: none
     source_interventions  what happens in every source environment, in this order
     target_interventions  the same for target environments
+    observation           Hidden, Selection, MeasurementError, Levels, Missing: what is seen of the rows
     target_share          share of the rows in target environments; None: equal shares for all environments
     standardisation       "none"; "internal": every variable is centred and scaled before its children see it (iSCM,
                           Ormaniec et al. 2024, arXiv:2406.11601), by the mean and standard deviation of a few hundred
@@ -142,6 +92,7 @@ class Prior:
     target_environments: int | tuple[int, int] = 1
     source_interventions: tuple[Intervention, ...] = ()
     target_interventions: tuple[Intervention, ...] = ()
+    observation: tuple[Observation, ...] = ()
     target_share: float | None = None
     standardisation: Standardisation = "none"
     target: int | str = "random"
@@ -155,6 +106,7 @@ class Prior:
         self._normalise()
         self._check_graphs()
         self._check_interventions()
+        self._check_observation()
         self._check_target()
         given = self.standardisation
         check(given in STANDARDISATIONS, "standardisation", f"one of {STANDARDISATIONS}", given)
@@ -198,6 +150,33 @@ class Prior:
         """What the noise of a variable may do to it."""
         return self.noise_effect if isinstance(self.noise_effect, tuple) else (self.noise_effect,)
 
+    @property
+    def max_levels(self) -> int:
+        """L, levels that a variable may have; 0 where all are numbers."""
+        levels = [as_range(o.number, "number", 0, 1 << 30)[1] for o in self.observation if isinstance(o, Levels)]
+        return max(levels, default=0)
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether what is seen differs from what the SCM gives, but for units."""
+        return bool(self.observation) or self.rejects_rows
+
+    @property
+    def needs_pilot(self) -> bool:
+        """Whether something rests on pilot rows."""
+        return self.is_observed or self.standardisation == "internal"
+
+    @property
+    def loses_values(self) -> bool:
+        """Whether values may be missing."""
+        return any(isinstance(o, Missing) for o in self.observation)
+
+    @property
+    def rejects_rows(self) -> bool:
+        """Whether rows are drawn until they are accepted: by a selection or a label shift."""
+        interventions = (*self.source_interventions, *self.target_interventions)
+        return any(isinstance(o, Selection) for o in self.observation) or any(i.kind == "label" for i in interventions)
+
     def variable(self, which: int | str, field: str) -> int:
         """The number of a variable given by number or name."""
         if isinstance(which, str):
@@ -206,7 +185,7 @@ class Prior:
         check(is_int(which) and 0 <= which < self.min_variables, field, f"0…{self.min_variables - 1}", which)
         return which
 
-    # JSON and text --------------------------------------------------------------------------------------------------
+    # Files and text -------------------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
         """The prior as JSON text."""
@@ -215,10 +194,29 @@ class Prior:
     @staticmethod
     def from_json(text: str) -> Prior:
         """The inverse of `to_json`; ValueError if the text is not a prior."""
-        prior = decode(parse_json(text, "prior"), _CLASSES, "prior")
-        check(isinstance(prior, Prior), "prior", "JSON of a Prior", type(prior).__name__)
-        assert isinstance(prior, Prior)
-        return prior
+        return _as_prior(parse_json(text, "prior"), "JSON")
+
+    def to_yaml(self) -> str:
+        """The prior as YAML text."""
+        import yaml
+
+        return yaml.safe_dump(encode(self), sort_keys=False, allow_unicode=True)
+
+    @staticmethod
+    def from_yaml(text: str) -> Prior:
+        """The inverse of `to_yaml`; ValueError if the text is not a prior."""
+        return _as_prior(parse_yaml(text, "prior"), "YAML")
+
+    def write(self, path: str | Path) -> None:
+        """Write a .json, .yaml or .yml file."""
+        as_text = self.to_json if _suffix(path) == ".json" else self.to_yaml
+        Path(path).write_text(as_text(), encoding="utf-8")
+
+    @staticmethod
+    def read(path: str | Path) -> Prior:
+        """The prior in a .json, .yaml or .yml file; ValueError if it holds none."""
+        from_text = Prior.from_json if _suffix(path) == ".json" else Prior.from_yaml
+        return from_text(Path(path).read_text(encoding="utf-8"))
 
     def __str__(self) -> str:
         lines = [f"  {f.name:<22}{_text(getattr(self, f.name))}" for f in fields(self)]
@@ -282,6 +280,20 @@ class Prior:
                     if which not in ROLES:
                         self.variable(which, f"{field}.variables")
 
+    def _check_observation(self) -> None:
+        given = self.observation
+        fits = isinstance(given, tuple) and all(isinstance(o, Observation) for o in given)
+        check(fits and len(given) <= MAX_OBSERVATIONS, "observation", f"a tuple of up to {MAX_OBSERVATIONS} of Hidden, "
+              "Selection, MeasurementError, Levels and Missing", given)  # fmt: skip
+        check(sum(isinstance(o, Selection) for o in given) <= 1, "observation", "at most one Selection", given)
+        for entry in given:
+            variables = entry.variables or ()
+            for which in variables:
+                if which not in ROLES:
+                    self.variable(which, f"{type(entry).__name__}.variables")
+            spared = not (isinstance(entry, Hidden) and "target" in variables)
+            check(spared, "Hidden.variables", "variables other than the target", variables)
+
     def _check_target(self) -> None:
         if self.target not in TARGETS:
             self.variable(self.target, "target")
@@ -290,6 +302,19 @@ class Prior:
             has_target = as_range(self.target_environments, "target_environments", 0, MAX_ENVIRONMENTS)[0] > 0
             check(isinstance(share, float) and 0 < share < 1, "target_share", "a number between 0 and 1", share)
             check(has_target, "target_share", "None where there may be no target environment", share)
+
+
+def _as_prior(data: Any, language: str) -> Prior:
+    prior = decode(data, _CLASSES, "prior")
+    check(isinstance(prior, Prior), "prior", f"{language} of a Prior", type(prior).__name__)
+    assert isinstance(prior, Prior)
+    return prior
+
+
+def _suffix(path: str | Path) -> str:
+    suffix = Path(path).suffix.lower()
+    check(suffix in (".json", ".yaml", ".yml"), "path", "a file that ends in .json, .yaml or .yml", str(path))
+    return suffix
 
 
 def _text(value: object) -> str:
@@ -308,5 +333,6 @@ _CLASSES: dict[str, type] = {
         *get_args(graphs.Graph),
         *get_args(mechanisms.Mechanism),
         *get_args(noises.Noise),
+        *get_args(observation.Observation),
     )
 }

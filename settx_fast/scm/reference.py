@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from settx_fast.scm.mechanisms import FUNCTIONS, MECHANISMS
 from settx_fast.scm.noises import NOISE_EFFECTS, NOISES
-from settx_fast.scm.sampler import Batch
+from settx_fast.scm.sampler import MOST_ATTEMPTS, Batch
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.uint32]
@@ -132,23 +132,82 @@ def unpack_mlp(parameters: Floats, num_parents: int) -> tuple[str, list[tuple[Fl
 
 
 def evaluate(batch: Batch, dataset: int) -> Floats:
-    """(R, V) float64: the rows of one dataset of `batch` from its tables and its seed."""
+    """(R, V) float64: the rows of one dataset of `batch` from its tables and its seed, as they are seen."""
     table = tables_of(batch, dataset)
     values = np.zeros_like(table["values"], np.float64)
     for k in range(int(table["num_environments"])):
         rows = table["environment"] == k
-        x = np.zeros((rows.sum(), values.shape[1]))
-        for v in table["order"][: int(table["num_variables"])]:
-            x[:, v] = variable(table, k, int(v), x, batch.seed)
-            if not table["hard"][k, v]:
-                x[:, v] = (x[:, v] - float(table["centre"][v])) * float(table["gain"][v])
-        values[rows] = x
+        x = accepted_rows(table, k, int(rows.sum()), batch.seed)[0]
+        for v in range(int(table["num_variables"])):
+            x[:, v] = measured(table, k, v, x[:, v], batch.seed)
+        lost = missing(table, k, x, batch.seed)
+        values[rows] = np.where(lost, np.nan, x)
     unit = table["column_gain"].astype(np.float64)
     return np.where(unit > 0, (values - table["column_centre"].astype(np.float64)) * unit, values)
 
 
-def pilot(batch: Batch, dataset: int) -> tuple[Floats, Floats]:
-    """(V,) centre and (V,) gain of internal standardisation: from 8 blocks of 64 rows, one at least per source."""
+def environment_rows(table: dict[str, NDArray], k: int, num_rows: int, seed: int, attempt: int = 0) -> Floats:
+    """(num_rows, V): what the SCM of environment k gives at an attempt."""
+    x = np.zeros((num_rows, len(table["order"])))
+    for v in table["order"][: int(table["num_variables"])]:
+        x[:, v] = variable(table, k, int(v), x, seed, attempt=attempt)
+        if not table["hard"][k, v]:
+            x[:, v] = (x[:, v] - float(table["centre"][v])) * float(table["gain"][v])
+    return x
+
+
+def accepted_rows(table: dict[str, NDArray], k: int, num_rows: int, seed: int) -> tuple[Floats, NDArray[np.int64]]:
+    """(num_rows, V) rows of environment k, each the first attempt that is accepted, and (num_rows,) which one it is."""
+    result, attempts = environment_rows(table, k, num_rows, seed), np.zeros(num_rows, np.int64)
+    pending = np.full(num_rows, bool(np.any(table["accept_slope"][k])))
+    x = result
+    for attempt in range(MOST_ATTEMPTS + 1):
+        if not pending.any():
+            break
+        x = environment_rows(table, k, num_rows, seed, attempt)
+        word = noise_words(seed, int(table["index"]), k, attempt << 12, num_rows, purpose=23).reshape(-1)[:num_rows]
+        chance = np.ones(num_rows)
+        for slope, intercept, v in zip(
+            table["accept_slope"][k], table["accept_intercept"][k], table["accept_variable"][k], strict=True
+        ):
+            chance *= logistic(x[:, v], float(slope), float(intercept)) if slope else 1.0
+        taken = pending & ((uniform(word) <= chance) | (attempt == MOST_ATTEMPTS))
+        result[taken], attempts[taken] = x[taken], attempt
+        pending &= ~taken
+    return result, attempts
+
+
+def measured(table: dict[str, NDArray], k: int, v: int, x: Floats, seed: int, purpose: int = 24) -> Floats:
+    """What is seen of values x (R,) of variable v: with its error, and as a level if it has levels."""
+    if scale := float(table["error_scale"][v]):
+        x = x + scale * noise("gaussian", (), seed, int(table["index"]), k, v, len(x), purpose)
+    levels = int(table["num_levels"][v])
+    if levels == 0:
+        return x
+    place = (x[:, None] > table["thresholds"][v, : levels - 1].astype(np.float64)).sum(1)
+    return table["codes"][v].astype(np.float64)[place]
+
+
+def missing(table: dict[str, NDArray], k: int, x: Floats, seed: int) -> NDArray[np.bool_]:
+    """(R, V): which of the seen values x (R, V) of environment k are lost."""
+    lost = np.zeros(x.shape, bool)
+    for v in np.flatnonzero(table["loss_rate"] > 0):
+        word = noise_words(seed, int(table["index"]), k, int(v), len(x), purpose=25).reshape(-1)[: len(x)]
+        cause = x[:, table["loss_cause"][v]]
+        lost[:, v] = uniform(word) <= logistic(cause, float(table["loss_slope"][v]), float(table["loss_intercept"][v]))
+    return lost
+
+
+def logistic(x: Floats, slope: float, intercept: float) -> Floats:
+    """1 / (1 + exp(−slope · x − intercept))."""
+    return apply("sigmoid", slope * x + intercept)
+
+
+def pilot(batch: Batch, dataset: int) -> tuple[Floats, Floats, Floats]:
+    """Pilot rows (sources, rows, V), and centre and gain (V,) of internal standardisation if that is asked for.
+
+    8 blocks of 64 rows, in equal numbers from all sources, one at least of each.
+    """
     table = tables_of(batch, dataset)
     sources = int((~table["is_target_environment"][: int(table["num_environments"])]).sum())
     rows = 64 * max(8 // sources, 1)
@@ -157,19 +216,25 @@ def pilot(batch: Batch, dataset: int) -> tuple[Floats, Floats]:
     for v in table["order"][: int(table["num_variables"])]:
         for k in range(sources):
             x[k, :, v] = variable(table, k, int(v), x[k], batch.seed, purpose=2)
+        gain[v] = 1.0
+        if batch.prior.standardisation != "internal":
+            continue
         free = ~table["hard"][:sources, v]
         if free.any():
             centre[v] = x[free, :, v].mean()
         deviation = x[free, :, v].std() if free.any() else 0.0
         gain[v] = 1 / deviation if deviation > 1e-6 * abs(centre[v]) else 1.0
         x[free, :, v] = (x[free, :, v] - centre[v]) * gain[v]
-    return centre, gain
+    return x, centre, gain
 
 
-def variable(table: dict[str, NDArray], k: int, v: int, x: Floats, seed: int, purpose: int = 0) -> Floats:
+def variable(
+    table: dict[str, NDArray], k: int, v: int, x: Floats, seed: int, purpose: int = 0, attempt: int = 0
+) -> Floats:
     """(R,): variable v in environment k before its last step, from its parents in x (R, V)."""
     kind, shape = NOISES[table["noise_kind"][v]], table["noise_parameters"][v].astype(np.float64)
-    n = float(table["noise_scale"][k, v]) * noise(kind, shape, seed, int(table["index"]), k, v, len(x), purpose)
+    place = v | attempt << 12
+    n = float(table["noise_scale"][k, v]) * noise(kind, shape, seed, int(table["index"]), k, place, len(x), purpose)
     parents = [] if table["hard"][k, v] else parents_in_order(table, v)
     z = x[:, parents] * table["weights"][k, parents, v].astype(np.float64)
     name, own = MECHANISMS[table["mechanism"][v]], table["mechanism_parameters"][table["mechanism_offset"][k, v] :]
@@ -189,7 +254,9 @@ def tables_of(batch: Batch, dataset: int) -> dict[str, NDArray]:
 _PER_DATASET = (
     "values", "environment", "index", "num_variables", "num_environments", "is_target_environment", "adjacency",
     "order", "weights", "bias", "noise_scale", "hard", "noise_kind", "noise_parameters", "noise_effect", "mechanism",
-    "mechanism_offset", "centre", "gain", "column_centre", "column_gain",
+    "mechanism_offset", "centre", "gain", "column_centre", "column_gain", "accept_variable", "accept_slope",
+    "accept_intercept", "error_scale", "num_levels", "thresholds", "codes", "loss_cause", "loss_rate", "loss_slope",
+    "loss_intercept",
 )  # fmt: skip
 
 

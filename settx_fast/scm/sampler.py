@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from settx_fast.scm._cuda import check_memory_cuda, draw_tables_cuda, evaluate_tables_cuda, why_no_cuda
+from settx_fast.scm._cuda import (
+    check_memory_cuda,
+    check_wanted_cuda,
+    draw_tables_cuda,
+    evaluate_tables_cuda,
+    why_no_cuda,
+)
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._tables import (
     LAYOUT,
     Columns,
-    Sizes,
+    Wanted,
     check_memory,
     check_out,
     check_seed,
     draw_tables,
     evaluate_tables,
     rows_of_one_environment,
+    sizes_of,
     split_rows,
     threads,
 )
-from settx_fast.scm.prior import INTERVENTIONS, Prior
+from settx_fast.scm.prior import Prior
 
 if TYPE_CHECKING:
     import networkx
     import pandas
+
+    from settx_fast.scm.interventions import Intervention
 
 STREAM_VERSION = 1
 """Changes whenever the same (seed, index, prior) would give other bits than before."""
 
 
 MAX_INDEX = 1 << 48
+MOST_ATTEMPTS = 1024
+ON_REQUEST = ("is_missing", "attempt", "noise")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,6 +84,24 @@ class Batch:
     mechanism_parameters  (P,)          float32  all parameters of all f_v; layouts in `MECHANISMS`
     centre, gain                (B, V)  float32  internal standardisation, by the pilot rows
     column_centre, column_gain  (B, V)  float32  standardisation by the sample
+
+    What is seen, in the order in which it acts on the rows of the SCM (see `settx_fast.scm.observation`), P being the
+    logistic function 1 / (1 + exp(−slope · x − intercept)):
+
+    is_hidden             (B, V)        bool     not seen; `values` holds it all the same, unchanged
+    accept_variable, accept_slope, accept_intercept  (B, K, 2)  int64, float32, float32  rows of an environment are
+                                                 accepted with probability P(x) of that variable: [0] by selection, [1]
+                                                 by label shift; both if both; slope 0: all of them
+    attempt               (B, R)        int16    how often a row was rejected, or None where none can be
+    error_scale           (B, V)        float32  standard deviation of the error of measurement
+    num_levels            (B, V)        int64    0: a number; L the most that the prior allows
+    thresholds, codes     (B, V, L)     float32  seen is codes[how many thresholds lie below]; num_levels − 1 are used
+    loss_rate             (B, V)        float32  share that is missing, 0: none
+    loss_cause, loss_slope, loss_intercept  (B, V)  int64, float32, float32  missing with probability P(what is seen of
+                                                 the cause)
+    is_missing            (B, R, V)     bool     `values` holds NaN there; or None where nothing can be missing
+
+    noise                 (B, R, V)     float32  the exogenous noise n, if it was asked for, else None
     """
 
     values: Tensor
@@ -98,8 +128,23 @@ class Batch:
     gain: Tensor
     column_centre: Tensor
     column_gain: Tensor
+    is_hidden: Tensor
+    accept_variable: Tensor
+    accept_slope: Tensor
+    accept_intercept: Tensor
+    error_scale: Tensor
+    num_levels: Tensor
+    thresholds: Tensor
+    codes: Tensor
+    loss_cause: Tensor
+    loss_rate: Tensor
+    loss_slope: Tensor
+    loss_intercept: Tensor
     prior: Prior
     seed: int
+    is_missing: Tensor | None = None
+    attempt: Tensor | None = None
+    noise: Tensor | None = None
     stream_version: int = STREAM_VERSION
 
     @property
@@ -128,6 +173,18 @@ class Batch:
         return torch.arange(self.values.shape[2], device=self.device) < self.num_variables[:, None]
 
     @property
+    def visible_mask(self) -> Tensor:
+        """(B, V) bool: True where the dataset has that variable and it is seen."""
+        return self.variable_mask & ~self.is_hidden
+
+    @property
+    def is_accepted(self) -> Tensor:
+        """(B, R) bool: False where no attempt at a row was accepted, and the last one stands."""
+        if self.attempt is None:
+            return torch.ones_like(self.environment, dtype=torch.bool)
+        return self.attempt < MOST_ATTEMPTS
+
+    @property
     def environment_mask(self) -> Tensor:
         """(B, K) bool: True where the dataset has that environment."""
         return torch.arange(self.bias.shape[1], device=self.device) < self.num_environments[:, None]
@@ -140,26 +197,32 @@ class Batch:
 
     @property
     def is_finite(self) -> Tensor:
-        """(B,) bool: False where a nonlinear SCM exploded beyond float32."""
-        return self.values.isfinite().flatten(1).all(1)
+        """(B,) bool: False where a nonlinear SCM exploded beyond float32; missing values do not count."""
+        finite = self.values.isfinite() if self.is_missing is None else self.values.isfinite() | self.is_missing
+        return finite.flatten(1).all(1)
 
     def to_pandas(self, dataset: int) -> pandas.DataFrame:
-        """One dataset as a table: a column per variable, `environment`, and `is_target_environment`."""
+        """One dataset as a table: a column per visible variable, `environment`, and `is_target_environment`."""
         import pandas
 
-        n, environment = int(self.num_variables[dataset]), self.environment[dataset]
-        table = pandas.DataFrame(self.values[dataset, :, :n].cpu().numpy(), columns=list(self.names[:n]))
+        visible, environment = self.visible_mask[dataset].nonzero().flatten(), self.environment[dataset]
+        names = [self.names[v] for v in visible.tolist()]
+        table = pandas.DataFrame(self.values[dataset, :, visible].cpu().numpy(), columns=names)
         table["environment"] = environment.cpu().numpy()
         table["is_target_environment"] = self.is_target_environment[dataset, environment].cpu().numpy()
         return table
 
     def graph(self, dataset: int) -> networkx.DiGraph:
-        """One dataset's causal graph by variable name, `weight` being that of the first environment."""
+        """One dataset's causal graph by variable name; an edge's `weight` is that of the first environment.
+
+        Hidden variables are nodes too, and have `hidden=True`.
+        """
         import networkx
 
         names = self.names[: int(self.num_variables[dataset])]
         result: networkx.DiGraph = networkx.DiGraph()
-        result.add_nodes_from(names)
+        for name, hidden in zip(names, self.is_hidden[dataset].tolist(), strict=False):
+            result.add_node(name, hidden=hidden)
         for i, j in self.adjacency[dataset].nonzero().tolist():
             result.add_edge(names[i], names[j], weight=float(self.weights[dataset, 0, i, j]))
         return result
@@ -174,17 +237,18 @@ class Batch:
             f"seed={self.seed}, datasets {self.first_index}…{int(self.index[-1])} of stream {self.stream_version})"
         )
 
-    def intervene(self, variable: int, value: float) -> Batch:
-        """The same SCMs under do(x_variable = value) in every environment, the rows with the same exogenous noise."""
-        weights, bias = self.weights.clone(), self.bias.clone()
-        noise_scale, hard = self.noise_scale.clone(), self.hard.clone()
-        intervention = self.intervention.clone()
-        weights[..., variable], bias[..., variable], noise_scale[..., variable] = 0, value, 0
-        hard[..., variable], intervention[..., variable] = True, INTERVENTIONS.index("hard")
-        changed = replace(
-            self, weights=weights, bias=bias, noise_scale=noise_scale, hard=hard, intervention=intervention
-        )
-        return resample(changed, self.values.shape[1], seed=self.seed)
+    def do(self, *interventions: Mapping[int | str, float] | Intervention) -> Batch:
+        """The counterfactual rows: the same SCMs under interventions, with the same noise, errors and losses.
+
+        A mapping {variable: value} sets variables, by number or name, to values: do(x = value), in the units of the
+        SCM (those of `values`, unless columns are standardised by the sample). An `Intervention` is of the kind "hard",
+        "shift", "scale" or "noise", with a constant value and named variables ("target", "parents", "children" too).
+        Each acts in every environment, after those before it; what is set stays set unless it is set anew. Rows that a
+        selection accepted are the same units: they are not selected anew.
+        """
+        from settx_fast.scm.counterfactual import intervened
+
+        return resample(intervened(self, interventions), self.values.shape[1], seed=self.seed, attempt=self.attempt)
 
 
 def sample(
@@ -196,14 +260,16 @@ def sample(
     first_index: int = 0,
     device: str | torch.device = "cpu",
     num_threads: int | None = None,
+    return_noise: bool = False,
     out: Tensor | None = None,
 ) -> Batch:
     """Draw datasets first_index … first_index + num_datasets − 1 of the stream named by (prior, seed).
 
     A dataset is a pure function of (prior, seed, its index, num_rows): the same bits for any number of threads, any
     split into batches and any processor. Rows are split over the environments as evenly as possible, or by
-    `prior.target_share`. num_threads: None for as many as torch uses. out: a contiguous float32 tensor (num_datasets,
-    num_rows, prior.max_variables) that `values` are written to and then are; what it held is lost.
+    `prior.target_share`. num_threads: None for as many as torch uses. return_noise: keep the exogenous noise as
+    `Batch.noise`. out: a contiguous float32 tensor (num_datasets, num_rows, prior.max_variables) that `values` are
+    written to and then are; what it held is lost.
 
     device: where the batch is drawn and stays. On a CUDA device all work goes to torch's current stream, and nothing
     waits for it.
@@ -212,8 +278,8 @@ def sample(
     """
     check_request(prior, num_datasets, num_rows, first_index)
     check_seed(seed)
-    where, workers = check_device(device), threads(num_threads)
-    check_batch_memory(where, prior, num_datasets, num_rows)
+    where, workers, wanted = check_device(device), threads(num_threads), _wanted(prior, return_noise)
+    check_batch_memory(where, prior, num_datasets, num_rows, wanted)
     if out is not None:
         check_out(out, (num_datasets, num_rows, prior.max_variables), where)
     if where.type == "cuda":
@@ -221,8 +287,7 @@ def sample(
     else:
         tables = draw_tables(prior, num_datasets, seed, first_index, workers)
     offset = split_rows(tables["is_target_environment"], tables["num_environments"], num_rows, prior.target_share)
-    columns: Columns = "standardised" if prior.standardisation == "sample" else "raw"
-    rows = _evaluate(prior, tables, offset, num_rows, seed, workers, columns, out)
+    rows = _evaluate(prior, tables, offset, num_rows, seed, workers, wanted, out)
     tensors: dict[str, Any] = tables | rows
     return Batch(**tensors, prior=prior, seed=seed)
 
@@ -234,13 +299,15 @@ def resample(
     seed: int,
     environments: int | Tensor | None = None,
     observed: bool = True,
+    attempt: Tensor | None = None,
     num_threads: int | None = None,
 ) -> Batch:
     """Fresh rows from the SCMs of `batch`; with `seed=batch.seed` and as many rows, the exogenous noise is the same.
 
     environments: None splits the rows over environments as `batch` does; a number, or one per dataset (B,) int64,
-    draws every row from that environment (checked first, which waits for a CUDA device). observed: in the units of
-    `batch.values`; without, as the SCM has them. Otherwise, on a CUDA device, as `sample`: a graph can capture it.
+    draws every row from that environment (checked first, which waits for a CUDA device). observed: as `batch.values`,
+    in the same units; without, as the SCM has them. attempt: (B, num_rows), those of `Batch.attempt` to take instead of
+    selecting rows anew. Otherwise, on a CUDA device, as `sample`: a graph can capture it.
     """
     _check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
     check_seed(seed)
@@ -250,9 +317,17 @@ def resample(
     else:
         offset = rows_of_one_environment(_as_environments(batch, environments), batch.bias.shape[1], num_rows)
     tables = {name: getattr(batch, name).contiguous() for name in LAYOUT}
-    columns: Columns = "given" if observed and batch.prior.standardisation == "sample" else "raw"
-    rows: dict[str, Any] = _evaluate(batch.prior, tables, offset, num_rows, seed, threads(num_threads), columns)
-    return replace(batch, **rows, seed=seed)
+    wanted = _wanted(batch.prior, batch.noise is not None) if observed else Wanted(noise=batch.noise is not None)
+    columns: Columns = "given" if wanted.columns == "standardised" else "raw"
+    wanted = wanted._replace(columns=columns, attempt=attempt)
+    rows = _evaluate(batch.prior, tables, offset, num_rows, seed, threads(num_threads), wanted)
+    changed: dict[str, Any] = dict.fromkeys(ON_REQUEST) | rows
+    return replace(batch, **changed, seed=seed)
+
+
+def _wanted(prior: Prior, noise: bool) -> Wanted:
+    columns: Columns = "standardised" if prior.standardisation == "sample" else "raw"
+    return Wanted(columns, prior.is_observed, prior.loses_values, prior.rejects_rows, noise=noise)
 
 
 def _evaluate(
@@ -262,13 +337,13 @@ def _evaluate(
     num_rows: int,
     seed: int,
     workers: int,
-    columns: Columns,
+    wanted: Wanted,
     out: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`values` and `environment`, where the tables are."""
+    """`values`, `environment` and what is wanted, where the tables are."""
     if tables["bias"].is_cuda:
-        return evaluate_tables_cuda(tables, row_offset, num_rows, seed, prior, columns, out)
-    return evaluate_tables(tables, row_offset, num_rows, seed, workers, columns=columns, out=out)
+        return evaluate_tables_cuda(tables, row_offset, num_rows, seed, prior, wanted, out)
+    return evaluate_tables(tables, row_offset, num_rows, seed, workers, wanted=wanted, out=out)
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -287,13 +362,16 @@ def check_device(device: str | torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
-def check_batch_memory(device: torch.device, prior: Prior, num_datasets: int, num_rows: int) -> None:
+def check_batch_memory(
+    device: torch.device, prior: Prior, num_datasets: int, num_rows: int, wanted: Wanted | None = None
+) -> None:
     """Raise ValueError if a batch does not fit the memory that `device` has."""
-    sizes = Sizes(num_datasets, prior.max_variables, prior.max_environments, 0)
+    sizes, wanted = sizes_of(prior, num_datasets), wanted or _wanted(prior, noise=False)
     if device.type == "cuda":
+        check_wanted_cuda(wanted)
         check_memory_cuda(device, sizes, num_rows)
     else:
-        check_memory(sizes, num_rows)
+        check_memory(sizes, num_rows, wanted)
 
 
 def check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: object) -> None:

@@ -128,6 +128,8 @@ def relabelled(batch: Batch, permutation: torch.Tensor) -> Batch:
         gain=columns(batch.gain),
         column_centre=columns(batch.column_centre),
         column_gain=columns(batch.column_gain),
+        is_hidden=columns(batch.is_hidden),
+        error_scale=columns(batch.error_scale),
         order=permutation.gather(1, batch.order),
         target_index=permutation.gather(1, batch.target_index[:, None]).squeeze(1),
     )
@@ -160,6 +162,18 @@ def _empty(datasets: int, environments: int, width: int, rows: int) -> dict[str,
         "gain": np.ones((datasets, width), np.float32),
         "column_centre": np.zeros((datasets, width), np.float32),
         "column_gain": np.ones((datasets, width), np.float32),
+        "is_hidden": np.zeros((datasets, width), bool),
+        "accept_variable": np.zeros((datasets, environments, 2), np.int64),
+        "accept_slope": np.zeros((datasets, environments, 2), np.float32),
+        "accept_intercept": np.zeros((datasets, environments, 2), np.float32),
+        "error_scale": np.zeros((datasets, width), np.float32),
+        "num_levels": np.zeros((datasets, width), np.int64),
+        "thresholds": np.zeros((datasets, width, 0), np.float32),
+        "codes": np.zeros((datasets, width, 0), np.float32),
+        "loss_cause": np.zeros((datasets, width), np.int64),
+        "loss_rate": np.zeros((datasets, width), np.float32),
+        "loss_slope": np.zeros((datasets, width), np.float32),
+        "loss_intercept": np.zeros((datasets, width), np.float32),
     }
 
 

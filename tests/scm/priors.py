@@ -57,6 +57,24 @@ LINEAR = scm.Prior(num_variables=(2, 6), noise_scale=(0.5, 2.0), bias=scm.Normal
 INTERNAL = replace(EVERYTHING, standardisation="internal")
 BY_SAMPLE = replace(EVERYTHING, standardisation="sample")
 
+OBSERVED = replace(
+    EVERYTHING,
+    mechanism=(scm.Linear(), scm.MLP(4)),
+    noise_effect="additive",
+    target_interventions=(*EVERYTHING.target_interventions, scm.Intervention("label", (-2.0, 2.0))),
+    observation=(
+        scm.Hidden((0, 2)),
+        scm.Hidden(probability=(0.0, 0.2)),
+        scm.Selection(quantile=(0.2, 0.8), environments="all"),
+        scm.MeasurementError(probability=0.5, on_target=True),
+        scm.Levels((2, 6), imbalance=(1.0, 8.0), probability=0.3, on_target=True),
+        scm.Levels(3, ordered=False, probability=0.2),
+        scm.Missing("mcar", probability=0.3, on_target=True),
+        scm.Missing("mar", variables=("parents", "children")),
+        scm.Missing("mnar", (0.0, 0.2), probability=0.3),
+    ),
+)
+
 NAMED = {
     "chain": scm.presets.chain(),
     "lucas": scm.presets.lucas(),
@@ -64,7 +82,11 @@ NAMED = {
     "everything": EVERYTHING,
     "internal": INTERNAL,
     "by_sample": BY_SAMPLE,
+    "observed": replace(OBSERVED, standardisation="internal"),
+    "observed_by_sample": replace(OBSERVED, standardisation="sample"),
 }
+
+UNOBSERVED = {name: prior for name, prior in NAMED.items() if not prior.observation}
 
 
 def _one_at_a_time() -> dict[str, scm.Prior]:
@@ -88,4 +110,4 @@ EXPLODING = scm.Prior(
 )
 
 # Everything that the sampler can do, in small pieces; infinities and NaN; more variables than any GPU's tile holds.
-CASES = NAMED | _one_at_a_time() | {"exploding": EXPLODING, "wide": scm.Prior((450, 500), scm.ErdosRenyi(3.0))}
+CASES = UNOBSERVED | _one_at_a_time() | {"exploding": EXPLODING, "wide": scm.Prior((450, 500), scm.ErdosRenyi(3.0))}

@@ -12,6 +12,7 @@ from settx_fast import scm
 from settx_fast.scm._native import native
 from settx_fast.scm._tables import draw_tables, evaluate_tables, split_rows
 from settx_fast.scm.prior import MAX_VARIABLES
+from settx_fast.scm.sampler import _wanted
 
 EXAMPLES = max(300, settings().max_examples)
 
@@ -113,13 +114,23 @@ noises = st.one_of(
     build(scm.ClippedCauchy, number(0.1, 20)),
     build(scm.Mixture, parameter(), parameter(-5, 5), parameter(0, 3)),
 )
+named = st.one_of(st.none(), st.lists(variables, max_size=3).map(tuple), WRONG_EXAMPLE)
 interventions = build(
     scm.Intervention,
     often(st.sampled_from(scm.INTERVENTIONS[1:]), WRONG_EXAMPLE),
     st.one_of(st.none(), parameter()),
-    variables=st.one_of(st.none(), st.lists(variables, max_size=3).map(tuple), WRONG_EXAMPLE),
+    variables=named,
     number=size(0, 4),
     on_target=flag,
+)
+sides = often(st.sampled_from(("source", "target", "all")), WRONG_EXAMPLE)
+losses = often(st.sampled_from(("mcar", "mar", "mnar")), WRONG_EXAMPLE)
+observations = st.one_of(
+    build(scm.Hidden, st.one_of(st.none(), size(0, 4)), st.one_of(st.none(), parameter()), named),
+    build(scm.Selection, parameter(-3, 3), parameter(), named, flag, sides),
+    build(scm.MeasurementError, parameter(), parameter(), named, flag),
+    build(scm.Levels, size(2, 6), flag, parameter(1, 9), parameter(), named, flag),
+    build(scm.Missing, losses, parameter(0, 0.9), parameter(-3, 3), parameter(), named, flag),
 )
 per_variable = build(scm.PerVariable, st.lists(parameter(), max_size=4).map(tuple))
 FIELDS = {
@@ -135,6 +146,8 @@ FIELDS = {
     "target_environments": size(0, 3),
     "source_interventions": often(st.lists(interventions, max_size=3).map(tuple), WRONG_EXAMPLE),
     "target_interventions": often(st.lists(interventions, max_size=3).map(tuple), WRONG_EXAMPLE),
+    "observation": often(st.lists(observations, max_size=4).map(tuple), WRONG_EXAMPLE),
+    "standardisation": often(st.sampled_from(("none", "internal", "sample")), WRONG_EXAMPLE),
     "target_share": st.one_of(st.none(), number()),
     "target": often(st.sampled_from(("random", "inner", 0, 1)), variables, WRONG_EXAMPLE),
     "names": st.sampled_from(((), (), (), ("a", "b"), ("a", "a"), ("a", "target"), "ab", 3)),
@@ -150,7 +163,10 @@ fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list
 
 def check_promises(batch):
     """What every batch promises, whatever the prior."""
-    assert torch.equal(batch.is_finite, batch.values.isfinite().all(2).all(1))
+    lost = torch.zeros(batch.values.shape, dtype=torch.bool) if batch.is_missing is None else batch.is_missing
+    assert torch.equal(batch.is_finite, (batch.values.isfinite() | lost).all(2).all(1))
+    assert batch.values[lost].isnan().all()
+    assert (batch.visible_mask.sum(1) >= torch.minimum(batch.num_variables, torch.tensor(2))).all()
     assert torch.all(batch.row_counts > 0) or not torch.all(batch.environment_mask)
     for b in range(len(batch)):
         n = int(batch.num_variables[b])
@@ -176,5 +192,5 @@ def test_any_prior_is_refused_with_a_reason_or_sampled(prior, seed, index, rows)
     offset = split_rows(batch.is_target_environment, batch.num_environments, rows, prior.target_share)
     for path in native().path_names():
         tables = draw_tables(prior, 3, seed, index, 1, path)
-        values = evaluate_tables(tables, offset, rows, seed, 1, path)["values"]
+        values = evaluate_tables(tables, offset, rows, seed, 1, path, _wanted(prior, noise=False))["values"]
         assert torch.equal(values.view(torch.int32), batch.values.view(torch.int32)), path

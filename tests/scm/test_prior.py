@@ -12,11 +12,31 @@ from settx_fast import scm
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_prior_survives_json_and_is_hashable(name):
+def test_a_prior_survives_json_and_yaml_and_is_hashable(name):
     prior = NAMED[name]
-    again = scm.Prior.from_json(prior.to_json())
-    assert again == prior
-    assert hash(again) == hash(prior)
+    for again in (scm.Prior.from_json(prior.to_json()), scm.Prior.from_yaml(prior.to_yaml())):
+        assert again == prior
+        assert hash(again) == hash(prior)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".yml"])
+def test_a_prior_survives_a_file(tmp_path, suffix):
+    NAMED["observed"].write(tmp_path / f"prior{suffix}")
+    assert scm.Prior.read(tmp_path / f"prior{suffix}") == NAMED["observed"]
+
+
+def test_yaml_can_be_written_by_hand():
+    text = (
+        "type: Prior\nnum_variables: [3, 5]\nmechanism:\n- {type: Linear}\n- {type: MLP, hidden: 8}\nnoise: laplace\n"
+    )
+    assert scm.Prior.from_yaml(text) == scm.Prior((3, 5), mechanism=(scm.Linear(), scm.MLP(8)), noise="laplace")
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"path: expected a file that ends in .json, .yaml or .yml, got 'prior.toml'"):
+        scm.Prior.read("prior.toml")
+    with pytest.raises(ValueError, match=r"path: expected a file that ends in .json"):
+        scm.Prior().write(tmp_path / "prior")
 
 
 numbers = st.floats(-1e5, 1e5)
@@ -31,11 +51,21 @@ distributions = st.one_of(
 
 
 @settings(max_examples=100, deadline=None)
-@given(weight=distributions, bias=distributions, number=st.integers(0, 5), on_target=st.booleans())
-def test_any_prior_survives_json(weight, bias, number, on_target):
+@given(
+    weight=distributions,
+    bias=distributions,
+    number=st.integers(0, 5),
+    on_target=st.booleans(),
+    name=st.text(max_size=5),
+    rate=st.floats(0, 0.99),
+)
+def test_any_prior_survives_json_and_yaml(weight, bias, number, on_target, name, rate):
     shift = scm.Intervention("shift", bias, number=number, on_target=on_target)
-    prior = scm.Prior(weight=weight, bias=bias, source_interventions=(shift,))
+    missing = scm.Missing("mnar", rate, on_target=on_target)
+    names = tuple(f"{name} {v}" for v in range(10))
+    prior = scm.Prior(weight=weight, bias=bias, source_interventions=(shift,), observation=(missing,), names=names)
     assert scm.Prior.from_json(prior.to_json()) == prior
+    assert scm.Prior.from_yaml(prior.to_yaml()) == prior
 
 
 def test_a_number_is_a_constant_and_a_pair_is_uniform():
@@ -158,6 +188,15 @@ def test_bad_priors_name_field_expected_and_got(build, message):
 def test_bad_json_names_field_expected_and_got(text, message):
     with pytest.raises(ValueError, match=message):
         scm.Prior.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "prior: expected YAML"), ("- 1", "prior: expected YAML of a Prior, got 'tuple'"), ("", "got 'NoneType'")],
+)
+def test_bad_yaml_names_field_expected_and_got(text, message):
+    with pytest.raises(ValueError, match=message):
+        scm.Prior.from_yaml(text)
 
 
 def test_json_may_leave_out_fields():

@@ -159,10 +159,11 @@ def cropped(batch: Batch, b: int, n: int, k: int) -> Batch:
         "adjacency": batch.adjacency[b, :n, :n],
         "is_target_environment": batch.is_target_environment[b, :k],
         "values": batch.values[b, :, :n],
+        "accept_slope": batch.accept_slope[b, :k],
     }
     cut |= {name: getattr(batch, name)[b, :k, :n] for name in ("bias", "noise_scale", "hard", "mechanism_offset")}
     noise = ("noise_kind", "noise_parameters", "noise_effect")
-    units = ("centre", "gain", "column_centre", "column_gain")
+    units = ("centre", "gain", "column_centre", "column_gain", "is_hidden", "error_scale", "num_levels", "loss_rate")
     cut |= {name: getattr(batch, name)[b, :n] for name in ("order", "mechanism", *noise, *units)}
     cut |= {
         name: getattr(batch, name)[b] for name in ("num_variables", "num_environments", "target_index", "environment")

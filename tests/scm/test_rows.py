@@ -5,7 +5,7 @@ import torch
 from priors import CASES
 
 from settx_fast import scm
-from settx_fast.scm._tables import LAYOUT, evaluate_tables, split_rows
+from settx_fast.scm._tables import LAYOUT, Wanted, evaluate_tables, split_rows
 
 WAYS = ("rows", "rows in place")  # tiles of shared memory, and none
 
@@ -19,8 +19,8 @@ def evaluate(batch: scm.Batch, way: str) -> dict[str, torch.Tensor]:
     tables = {name: getattr(batch, name) for name in LAYOUT}
     rows = batch.values.shape[1]
     offset = split_rows(batch.is_target_environment, batch.num_environments, rows, batch.prior.target_share)
-    columns = "given" if batch.prior.standardisation == "sample" else "raw"
-    return evaluate_tables(tables, offset, rows, batch.seed, 1, way, columns)
+    wanted = Wanted("given" if batch.prior.standardisation == "sample" else "raw")
+    return evaluate_tables(tables, offset, rows, batch.seed, 1, way, wanted)
 
 
 @pytest.mark.parametrize("way", WAYS)

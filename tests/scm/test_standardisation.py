@@ -32,7 +32,7 @@ def source_rows(batch: scm.Batch, b: int) -> torch.Tensor:
 def test_units_are_those_that_the_oracle_finds_in_its_own_pilot_rows(mechanism):
     batch = scm.sample(replace(LINEAR, mechanism=mechanism), 20, 4, seed=3)
     for b in range(len(batch)):
-        centre, gain = reference.pilot(batch, b)
+        _, centre, gain = reference.pilot(batch, b)
         spread = 1 / np.where(gain > 0, gain, 1)
         # Sums of 512 rounded rows at most 8 variables deep: some tens of roundings of the largest size.
         np.testing.assert_allclose(batch.gain[b], gain, rtol=1e-5)
@@ -77,7 +77,7 @@ def test_a_hard_intervention_sets_the_standardised_value():
     do = (scm.Intervention("hard", 1.5, variables=(0,)),)
     batch = scm.sample(replace(LINEAR, source_interventions=do, source_environments=2), 20, 30, seed=5)
     assert torch.all(batch.values[:, :20, 0] == 1.5)
-    assert torch.all(batch.intervene(1, -0.5).values[:, :, 1] == -0.5)
+    assert torch.all(batch.do({1: -0.5}).values[:, :, 1] == -0.5)
 
 
 def test_interventions_are_seen_in_pilot_units():

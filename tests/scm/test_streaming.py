@@ -210,7 +210,7 @@ def test_a_state_of_another_stream_is_refused(change, message):
         ({"rank": 0, "world_size": 0}, "world_size: expected an int ≥ 1, got 0"),
         ({"num_rows": (40, 20)}, r"num_rows: expected .* got \(40, 20\)"),
         ({"num_rows": 1}, "a row for each of up to 2 environments, got 1"),
-        ({"batch_size": 10**9}, "expected a batch within this machine's memory"),
+        ({"batch_size": 10**9}, "expected a batch within this machine's free memory"),
         ({"prefetch": -1}, "prefetch: expected an int in 0…64, got -1"),
         ({"device": "abacus"}, "device: expected 'cpu', 'cuda' .*, got 'abacus'"),
         ({"num_threads": 0}, "num_threads: expected None or an int"),

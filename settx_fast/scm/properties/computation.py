@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,12 @@ from settx_fast.scm.properties.moments import Moments, at_target
 from settx_fast.scm.properties.population import (
     Population,
     is_linear,
+    is_seen_linearly,
     linear_population,
     merged,
+    merged_moments,
     sampled_population,
+    sampled_seen_moments,
     seen,
     seen_weights,
     select,
@@ -30,16 +35,20 @@ SEED_OFFSET = 0x5EED  # keeps the fresh samples apart from the rows of the batch
 def compute(batch: Batch, *, monte_carlo_rows: int = 16384, seed: int | None = None) -> Properties:
     """All properties of every dataset, from its SCM.
 
-    Linear SCMs in closed form; the others from monte_carlo_rows fresh rows of every environment, drawn with `seed`
-    (None: one derived from the batch's). The rows of the batch count only as weights of the environments. Raises
-    ValueError where a dataset has no target environment (`compute_source` needs none) or monte_carlo_rows is below 2.
+    Linear SCMs in closed form, standardised or not, with errors of measurement and hidden variables too; the others,
+    and datasets with a selection, a label shift or levels, from monte_carlo_rows fresh rows of every environment, drawn
+    with `seed` (None: one derived from the batch's). Effects, roles, sortabilities and noise to signal are those of the
+    SCM, hidden variables included; shifts, risks and the target's variance are those of what is seen, with nothing
+    missing. The rows of the batch count only as weights of the environments. Raises ValueError where a dataset has no
+    target environment (`compute_source` needs none) or monte_carlo_rows is below 2.
     """
     population, source_share = _population(batch, monte_carlo_rows, seed)
     target_share = environment_share(batch, target=True)
     source = population.moments.pooled(source_share)
-    target = population.moments.pooled(target_share)
-    covariate, mechanism = shift_decomposition(source, target, batch.target_index)
-    risks = risk(source, target, batch.adjacency, batch.target_index, batch.num_variables)
+    visible = source.without(batch.is_hidden)
+    target = population.moments.pooled(target_share).without(batch.is_hidden)
+    covariate, mechanism = shift_decomposition(visible, target, batch.target_index)
+    risks = risk(visible, target, batch.adjacency, batch.target_index, batch.num_variables)
     return Properties(
         **_source_fields(batch, population, source_share, source),
         covariate_shift=covariate.float(),
@@ -81,12 +90,17 @@ def _population(batch: Batch, monte_carlo_rows: int, seed: int | None) -> tuple[
         raise ValueError(f"monte_carlo_rows: expected at least 2, got {monte_carlo_rows}")
     source_share = environment_share(batch, target=False)
     population = linear_population(batch, source_share)
-    index = torch.nonzero(~is_linear(batch)).flatten()
-    if not len(index):
-        return seen(population, batch), source_share
     seed = (batch.seed + SEED_OFFSET) % 2**64 if seed is None else seed
-    sampled = sampled_population(select(batch, index), source_share[index], monte_carlo_rows, seed)
-    return seen(merged(population, sampled, index), batch), source_share
+    index = torch.nonzero(~is_linear(batch)).flatten()
+    if len(index):
+        sampled = sampled_population(select(batch, index), source_share[index], monte_carlo_rows, seed)
+        population = merged(population, sampled, index)
+    population = seen(population, batch)
+    index = torch.nonzero(~is_seen_linearly(batch)).flatten()
+    if len(index):
+        moments = sampled_seen_moments(select(batch, index), monte_carlo_rows, seed)
+        population = replace(population, moments=merged_moments(population.moments, moments, index))
+    return population, source_share
 
 
 def _source_fields(batch: Batch, population: Population, source_share: Tensor, source: Moments) -> dict[str, Tensor]:
@@ -109,4 +123,5 @@ def _source_fields(batch: Batch, population: Population, source_share: Tensor, s
 
 
 def _method(batch: Batch) -> tuple[str, ...]:
-    return tuple(CLOSED_FORM if linear else MONTE_CARLO for linear in is_linear(batch).tolist())
+    exact = is_linear(batch) & is_seen_linearly(batch)
+    return tuple(CLOSED_FORM if closed else MONTE_CARLO for closed in exact.tolist())

@@ -23,6 +23,11 @@ class Moments:
         variance = self.covariance.diagonal(dim1=-2, dim2=-1)
         return torch.where(variance > CONSTANT_RTOL * self.mean.square(), variance, 0.0)
 
+    def without(self, hidden: Tensor) -> Moments:
+        """With the variables at hidden (..., V) constant 0: nothing that is learned from these moments uses them."""
+        some = hidden[..., :, None] | hidden[..., None, :]
+        return Moments(self.mean.masked_fill(hidden, 0.0), self.covariance.masked_fill(some, 0.0))
+
     def pooled(self, share: Tensor) -> Moments:
         """Moments of a mixture of environments: from (B, K, V) and shares (B, K) that sum to one, to (B, V)."""
         mean = (share[..., None] * self.mean).sum(1)

@@ -111,18 +111,29 @@ def sampled_total_effect(batch: Batch, share: Tensor, deviation: Tensor, num_row
 
 
 def seen(population: Population, batch: Batch) -> Population:
-    """The same in the units of `batch.values`, whose columns may have been standardised."""
+    """The same as `batch.values` show it: with errors of measurement, in units that may have been standardised."""
     unit, target_unit = _column_unit(batch), at_target(_column_unit(batch), batch.target_index)[:, None]
-    moments = population.moments
+    moments, error = population.moments, torch.diag_embed(batch.error_scale.double().square())
     return Population(
         Moments(
             (moments.mean - batch.column_centre.double()[:, None]) * unit[:, None],
-            moments.covariance * (unit[:, None, :, None] * unit[:, None, None, :]),
+            (moments.covariance + error[:, None]) * (unit[:, None, :, None] * unit[:, None, None, :]),
         ),
         population.target_noise * target_unit.square(),
         population.signal_variance * target_unit.squeeze(1).square(),
         population.total_effect * target_unit / unit,
     )
+
+
+def is_seen_linearly(batch: Batch) -> Tensor:
+    """(B,) bool: no row is rejected, and all that is seen are numbers."""
+    return ~(batch.accept_slope != 0).flatten(1).any(1) & ~(batch.num_levels > 0).any(1)
+
+
+def sampled_seen_moments(batch: Batch, num_rows: int, seed: int) -> Moments:
+    """Moments (B, K, V) of num_rows fresh rows of every environment as they are seen, with nothing missing."""
+    complete = replace(batch, loss_rate=torch.zeros_like(batch.loss_rate))
+    return _stacked([sample_moments(values) for values in _by_environment(complete, num_rows, seed, observed=True)])
 
 
 def seen_weights(batch: Batch) -> Tensor:
@@ -140,14 +151,20 @@ def _column_unit(batch: Batch) -> Tensor:
     return unit.masked_fill(unit == 0, 1.0)  # of padding
 
 
-def merged(first: Population, second: Population, index: Tensor) -> Population:
+def merged_moments(first: Moments, second: Moments, index: Tensor) -> Moments:
     """`first` with the datasets at index (P,) replaced by those of `second`."""
+    mean, covariance = first.mean, first.covariance
+    return Moments(mean.index_copy(0, index, second.mean), covariance.index_copy(0, index, second.covariance))
+
+
+def merged(first: Population, second: Population, index: Tensor) -> Population:
+    """As `merged_moments`."""
 
     def put(into: Tensor, what: Tensor) -> Tensor:
         return into.index_copy(0, index, what)
 
     return Population(
-        Moments(put(first.moments.mean, second.moments.mean), put(first.moments.covariance, second.moments.covariance)),
+        merged_moments(first.moments, second.moments, index),
         put(first.target_noise, second.target_noise),
         put(first.signal_variance, second.signal_variance),
         put(first.total_effect, second.total_effect),
@@ -165,11 +182,11 @@ def _target_column(batch: Batch) -> Tensor:
     return batch.target_index[:, None, None].expand(-1, batch.noise_scale.shape[1], 1)
 
 
-def _by_environment(batch: Batch, num_rows: int, seed: int) -> Iterator[Tensor]:
+def _by_environment(batch: Batch, num_rows: int, seed: int, observed: bool = False) -> Iterator[Tensor]:
     """For every environment in turn (B, num_rows, V) fresh rows; padding repeats a dataset's last environment."""
     for k in range(batch.bias.shape[1]):
         environments = (batch.num_environments - 1).clamp_max(k)
-        yield resample(batch, num_rows, seed=seed, environments=environments, observed=False).values
+        yield resample(batch, num_rows, seed=seed, environments=environments, observed=observed).values
 
 
 def _environment_moments(batch: Batch, num_rows: int, seed: int) -> Moments:

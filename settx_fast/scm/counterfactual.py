@@ -1,0 +1,78 @@
+"""The tables of SCMs under interventions: what `Batch.do` evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from settx_fast.scm._fields import check, is_number
+from settx_fast.scm.distributions import Constant
+from settx_fast.scm.interventions import INTERVENTIONS, ROLES, Intervention
+from settx_fast.scm.sampler import Batch
+
+KINDS = ("hard", "shift", "scale", "noise")
+CHANGED = ("weights", "bias", "noise_scale", "hard", "intervention")
+
+
+def intervened(batch: Batch, interventions: tuple[Mapping[int | str, float] | Intervention, ...]) -> Batch:
+    """`batch` with tables changed in every environment, and its old rows."""
+    tables = {name: getattr(batch, name).clone() for name in CHANGED}
+    for each in interventions:
+        for which, kind, value in _steps(each):
+            _apply(tables, _chosen(batch, which), kind, value)
+    return replace(batch, **tables)
+
+
+def _steps(given: Mapping[int | str, float] | Intervention) -> list[tuple[int | str, str, float]]:
+    """(variable, kind, value) of every single intervention."""
+    if isinstance(given, Intervention):
+        check(given.kind in KINDS, "do: Intervention.kind", f"one of {KINDS}", given.kind)
+        check(given.variables is not None, "do: Intervention.variables", "named variables", given.variables)
+        value = given.value
+        check(isinstance(value, Constant), "do: Intervention.value", "a constant", value)
+        assert isinstance(value, Constant)
+        return [(which, given.kind, value.value) for which in given.variables or ()]
+    check(isinstance(given, Mapping), "do", "{variable: value} or an Intervention", given)
+    for which, number in given.items():
+        check(is_number(number), f"do: value of {which!r}", "a finite number", number)
+    return [(which, "hard", float(number)) for which, number in given.items()]
+
+
+def _chosen(batch: Batch, which: int | str) -> Tensor:
+    """(B, V) bool: the variable in every dataset."""
+    number = torch.arange(batch.values.shape[2], device=batch.device).expand(batch.is_hidden.shape)
+    if which not in ROLES:
+        return number == _number(batch, which)
+    is_target = number == batch.target_index[:, None]
+    if which == "target":
+        return is_target
+    sign = batch.adjacency if which == "parents" else batch.adjacency.mT
+    return (sign & is_target[:, None]).any(2)
+
+
+def _number(batch: Batch, which: int | str) -> int:
+    if isinstance(which, str):
+        check(which in batch.names, "do: variable", f"one of {batch.names}", which)
+        return batch.names.index(which)
+    fewest = int(batch.num_variables.min())
+    check(0 <= which < fewest, "do: variable", f"0…{fewest - 1}, a variable of every dataset", which)
+    return which
+
+
+def _apply(tables: dict[str, Tensor], chosen: Tensor, kind: str, value: float) -> None:
+    """Change `tables` in place where chosen (B, V), but for what is hard already; hard itself replaces a value."""
+    free = chosen[:, None] & (~tables["hard"] | (kind == "hard"))
+    if kind == "shift":
+        tables["bias"] += value * free
+    elif kind == "scale":
+        tables["noise_scale"] *= 1 + (value - 1) * free
+    else:
+        tables["bias" if kind == "hard" else "noise_scale"].masked_fill_(free, value)
+    if kind == "hard":
+        tables["hard"] |= free
+        tables["noise_scale"].masked_fill_(free, 0.0)
+        tables["weights"].masked_fill_(free[:, :, None], 0.0)
+    tables["intervention"].masked_fill_(free, INTERVENTIONS.index(kind))
