@@ -200,7 +200,8 @@ class Prior:
         """The prior as YAML text."""
         import yaml
 
-        return yaml.safe_dump(encode(self), sort_keys=False, allow_unicode=True)
+        printable = all(name.isprintable() for name in self.names)  # PyYAML does not read all others that it writes
+        return yaml.safe_dump(encode(self), sort_keys=False, allow_unicode=printable)
 
     @staticmethod
     def from_yaml(text: str) -> Prior:
