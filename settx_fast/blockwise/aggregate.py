@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
+from torch.library import register_autograd, register_fake
 
+from settx_fast._operators import operator
 from settx_fast._sets import Sets
 from settx_fast.blockwise import norms
-from settx_fast.blockwise.shares import over_shares, span
-from settx_fast.blockwise.tiles import Tile, blank, refuse_second_derivative, tiles
+from settx_fast.blockwise.tiles import blank, refuse_second_derivative, tiles
 
 _LOG2_E = math.log2(math.e)
 
 
-@custom_op("settx_fast::aggregate", mutates_args=())
+@operator("settx_fast::aggregate")
 def aggregate(
     rows: Tensor,
     lengths: Tensor | None,
@@ -43,25 +43,22 @@ def aggregate(
     empty set has y = 0. Queries, weights and results are in the compute dtype of the rows.
     """
     sets = Sets(rows, lengths, offsets)
-
-    def read(share: list[Tile]) -> tuple[slice, _Partial]:
-        keys, sums = _Keys(queries, w_kv, gain, bias, norm, eps), _Partial.empty(queries, span(share))
-        for tile in share:
-            k, v = keys.forward(tile.load(rows, queries.dtype))
-            scores = _scores(queries, tile.sets, k, tile.outside())
-            sums.add(tile.within(span(share)), _Partial.of(scores, v))
-        return span(share), sums
-
-    whole = _Partial.empty(queries, slice(0, sets.num_sets))
-    for sets_of_share, part in over_shares(tiles(sets, _scores_per_row(queries)), read):
-        whole.add(sets_of_share, part)
+    keys, whole = _Keys(queries, w_kv, gain, bias, norm, eps), _Partial.empty(queries, sets.num_sets)
+    for tile in tiles(sets, _scores_per_row(queries)):
+        k, v = keys.forward(tile.load(rows, queries.dtype))
+        scores = (_of(queries, tile.sets) * _LOG2_E) @ k.mT  # (b, h, m, n)
+        outside = tile.outside()
+        if outside is not None:
+            scores.masked_fill_(outside[:, None, None], -math.inf)
+        whole.add(tile.sets, _Partial.of(scores, v))
     return *whole.result(), rows.new_zeros(1).expand(rows.shape)
 
 
-@custom_op("settx_fast::aggregate_backward", mutates_args=())
+@operator("settx_fast::aggregate_backward", mutates=("d_rows",))
 def aggregate_backward(
     d_y: Tensor,
-    d_stand_in: Tensor | None,
+    d_rows: Tensor | None,
+    add: bool,
     y: Tensor,
     lse: Tensor,
     rows: Tensor,
@@ -73,35 +70,25 @@ def aggregate_backward(
     bias: Tensor | None,
     norm: str,
     eps: float,
-    need_rows: bool,
-) -> list[Tensor]:
-    """Gradients of rows, queries, w_kv, gain and bias; empty for what is None or not needed."""
-    sets = Sets(rows, lengths, offsets)
-    d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of queries, w_kv, gain and bias, empty for what is None; that of the rows goes to `d_rows`, if given.
+
+    `add`: it is added to what `d_rows` holds; else it replaces it.
+    """
     delta = (d_y * y).sum(-1, keepdim=True)
-    shared = queries.shape[0] == 1
-
-    def read(share: list[Tile]) -> tuple[slice, list[Tensor]]:
-        keys, sets_of_queries = _Keys(queries, w_kv, gain, bias, norm, eps), slice(0, 1) if shared else span(share)
-        d_queries = torch.zeros_like(queries[sets_of_queries])
-        for tile in share:
-            b = tile.sets
-            k, v = keys.forward(tile.load(rows, queries.dtype))
-            p = _scores(queries, b, k, tile.outside()).sub_(lse[b]).exp2_()
-            d_scores = torch.matmul(d_y[b], v.mT).sub_(delta[b]).mul_(p)
-            d_q = d_scores @ k
-            d_queries[sets_of_queries if shared else tile.within(span(share))] += d_q.sum(0) if shared else d_q
-            d_x = keys.backward(d_scores, p, queries if shared else queries[b], d_y[b], need_rows)
-            if d_x is not None:
-                tile.store(d_x if d_stand_in is None else d_x.add_(tile.load(d_stand_in, d_x.dtype)), d_rows)
-        return sets_of_queries, [d_queries, *keys.sums]
-
-    d_queries, *d_parameters = (torch.zeros_like(t) for t in _present(queries, w_kv, gain, bias))
-    for sets_of_queries, (d_q, *sums) in over_shares(tiles(sets, _scores_per_row(queries)), read):
-        d_queries[sets_of_queries] += d_q
-        for total, part in zip(d_parameters, sums, strict=True):
-            total += part
-    return [d_rows, d_queries, *d_parameters]
+    keys, d_queries = _Keys(queries, w_kv, gain, bias, norm, eps), torch.zeros_like(queries)
+    for tile in tiles(Sets(rows, lengths, offsets), _scores_per_row(queries)):
+        b = tile.sets
+        keys.forward(tile.load(rows, queries.dtype))
+        d_q, d_x = keys.backward(_of(queries, b), d_y[b], lse[b], delta[b], tile.outside(), d_rows is not None)
+        if queries.shape[0] == 1:
+            d_queries += d_q.sum(0)
+        else:
+            d_queries[b] += d_q
+        if d_rows is not None and d_x is not None:
+            tile.store(d_x.add_(tile.load(d_rows, d_x.dtype)) if add else d_x, d_rows)
+    d_w_kv, d_gain, d_bias = keys.sums
+    return d_queries, d_w_kv, d_gain, d_bias
 
 
 class _Partial(NamedTuple):
@@ -112,9 +99,9 @@ class _Partial(NamedTuple):
     y: Tensor
 
     @classmethod
-    def empty(cls, queries: Tensor, sets: slice) -> _Partial:
+    def empty(cls, queries: Tensor, num_sets: int) -> _Partial:
         """Of no keys."""
-        y = queries.new_zeros(sets.stop - sets.start, *queries.shape[1:])
+        y = queries.new_zeros(num_sets, *queries.shape[1:])
         total = torch.zeros_like(y[..., :1])
         return cls(torch.full_like(total, torch.finfo(y.dtype).min), total, y)
 
@@ -145,43 +132,61 @@ class _Keys:
     def __init__(
         self, queries: Tensor, w_kv: Tensor | None, gain: Tensor | None, bias: Tensor | None, norm: str, eps: float
     ) -> None:
-        self.parameters = (w_kv, gain, bias)
+        self.w_kv, self.gain, self.bias = w_kv, gain, bias
         self.norm, self.eps, self.heads = norm, eps, queries.shape[1]
         # gradients of the parameters, summed over tiles
-        self.sums = [torch.zeros_like(p) for p in _present(queries, *self.parameters)[1:]]
+        self.sums = [torch.zeros_like(p) for p in _present(queries, w_kv, gain, bias)[1:]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (b, n, C) → keys and values (b, h, n, e)."""
-        w_kv, gain, bias = self.parameters
-        if gain is not None:
-            self.normed = norms.forward(x.flatten(0, 1), gain, bias, self.norm, self.eps)
+        if self.gain is not None:
+            self.normed = norms.forward(x.flatten(0, 1), self.gain, self.bias, self.norm, self.eps)
             x = self.normed.out.view_as(x)
         self.x = x
-        if w_kv is None:
-            return x[:, None], x[:, None]
-        k, v = (x @ w_kv.T).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return k, v
-
-    def backward(self, d_scores: Tensor, p: Tensor, queries: Tensor, d_y: Tensor, need_rows: bool) -> Tensor | None:
-        """Gradient of the last tile's rows from those of its scores (b, h, m, n) and of y (b, h, m, e)."""
-        w_kv, gain, bias = self.parameters
-        if w_kv is None and gain is None and not need_rows:
-            return None
-        # of keys and values (b, h, n, e)
-        d_k, d_v = d_scores.mT @ queries, p.mT @ d_y
-        if w_kv is None:
-            d_x = d_k.add_(d_v)[:, 0]
+        if self.w_kv is None:
+            self.k = self.v = x[:, None]
         else:
-            d_kv = torch.stack([d_k, d_v]).permute(1, 3, 0, 2, 4).flatten(2)  # (b, n, 2D)
-            self.sums[0].addmm_(d_kv.flatten(0, 1).T, self.x.flatten(0, 1))
-            d_x = d_kv @ w_kv
-        if gain is None:
-            return d_x if need_rows else None
-        d_rows, d_gain, d_bias = norms.backward(d_x.flatten(0, 1), self.normed, gain, bias, self.norm)
-        self.sums[1] += d_gain
-        if d_bias is not None:
-            self.sums[2] += d_bias
-        return d_rows.view_as(d_x) if need_rows else None
+            self.k, self.v = (x @ self.w_kv.T).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.k, self.v
+
+    def backward(
+        self, q: Tensor, d_y: Tensor, lse: Tensor, delta: Tensor, outside: Tensor | None, need_rows: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of queries (b, h, m, e) and of the last tile's rows (None unless needed) from that of y."""
+        q = q.expand_as(d_y)
+        if self.w_kv is None:  # keys are values: one product for both, twice
+            both = torch.cat([q * _LOG2_E, d_y], 2) @ self.k.mT
+            p, d_scores = _through_softmax(*both.chunk(2, 2), lse, delta, outside)
+            needed = need_rows or self.gain is not None
+            d_x = (both.mT @ torch.cat([d_y, q], 2))[:, 0] if needed else None
+        else:
+            p, d_scores = _through_softmax((q * _LOG2_E) @ self.k.mT, d_y @ self.v.mT, lse, delta, outside)
+            d_x = self._through_projection(d_scores.mT @ q, p.mT @ d_y, self.w_kv)
+        return d_scores @ self.k, self._through_norm(d_x, need_rows)
+
+    def _through_projection(self, d_k: Tensor, d_v: Tensor, w_kv: Tensor) -> Tensor:
+        d_kv = torch.stack([d_k, d_v]).permute(1, 3, 0, 2, 4).flatten(2)  # (b, n, 2D)
+        self.sums[0].addmm_(d_kv.flatten(0, 1).T, self.x.flatten(0, 1))
+        return d_kv @ w_kv
+
+    def _through_norm(self, d_x: Tensor | None, need_rows: bool) -> Tensor | None:
+        if d_x is not None and self.gain is not None:
+            d_rows, d_gain, d_bias = norms.backward(d_x.flatten(0, 1), self.normed, self.gain, self.bias, self.norm)
+            self.sums[1] += d_gain
+            if d_bias is not None:
+                self.sums[2] += d_bias
+            d_x = d_rows.view_as(d_x)
+        return d_x if need_rows else None
+
+
+def _through_softmax(
+    scores: Tensor, d_p: Tensor, lse: Tensor, delta: Tensor, outside: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Weights p and gradient of the scores (b, h, m, n), in place of scores in units of log 2 and the gradient of p."""
+    if outside is not None:
+        scores.masked_fill_(outside[:, None, None], -math.inf)
+    p = scores.sub_(lse).exp2_()
+    return p, d_p.sub_(delta).mul_(p)
 
 
 def _present(queries: Tensor, *parameters: Tensor | None) -> list[Tensor]:
@@ -193,23 +198,19 @@ def _scores_per_row(queries: Tensor) -> int:
     return queries.shape[1] * queries.shape[2]
 
 
-def _scores(queries: Tensor, sets: slice, keys: Tensor, outside: Tensor | None) -> Tensor:
-    """(b, h, m, n) in units of log 2, −inf outside the sets."""
-    q = queries if queries.shape[0] == 1 else queries[sets]
-    scores = (q * _LOG2_E) @ keys.mT
-    return scores if outside is None else scores.masked_fill_(outside[:, None, None], -math.inf)
+def _of(queries: Tensor, sets: slice) -> Tensor:
+    return queries if queries.shape[0] == 1 else queries[sets]
 
 
-@aggregate.register_fake
+@register_fake(aggregate)
 def _(rows, lengths, offsets, queries, w_kv, gain, bias, norm, eps):  # type: ignore[no-untyped-def]
     y = queries.new_empty(Sets(rows, lengths, offsets).num_sets, *queries.shape[1:])
     return y, y.new_empty(*y.shape[:-1], 1), rows.new_zeros(1).expand(rows.shape)
 
 
-@aggregate_backward.register_fake
-def _(d_y, d_stand_in, y, lse, rows, lengths, offsets, queries, w_kv, gain, bias, norm, eps, need_rows):  # type: ignore[no-untyped-def]
-    d_rows = torch.empty_like(rows) if need_rows else rows.new_empty(0)
-    return [d_rows, *(torch.empty_like(t) for t in _present(queries, w_kv, gain, bias))]
+@register_fake(aggregate_backward)
+def _(d_y, d_rows, add, y, lse, rows, lengths, offsets, queries, w_kv, gain, bias, norm, eps):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t) for t in _present(queries, w_kv, gain, bias))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -223,10 +224,16 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _differentiate(ctx: Any, d_y: Tensor | None, _: None, d_stand_in: Tensor | None) -> tuple[Tensor | None, ...]:
     refuse_second_derivative()
     need = ctx.needs_input_grad
-    d_y = torch.zeros_like(ctx.saved_tensors[0]) if d_y is None else d_y
-    gradients = aggregate_backward(d_y, d_stand_in, *ctx.saved_tensors, ctx.norm, ctx.eps, need[0])
-    d_rows, *d_rest = (g if wanted else None for g, wanted in zip(gradients, (need[0], *need[3:7]), strict=True))
+    y, lse, rows, lengths, offsets, *parameters = ctx.saved_tensors
+    d_y = torch.zeros_like(y) if d_y is None else d_y
+    d_rows = d_stand_in  # whose only reader this is
+    if d_rows is None and need[0]:
+        d_rows = blank(Sets(rows, lengths, offsets), rows.shape[-1])
+    gradients = aggregate_backward(
+        d_y, d_rows, d_stand_in is not None, y, lse, rows, lengths, offsets, *parameters, ctx.norm, ctx.eps
+    )
+    d_rest = (g if wanted else None for g, wanted in zip(gradients, need[3:7], strict=True))
     return d_rows, None, None, *d_rest, None, None
 
 
-aggregate.register_autograd(_differentiate, setup_context=_save)
+register_autograd(aggregate, _differentiate, setup_context=_save)

@@ -31,10 +31,13 @@ class Trace:
 
 
 class Block:
-    """Spec and weights of a block; `grads` sums the gradients of the weights over tiles."""
+    """Spec and weights of a block; `grads` sums the gradients of the weights over tiles.
 
-    def __init__(self, spec: BlockSpec, weights: dict[str, Tensor]) -> None:
-        self.spec, self.w = spec, weights
+    `keep`: a backward will read the trace of a forward; else what it does not need again is overwritten.
+    """
+
+    def __init__(self, spec: BlockSpec, weights: dict[str, Tensor], *, keep: bool) -> None:
+        self.spec, self.w, self.keep = spec, weights, keep
         self.grads = {name: torch.zeros_like(w) for name, w in weights.items()}
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, outside: Tensor | None) -> Trace:
@@ -49,7 +52,7 @@ class Block:
             attended = (p @ v).transpose(1, 2).reshape(q.shape)
             mid = self._linear("p", attended).add_(base)
         else:
-            mid = _plus_heads(base, p, v)
+            mid = _add_heads(base.clone() if self.keep or base is rows else base, p, v)
         return self._feed_forward(rows, first, q, p, attended, mid)
 
     def _feed_forward(
@@ -61,9 +64,9 @@ class Block:
         hidden = self._linear("o", ffn_in)
         active = hidden.relu_() if self.spec.activation == "relu" else torch.nn.functional.gelu(hidden)
         update = active if self.spec.ffn_dim is None else self._linear("o2", active)
+        total = torch.add(mid if pre else ffn_in, update, out=None if self.keep and update is active else update)
         if pre:
-            return Trace(x, first, q, p, attended, ffn_in, hidden, active, inner, mid + update)
-        total = ffn_in + update
+            return Trace(x, first, q, p, attended, ffn_in, hidden, active, inner, total)
         outer = self._norm(total, 1)
         return Trace(x, inner, q, p, attended, ffn_in, hidden, active, outer, outer.out if outer else total)
 
@@ -79,7 +82,7 @@ class Block:
         d_scores = _aten._softmax_backward_data(d_p, t.p, -1, d_p.dtype)
         d_k = d_scores.mT @ _heads(t.q, k)
         if self.spec.residual == "projected":
-            d_q = _plus_heads(d_mid, d_scores, k)
+            d_q = _add_heads(d_mid, d_scores, k)
         else:
             d_q = (d_scores @ k).transpose(1, 2).reshape(t.q.shape)
         return self._query_backward(t, d_q, d_mid, need_rows), d_k, d_v
@@ -89,7 +92,7 @@ class Block:
         d_total = d_out if pre else self._norm_backward(1, d_out, t.second)
         d_active = d_total if self.spec.ffn_dim is None else self._linear_backward("o2", d_total, t.active)
         if self.spec.activation == "relu":
-            d_hidden = _aten.threshold_backward(d_active, t.active, 0)
+            d_hidden = _aten.threshold_backward.grad_input(d_active, t.active, 0, grad_input=t.active)
         else:
             d_hidden = _aten.gelu_backward(d_active, t.hidden)
         d_ffn_in = self._linear_backward("o", d_hidden, t.ffn_in)
@@ -147,10 +150,9 @@ def _attention(q: Tensor, k: Tensor, outside: Tensor | None) -> Tensor:
     return scores.masked_fill_(outside, -torch.inf).softmax(-1).masked_fill_(outside, 0)
 
 
-def _plus_heads(base: Tensor, p: Tensor, v: Tensor) -> Tensor:
-    """base (R, D) + concatenated heads of p (b, h, n, M) @ v (b, h, M, e)."""
+def _add_heads(base: Tensor, p: Tensor, v: Tensor) -> Tensor:
+    """base (R, D) + concatenated heads of p (b, h, n, M) @ v (b, h, M, e), in place of base."""
     if len(p) > 1:
-        return (p @ v).transpose(1, 2).reshape(base.shape).add_(base)
-    out = base.clone()
-    _heads(out, v)[0].baddbmm_(p[0], v[0])
-    return out
+        return base.add_((p @ v).transpose(1, 2).reshape(base.shape))
+    _heads(base, v)[0].baddbmm_(p[0], v[0])
+    return base

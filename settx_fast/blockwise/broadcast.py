@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
+from torch.library import register_autograd, register_fake
 
 from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._operators import operator
 from settx_fast._sets import Sets
 from settx_fast.blockwise.block import Block
-from settx_fast.blockwise.shares import over_shares, span
-from settx_fast.blockwise.tiles import Tile, blank, refuse_second_derivative, tiles
+from settx_fast.blockwise.tiles import blank, refuse_second_derivative, tiles
 
 Scalars = tuple[str, bool, str, bool, str, int | None, float]
 
@@ -42,7 +42,7 @@ def _names(spec: BlockSpec) -> list[str]:
     return [name for name in spec.weight_names if name not in ("w_k", "b_k", "w_v", "b_v")]
 
 
-@custom_op("settx_fast::broadcast", mutates_args=())
+@operator("settx_fast::broadcast")
 def broadcast(
     rows: Tensor,
     stand_in: Tensor | None,
@@ -65,23 +65,20 @@ def broadcast(
     Where given, `stand_in` gets the gradient of the rows (see `aggregate`).
     Keys, values and `weights` (see `query_weights`) are in the compute dtype of the rows.
     """
-    block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
+    block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps, False)
     sets = Sets(rows, lengths, offsets)
     out = blank(sets, weights[0].shape[0])
     outside = _outside(keys, key_lengths)
 
-    def read(share: list[Tile]) -> None:
-        for tile in share:
-            b = tile.sets
-            x = tile.load(rows, keys.dtype)
-            trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
-            tile.store(trace.out.view(*x.shape[:2], -1), out)
-
-    over_shares(tiles(sets, _elements_per_row(keys)), read)
+    for tile in tiles(sets, _elements_per_row(keys)):
+        b = tile.sets
+        x = tile.load(rows, keys.dtype)
+        trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
+        tile.store(trace.out.view(*x.shape[:2], -1), out)
     return out
 
 
-@custom_op("settx_fast::broadcast_backward", mutates_args=())
+@operator("settx_fast::broadcast_backward")
 def broadcast_backward(
     d_out: Tensor,
     rows: Tensor,
@@ -105,27 +102,18 @@ def broadcast_backward(
     d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
     outside = _outside(keys, key_lengths)
 
-    def read(share: list[Tile]) -> tuple[slice, list[Tensor]]:
-        block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps)
-        d_keys, d_values = torch.zeros_like(keys[span(share)]), torch.zeros_like(values[span(share)])
-        for tile in share:
-            b, inner = tile.sets, tile.within(span(share))
-            x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
-            trace = block.forward(x, k, v, None if outside is None else outside[b])
-            d_x, d_k, d_v = block.backward(trace, tile.load(d_out, keys.dtype).flatten(0, 1), k, v, need_rows)
-            d_keys[inner] += d_k
-            d_values[inner] += d_v
-            if d_x is not None and need_rows:
-                tile.store(d_x.view_as(x), d_rows)
-        return span(share), [d_keys, d_values, *block.grads.values()]
-
-    d_keys, d_values, *d_weights = (torch.zeros_like(t) for t in (keys, values, *weights))
-    for b, (d_k, d_v, *parts) in over_shares(tiles(sets, _elements_per_row(keys)), read):
+    block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps, True)
+    d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
+    for tile in tiles(sets, _elements_per_row(keys)):
+        b = tile.sets
+        x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
+        trace = block.forward(x, k, v, None if outside is None else outside[b])
+        d_x, d_k, d_v = block.backward(trace, tile.load(d_out, keys.dtype).flatten(0, 1), k, v, need_rows)
         d_keys[b] += d_k
         d_values[b] += d_v
-        for total, part in zip(d_weights, parts, strict=True):
-            total += part
-    return [d_rows, d_keys, d_values, *d_weights]
+        if d_x is not None and need_rows:
+            tile.store(d_x.view_as(x), d_rows)
+    return [d_rows, d_keys, d_values, *block.grads.values()]
 
 
 def _block(
@@ -138,9 +126,10 @@ def _block(
     activation: Any,
     ffn_dim: int | None,
     eps: float,
+    keep: bool,
 ) -> Block:
     spec = BlockSpec(heads, norm, norm_first, residual, output_projection, activation, ffn_dim, norm_eps=eps)
-    return Block(spec, dict(zip(_names(spec), weights, strict=True)))
+    return Block(spec, dict(zip(_names(spec), weights, strict=True)), keep=keep)
 
 
 def _outside(keys: Tensor, key_lengths: Tensor | None) -> Tensor | None:
@@ -154,12 +143,12 @@ def _elements_per_row(keys: Tensor) -> int:
     return keys.shape[1] * max(keys.shape[2], keys.shape[3])
 
 
-@broadcast.register_fake
+@register_fake(broadcast)
 def _(rows, stand_in, lengths, offsets, keys, values, key_lengths, weights, *spec):  # type: ignore[no-untyped-def]
     return rows.new_empty(*rows.shape[:-1], weights[0].shape[0])
 
 
-@broadcast_backward.register_fake
+@register_fake(broadcast_backward)
 def _(d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *spec):  # type: ignore[no-untyped-def]
     d_rows = torch.empty_like(rows) if spec[-1] else rows.new_empty(0)
     return [d_rows, *(torch.empty_like(t) for t in (keys, values, *weights))]
@@ -185,4 +174,4 @@ def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
     return *d_both, None, None, d_keys, d_values, None, d_weights, *(None for _ in ctx.scalars)
 
 
-broadcast.register_autograd(_differentiate, setup_context=_save)
+register_autograd(broadcast, _differentiate, setup_context=_save)

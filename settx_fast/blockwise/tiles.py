@@ -10,8 +10,9 @@ from torch import Tensor
 
 from settx_fast._sets import Sets
 
-# scores, or elements of a wide activation, in one tile: a handful of these arrays stay in a core's second cache
-ELEMENTS_PER_TILE = 2**16
+# scores, or elements of a wide activation, in one tile: some tens of these arrays stay in the last cache, and an
+# operation on one is long enough to be shared by the threads (measured with benchmarks/isab.py)
+ELEMENTS_PER_TILE = 2**18
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,6 @@ class Tile:
     def sets(self) -> slice:
         """Index of the sets along a batch axis."""
         return slice(self.first, self.last)
-
-    def within(self, span: slice) -> slice:
-        """Index of the sets along a batch axis that holds a span of them."""
-        return slice(self.first - span.start, self.last - span.start)
 
     def outside(self) -> Tensor | None:
         """(b, n) bool, True for rows that belong to no set; None when there are none."""
