@@ -86,7 +86,7 @@ def aggregate_backward(
         else:
             d_queries[b] += d_q
         if d_rows is not None and d_x is not None:
-            tile.store(d_x.add_(tile.load(d_rows, d_x.dtype)) if add else d_x, d_rows)
+            (tile.add if add else tile.store)(d_x, d_rows)
     d_w_kv, d_gain, d_bias = keys.sums
     return d_queries, d_w_kv, d_gain, d_bias
 
@@ -156,7 +156,8 @@ class _Keys:
         q = q.expand_as(d_y)
         if self.w_kv is None:  # keys are values: one product for both, twice
             both = torch.cat([q * _LOG2_E, d_y], 2) @ self.k.mT
-            p, d_scores = _through_softmax(*both.chunk(2, 2), lse, delta, outside)
+            scores, d_p = both.chunk(2, 2)
+            p, d_scores = _through_softmax(scores, d_p, lse, delta, outside)
             needed = need_rows or self.gain is not None
             d_x = (both.mT @ torch.cat([d_y, q], 2))[:, 0] if needed else None
         else:
@@ -226,9 +227,8 @@ def _differentiate(ctx: Any, d_y: Tensor | None, _: None, d_stand_in: Tensor | N
     need = ctx.needs_input_grad
     y, lse, rows, lengths, offsets, *parameters = ctx.saved_tensors
     d_y = torch.zeros_like(y) if d_y is None else d_y
-    d_rows = d_stand_in  # whose only reader this is
-    if d_rows is None and need[0]:
-        d_rows = blank(Sets(rows, lengths, offsets), rows.shape[-1])
+    d_rows = blank(Sets(rows, lengths, offsets), rows.shape[-1]) if d_stand_in is None and need[0] else d_stand_in
+    d_rows = None if d_rows is None else d_rows.contiguous()  # written to: nobody else reads the gradient of a stand-in
     gradients = aggregate_backward(
         d_y, d_rows, d_stand_in is not None, y, lse, rows, lengths, offsets, *parameters, ctx.norm, ctx.eps
     )

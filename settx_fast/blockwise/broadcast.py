@@ -65,7 +65,8 @@ def broadcast(
     Where given, `stand_in` gets the gradient of the rows (see `aggregate`).
     Keys, values and `weights` (see `query_weights`) are in the compute dtype of the rows.
     """
-    block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps, False)
+    options = norm, norm_first, residual, output_projection, activation, ffn_dim, eps
+    block = _block(keys.shape[1], weights, *options, keep=False)
     sets = Sets(rows, lengths, offsets)
     out = blank(sets, weights[0].shape[0])
     outside = _outside(keys, key_lengths)
@@ -102,7 +103,8 @@ def broadcast_backward(
     d_rows = blank(sets, rows.shape[-1]) if need_rows else rows.new_empty(0)
     outside = _outside(keys, key_lengths)
 
-    block = _block(keys.shape[1], weights, norm, norm_first, residual, output_projection, activation, ffn_dim, eps, True)
+    options = norm, norm_first, residual, output_projection, activation, ffn_dim, eps
+    block = _block(keys.shape[1], weights, *options, keep=True)
     d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
     for tile in tiles(sets, _elements_per_row(keys)):
         b = tile.sets
@@ -126,6 +128,7 @@ def _block(
     activation: Any,
     ffn_dim: int | None,
     eps: float,
+    *,
     keep: bool,
 ) -> Block:
     spec = BlockSpec(heads, norm, norm_first, residual, output_projection, activation, ffn_dim, norm_eps=eps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,16 +54,26 @@ class Tile:
 
     def store(self, tile: Tensor, rows: Tensor) -> None:
         """Write (b, n, D) into rows that are zero outside the sets."""
+        for target, part in self._pairs(tile, rows):
+            target.copy_(part)
+
+    def add(self, tile: Tensor, rows: Tensor) -> None:
+        """Add (b, n, D) to rows that are zero outside the sets."""
+        for target, part in self._pairs(tile, rows):
+            target.add_(part)
+
+    def _pairs(self, tile: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of rows and what of (b, n, D) belongs there, zero outside the sets."""
         if self.bounds is None:
             outside = self.outside()
             target = rows[self.sets, self.start : self.start + self.size]
-            target.copy_(tile if outside is None else tile.masked_fill(outside[..., None], 0))
+            yield target, tile if outside is None else tile.masked_fill(outside[..., None], 0)
         elif self.last - self.first == 1:
             begin = self.bounds[0] + self.start
-            rows[begin : begin + self.size] = tile[0]
+            yield rows[begin : begin + self.size], tile[0]
         else:
             for index, (begin, end) in enumerate(pairwise(self.bounds)):
-                rows[begin:end] = tile[index, : end - begin]
+                yield rows[begin:end], tile[index, : end - begin]
 
 
 def tiles(sets: Sets, elements_per_row: int) -> list[Tile]:
