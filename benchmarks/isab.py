@@ -102,9 +102,7 @@ def _train(run: Run, inputs: Inputs) -> tuple[torch.Tensor, ...]:
 
 def _check(name: str, inputs: Inputs, runs: dict[str, Run]) -> None:
     """Raise AssertionError unless outputs and gradients of all contenders on one set are right."""
-    small = inputs._replace(x=inputs.x[:1, :4096].detach().requires_grad_())
-    if inputs.lengths is not None:
-        small = small._replace(lengths=inputs.lengths[:1].clamp(max=4096))
+    small = _first_set(inputs, 4096)
     oracle = _train(runs["original"], small.to(torch.float64))
     reference = _train(runs["original"], small)
     least_scale = 1e-3 * max(gradient.norm() for gradient in oracle[1:])  # that of b_k is zero, without a scale
@@ -118,6 +116,12 @@ def _check(name: str, inputs: Inputs, runs: dict[str, Run]) -> None:
             error, allowed = ((t.double() - exact).norm() / scale for t in (ours, theirs))
             if error > 2 * allowed + GRADIENT_TOLERANCE:
                 raise AssertionError(f"{name}, {contender}: gradient of {parameter} is off by {error:.1e}")
+
+
+def _first_set(inputs: Inputs, size: int) -> Inputs:
+    """The same problem for the first elements of the first set."""
+    lengths = None if inputs.lengths is None else inputs.lengths[:1].clamp(max=size)
+    return inputs._replace(x=inputs.x[:1, :size].detach().requires_grad_(), lengths=lengths)
 
 
 def _extra_mib(name: str, inputs: Inputs, contender: str, call: Callable[[], object]) -> float:
@@ -135,7 +139,7 @@ def _extra_mib(name: str, inputs: Inputs, contender: str, call: Callable[[], obj
 def _probe_cpu_memory(inputs: Inputs, contender: str) -> float:
     """Peak resident MiB of one training step beyond what is resident before it; Linux counts and resets the peak."""
     run = contenders(inputs, compiled="compiled" in contender)[contender]
-    _train(run, inputs._replace(x=inputs.x[:1, :64].detach().requires_grad_()))
+    _train(run, _first_set(inputs, 64))
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     _train(run, inputs)
