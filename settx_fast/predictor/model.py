@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -146,14 +147,24 @@ class PropertyPredictor(nn.Module):
 
     @classmethod
     def load(cls, directory: Path | str) -> PropertyPredictor:
-        """The trained model of a run directory, on the CPU, in evaluation mode; FileNotFoundError if there is none."""
+        """The trained model of a run directory, on the CPU, in evaluation mode.
+
+        Raises FileNotFoundError if there is none, ValueError if its files are damaged or of another version.
+        """
         directory = Path(directory)
         for name in (CONFIG, WEIGHTS):
             if not (directory / name).exists():
                 raise FileNotFoundError(
                     f"no trained model in {directory}: {name} is missing (`settx-fast train` writes it)"
                 )
-        config = json.loads((directory / CONFIG).read_text())
-        predictor = cls(FeatureConfig(**config["features"]), ModelConfig(**config["model"]))
-        predictor.load_state_dict(load_file(directory / WEIGHTS))
+        try:
+            config = json.loads((directory / CONFIG).read_text())
+            predictor = cls(FeatureConfig(**config["features"]), ModelConfig(**config["model"]))
+            predictor.load_state_dict(load_file(directory / WEIGHTS))
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            detail = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"{directory}: expected a model of this version of settx_fast, got one that does not fit ({detail}): "
+                "train it again"
+            ) from error
         return predictor.eval()

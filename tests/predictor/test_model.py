@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from settx_fast.predictor.config import TrainConfig, for_prior
 from settx_fast.predictor.data import Example, draw
@@ -142,4 +143,26 @@ def test_a_directory_without_a_model_is_refused_with_what_to_do(config, tmp_path
         PropertyPredictor.load(tmp_path)
     (tmp_path / "config.json").write_text(config.to_json())
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
+        PropertyPredictor.load(tmp_path)
+
+
+def _damage_config(directory):
+    (directory / "config.json").write_text('{"features": {"unknown": 1}, "model": {}}')
+
+
+def _cut_weights(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _other_weights(directory):
+    save_file({"unknown": torch.zeros(1)}, directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("damage", [_damage_config, _cut_weights, _other_weights])
+def test_a_model_that_does_not_fit_is_refused_with_what_to_do(config, tmp_path, damage):
+    (tmp_path / "config.json").write_text(config.to_json())
+    predictor(config).save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=r"expected a model of this version of settx_fast.*train it again"):
         PropertyPredictor.load(tmp_path)
