@@ -48,7 +48,7 @@ sanitize: install
 	$(BIN)/cmake --build build/sanitize --parallel 2
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
-		$(BIN)/pytest $(SANITIZED) --native $$(ls build/sanitize/_native*.so) --hypothesis-profile thorough
+		$(BIN)/pytest --capture no $(SANITIZED) --native $$(ls build/sanitize/_native*.so) --hypothesis-profile thorough
 
 kernels-check: install
 	$(BIN)/python -m benchmarks.kernels_check

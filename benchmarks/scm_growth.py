@@ -22,8 +22,8 @@ from benchmarks.scm import LINEAR, RESULTS
 from benchmarks.scm_contestants import timed
 from settx_fast import scm
 
-ROUNDS = 15
-DENSE = 40  # variables, where edges grow
+ROUNDS = 25
+DENSE = 100  # variables, where edges grow
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def points() -> list[Point]:
     """One axis grows at a time, from a batch of 200 datasets × 1,000 rows × 20 variables."""
     found = [Point("datasets", n, LINEAR, n, 1000) for n in (20, 50, 100, 200, 500, 1000)]
     found += [Point("rows", n, LINEAR, 50, n) for n in (500, 1000, 2000, 5000, 10_000, 20_000)]
-    for degree in (1, 2, 4, 8, 12, 16):
+    for degree in (2, 8, 16, 24, 32, 40):
         prior = scm.Prior(DENSE, scm.ErdosRenyi(expected_in_degree=degree), weight=0.1, target_environments=0)
         edges = scm.sample(prior, 50, 1, seed=1).adjacency.sum((1, 2)).double().mean()
         found.append(Point("edges", float(edges), prior, 50, 1000))

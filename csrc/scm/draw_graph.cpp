@@ -83,7 +83,7 @@ SETTX_CALL void draw_independent_edges(const GraphDraw& g) {
         return uint64_t(double(clamp(edge_probability(g, from, to), 0.0f, 1.0f)) * 4294967296.0);
     };
     const bool same_for_all = g.graph.kind == ERDOS_RENYI_DEGREE || g.graph.kind == ERDOS_RENYI_PROBABILITY;
-    const uint64_t common = same_for_all ? threshold(0, 1) : 0;
+    const uint64_t common = same_for_all && g.n > 1 ? threshold(0, 1) : 0;  // a single variable has no degree
     if (!same_for_all) fill_places(g);
     for (int32_t to = 1; to < g.n; ++to) {
         Stream stream(address(g.index, 0, to, FOR_EDGES), g.seed);
