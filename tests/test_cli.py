@@ -328,9 +328,23 @@ def test_every_preset_that_is_offered_exists_and_none_is_forgotten() -> None:
 
 def test_a_prior_file_is_sampled_like_a_preset(tmp_path: Path) -> None:
     (tmp_path / "prior.json").write_text(scm.presets.chain().to_json())
-    for prior, out in (("chain", "a.parquet"), (tmp_path / "prior.json", "b.parquet")):
-        assert run("sample", prior, "-n", "2", "-r", "10", "--out", tmp_path / out).exit_code == 0
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.parquet"), pd.read_parquet(tmp_path / "b.parquet"))
+    (tmp_path / "prior.yaml").write_text(scm.presets.chain().to_yaml())
+    for prior, out in (("chain", "preset"), (tmp_path / "prior.json", "json"), (tmp_path / "prior.yaml", "yaml")):
+        assert run("sample", prior, "-n", "2", "-r", "10", "--out", tmp_path / f"{out}.parquet").exit_code == 0
+    preset, *files = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("preset", "json", "yaml"))
+    for file in files:
+        pd.testing.assert_frame_equal(preset, file)
+
+
+def test_what_is_not_seen_is_null_in_the_sampled_file(tmp_path: Path) -> None:
+    prior = scm.Prior(3, target=0, observation=(scm.Hidden(1, variables=(2,)), scm.Missing(rate=0.5, variables=(1,))))
+    (tmp_path / "prior.json").write_text(prior.to_json())
+    out = tmp_path / "x.parquet"
+    assert run("sample", tmp_path / "prior.json", "-n", "4", "-r", "200", "--out", out).exit_code == 0
+    missing = pd.read_parquet(out)[["x0", "x1", "x2"]].isna().mean()
+    assert missing["x0"] == 0
+    assert 0.3 < missing["x1"] < 0.7
+    assert missing["x2"] == 1
 
 
 @pytest.mark.parametrize(

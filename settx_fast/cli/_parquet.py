@@ -136,10 +136,12 @@ def rows_of(batch: scm.Batch) -> pa.Table:
         "environment": batch.environment.flatten().int().numpy(),
         "is_target": is_target.flatten().numpy(),
     }
+    absent = ~batch.visible_mask[:, None].expand(-1, rows, -1)
+    if batch.is_missing is not None:
+        absent = absent | batch.is_missing
     for variable in range(variables):
-        absent = ~batch.variable_mask[:, variable].repeat_interleave(rows)
         values = batch.values[..., variable].flatten().numpy()
-        columns[batch.names[variable]] = pa.array(values, mask=absent.numpy())
+        columns[batch.names[variable]] = pa.array(values, mask=absent[..., variable].flatten().numpy())
     return pa.table(columns)
 
 

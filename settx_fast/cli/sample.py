@@ -21,7 +21,7 @@ PRESETS = ("chain", "lucas", "random", "random_linear")
 
 def sample(
     prior: Annotated[
-        str, typer.Argument(help="A preset (chain, lucas, random, random_linear) or a prior's JSON file.")
+        str, typer.Argument(help="A preset (chain, lucas, random, random_linear) or a prior's JSON or YAML file.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.", dir_okay=False)],
     num_datasets: Annotated[int, typer.Option("--num-datasets", "-n", min=1, help="Datasets, of all shards.")] = 100,
@@ -36,8 +36,10 @@ def sample(
 ) -> None:
     """Sample datasets, each from a structural causal model of its own.
 
-    FILE holds the columns dataset, environment, is_target and one per variable (null where a dataset has fewer); its
-    metadata the prior, the seed and everything else that repeats it. FILE.graphs.parquet holds the edges and weights.
+    FILE holds the columns dataset, environment, is_target and one per variable (null where a dataset has fewer, hides it
+    or misses a value); its metadata the prior, the seed and everything else that repeats it. FILE.graphs.parquet holds
+    the edges and weights.
+
     An interrupted run goes on where it stopped when the same command is given again, and ends with the same bytes.
     """
     if out.suffix.lower() not in (".parquet", ".pq"):
@@ -85,13 +87,16 @@ def shard_of(shard: str, out: Path, num_datasets: int) -> tuple[Path, range]:
 
 
 def load_prior(name: str) -> scm.Prior:
-    """A preset by name or a prior from a JSON file; ValueError if it is neither."""
+    """A preset by name or a prior from a JSON or YAML file; ValueError if it is neither."""
     from settx_fast import scm
 
     if name.endswith(".json"):
         return scm.Prior.from_json(Path(name).read_text())
+    if name.endswith((".yaml", ".yml")):
+        return scm.Prior.from_yaml(Path(name).read_text())
     if name not in PRESETS:
-        raise ValueError(f"There is no preset '{name}': expected {', '.join(PRESETS)} or a file that ends in .json.")
+        known = f"{', '.join(PRESETS)} or a file that ends in .json or .yaml"
+        raise ValueError(f"There is no preset '{name}': expected {known}.")
     return getattr(scm.presets, name)()
 
 
