@@ -303,11 +303,15 @@ def test_what_is_there_is_neither_drawn_again_nor_replaced_unasked(tmp_path: Pat
     assert len(pd.read_parquet(out)) == 30
 
 
-def test_parts_of_another_run_are_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+def test_parts_of_another_run_are_not_mixed_in(
+    tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(batch: scm.Batch) -> Any:
+        if batch.first_index > 0:
+            raise KeyboardInterrupt
+        return rows_of(batch)
 
-    out = tmp_path / "x.parquet"
+    out, rows_of = tmp_path / "x.parquet", _parquet.rows_of
     with monkeypatch.context() as patch:
         patch.setattr(_parquet, "rows_of", stop)
         assert "the same command goes on from here" in run("sample", *PARTS, "--out", out).stderr

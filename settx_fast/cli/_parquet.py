@@ -85,14 +85,21 @@ class Job:
     def write(self, progress: Callable[[int], None]) -> None:
         """Draw the parts that are missing, then make one file of them; progress(datasets) after each part."""
         starts = self._open_parts()
-        for number, first in enumerate(starts):
-            count = min(starts.step, self.num_datasets - first)
-            if not self._part("rows", number).exists():
-                self._draw_part(number, first, count)
-            progress(count)
+        try:
+            for number, first in enumerate(starts):
+                count = min(starts.step, self.num_datasets - first)
+                if not self._part("rows", number).exists():
+                    self._draw_part(number, first, count)
+                progress(count)
+            self._join_parts(len(starts))
+        finally:
+            if self.parts.exists() and not self._part("rows", 0).exists():  # nothing to go on from
+                shutil.rmtree(self.parts)
+
+    def _join_parts(self, number: int) -> None:
+        metadata = {METADATA_KEY: json.dumps(self.facts(), ensure_ascii=False)}
         for kind, path, columns in (("edges", self.graphs, EDGE_COLUMNS), ("rows", self.out, ROW_COLUMNS)):
-            tables = (_read(self._part(kind, number)) for number in range(len(starts)))
-            _write(path, tables, columns, {METADATA_KEY: json.dumps(self.facts(), ensure_ascii=False)})
+            _write(path, (_read(self._part(kind, i)) for i in range(number)), columns, metadata)
         shutil.rmtree(self.parts)
 
     def _open_parts(self) -> range:

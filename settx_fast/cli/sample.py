@@ -36,9 +36,9 @@ def sample(
 ) -> None:
     """Sample datasets, each from a structural causal model of its own.
 
-    FILE holds the columns dataset, environment, is_target and one per variable (null where a dataset has fewer, hides it
-    or misses a value); its metadata the prior, the seed and everything else that repeats it. FILE.graphs.parquet holds
-    the edges and weights.
+    FILE holds the columns dataset, environment, is_target and one per variable (null where a dataset has fewer, hides
+    it or misses a value); its metadata the prior, the seed and everything else that repeats it. FILE.graphs.parquet
+    holds the edges and weights.
 
     An interrupted run goes on where it stopped when the same command is given again, and ends with the same bytes.
     """
