@@ -307,8 +307,6 @@ void evaluate(const py::dict& arrays, const Sizes& sizes, int64_t num_rows, uint
     scm::Rows rows = as_rows({arrays}, sizes, num_rows, seed, columns);
     rows.is_observed = is_observed, rows.attempt_given = attempt_given;
     const bool in_tiles = path == "rows", in_place = path == "rows in place", by_rows = in_tiles || in_place;
-    if (by_rows && (is_observed || rows.noise != nullptr))
-        throw py::value_error("path: expected vector code for an observation or the noise, got '" + path + "'");
     const scm::Path& chosen = path_by_name(by_rows ? "best" : path);
     py::gil_scoped_release release;
     if (by_rows)
@@ -346,7 +344,7 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {
 void draw_cuda(const OwnedPrior& prior, uintptr_t image, uint64_t seed, const py::dict& arrays, const Sizes& sizes,
                int device, uintptr_t stream) {
     const Arrays on_device{arrays, true};
-    const auto [B, V, K, P] = sizes;
+    const int64_t B = sizes[0], V = sizes[1];
     const scm::Tables tables = as_tables(on_device, sizes);
     const int64_t* offset = pointer<int64_t>(on_device, "parameter_offset", {B});
     int32_t* scratch = pointer<int32_t>(on_device, "scratch", {B, 2 * V});
@@ -357,11 +355,12 @@ void draw_cuda(const OwnedPrior& prior, uintptr_t image, uint64_t seed, const py
 }
 
 void evaluate_cuda(const py::dict& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns,
-                   int64_t deep_width, int device, uintptr_t stream) {
+                   bool is_observed, bool attempt_given, int64_t deep_width, int device, uintptr_t stream) {
     const Arrays on_device{arrays, true};
-    const auto [B, V, K, P] = sizes;
+    const int64_t B = sizes[0], V = sizes[1];
     const scm::Tables tables = as_tables(on_device, sizes);
-    const scm::Rows rows = as_rows(on_device, sizes, num_rows, seed, columns);
+    scm::Rows rows = as_rows(on_device, sizes, num_rows, seed, columns);
+    rows.is_observed = is_observed, rows.attempt_given = attempt_given;
     const int64_t floats = scm::hidden_floats_cuda(tables, num_rows, deep_width, device);
     const int64_t chunks = rows.columns == scm::COLUMNS_STANDARDISED ? scm::column_chunks_cuda(num_rows) : 0;
     const scm::EvaluationScratch scratch{pointer<int32_t>(on_device, "parents", {B, V, V + 1}),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from settx_fast.scm._fields import as_range, check
+from settx_fast.scm._fields import as_range
 from settx_fast.scm._native import native, native_prior
 from settx_fast.scm._tables import (
     COLUMNS,
@@ -39,15 +39,9 @@ def why_no_cuda() -> str:
     return ""
 
 
-def check_wanted_cuda(wanted: Wanted) -> None:
-    """Raise ValueError for what is not made on a device."""
-    alone = not wanted.observed and not wanted.noise
-    check(alone, "device", "'cpu' for a prior with an observation or a label shift, or for the noise", "cuda")
-
-
-def check_memory_cuda(device: torch.device, sizes: Sizes, num_rows: int) -> None:
+def check_memory_cuda(device: torch.device, sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> None:
     """Raise ValueError if a batch of these sizes does not fit the device's free memory."""
-    needed, all_of_it = bytes_of(sizes, num_rows), torch.cuda.get_device_properties(device).total_memory
+    needed, all_of_it = bytes_of(sizes, num_rows, wanted), torch.cuda.get_device_properties(device).total_memory
     if needed > WORTH_ASKING * all_of_it and not torch.cuda.is_current_stream_capturing():
         free = torch.cuda.mem_get_info(device)[0]
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own reserve
@@ -93,14 +87,20 @@ def evaluate_tables_cuda(
     out: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`evaluate_tables` on the device of the tables, for what `prior` can have drawn; does not wait for the device."""
-    check_wanted_cuda(wanted)
     device, (B, K, V) = tables["bias"].device, tables["bias"].shape
     sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]), tables["codes"].shape[2])
-    check_memory_cuda(device, sizes, num_rows)
+    check_memory_cuda(device, sizes, num_rows, wanted)
     rows = {
         "values": torch.empty(B, num_rows, V, device=device) if out is None else out,
         "environment": torch.empty(B, num_rows, dtype=torch.int64, device=device),
     }
+    if wanted.loses:
+        rows["is_missing"] = torch.zeros(B, num_rows, V, dtype=torch.bool, device=device)
+    if wanted.rejects:
+        given = wanted.attempt
+        rows["attempt"] = torch.zeros(B, num_rows, dtype=torch.int16, device=device) if given is None else given
+    if wanted.noise:
+        rows["noise"] = torch.empty(B, num_rows, V, device=device)
     width, place = deep_width(prior), _place(device)
     hidden = native().hidden_floats_cuda(sizes, num_rows, width, place[0])
     chunks = native().column_chunks_cuda(num_rows) if wanted.columns == "standardised" else 0
@@ -110,7 +110,8 @@ def evaluate_tables_cuda(
         "hidden": torch.empty(hidden, device=device),
         "sums": torch.empty(B, chunks, V, 3, dtype=torch.float64, device=device),
     }
-    native().evaluate_cuda(tables | rows | more, sizes, num_rows, seed, COLUMNS.index(wanted.columns), width, *place)
+    how = (COLUMNS.index(wanted.columns), wanted.observed, wanted.attempt is not None)
+    native().evaluate_cuda(tables | rows | more, sizes, num_rows, seed, *how, width, *place)
     return rows
 
 

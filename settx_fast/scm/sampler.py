@@ -11,7 +11,6 @@ from torch import Tensor
 
 from settx_fast.scm._cuda import (
     check_memory_cuda,
-    check_wanted_cuda,
     draw_tables_cuda,
     evaluate_tables_cuda,
     why_no_cuda,
@@ -368,8 +367,7 @@ def check_batch_memory(
     """Raise ValueError if a batch does not fit the memory that `device` has."""
     sizes, wanted = sizes_of(prior, num_datasets), wanted or _wanted(prior, noise=False)
     if device.type == "cuda":
-        check_wanted_cuda(wanted)
-        check_memory_cuda(device, sizes, num_rows)
+        check_memory_cuda(device, sizes, num_rows, wanted)
     else:
         check_memory(sizes, num_rows, wanted)
 

@@ -110,4 +110,4 @@ EXPLODING = scm.Prior(
 )
 
 # Everything that the sampler can do, in small pieces; infinities and NaN; more variables than any GPU's tile holds.
-CASES = UNOBSERVED | _one_at_a_time() | {"exploding": EXPLODING, "wide": scm.Prior((450, 500), scm.ErdosRenyi(3.0))}
+CASES = NAMED | _one_at_a_time() | {"exploding": EXPLODING, "wide": scm.Prior((450, 500), scm.ErdosRenyi(3.0))}

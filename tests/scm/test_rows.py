@@ -5,7 +5,8 @@ import torch
 from priors import CASES
 
 from settx_fast import scm
-from settx_fast.scm._tables import LAYOUT, Wanted, evaluate_tables, split_rows
+from settx_fast.scm._tables import LAYOUT, evaluate_tables, split_rows
+from settx_fast.scm.sampler import _wanted
 
 WAYS = ("rows", "rows in place")  # tiles of shared memory, and none
 
@@ -15,21 +16,41 @@ def bits(values: torch.Tensor) -> torch.Tensor:
     return values.view(torch.int32)
 
 
-def evaluate(batch: scm.Batch, way: str) -> dict[str, torch.Tensor]:
+def evaluate(batch: scm.Batch, way: str, attempt: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    """What is seen, the noise and all else that the batch has, in the units that the batch found."""
     tables = {name: getattr(batch, name) for name in LAYOUT}
     rows = batch.values.shape[1]
     offset = split_rows(batch.is_target_environment, batch.num_environments, rows, batch.prior.target_share)
-    wanted = Wanted("given" if batch.prior.standardisation == "sample" else "raw")
+    columns = "given" if batch.prior.standardisation == "sample" else "raw"
+    wanted = _wanted(batch.prior, batch.noise is not None)._replace(columns=columns, attempt=attempt)
     return evaluate_tables(tables, offset, rows, batch.seed, 1, way, wanted)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES)
 def test_rows_one_by_one_have_the_bits_of_the_vector_code(case, way):
-    batch = scm.sample(CASES[case], 4 if case == "wide" else 30, 150, seed=5, first_index=1 << 33)
-    rows = evaluate(batch, way)
-    assert torch.equal(bits(rows["values"]), bits(batch.values))
-    assert torch.equal(rows["environment"], batch.environment)
+    batch = scm.sample(CASES[case], 4 if case == "wide" else 30, 150, seed=5, first_index=1 << 33, return_noise=True)
+    for name, found in evaluate(batch, way).items():
+        expected = getattr(batch, name)
+        assert found.shape == expected.shape, name
+        assert found.numpy().tobytes() == expected.numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_given_attempts_are_taken_row_by_row(way):
+    batch = scm.sample(CASES["observed"], 20, 150, seed=5, return_noise=True)
+    assert batch.attempt.max() > 1
+    for name, found in evaluate(batch, way, batch.attempt.clone()).items():
+        assert found.numpy().tobytes() == getattr(batch, name).numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_last_of_too_many_attempts_is_the_same(way):
+    selection = scm.Selection(1000.0, 1.0, variables=(0,), environments="all")
+    batch = scm.sample(scm.Prior(2, observation=(selection,)), 2, 70, seed=5, return_noise=True)
+    assert not batch.is_accepted.all()
+    for name, found in evaluate(batch, way).items():
+        assert found.numpy().tobytes() == getattr(batch, name).numpy().tobytes(), name
 
 
 # Within a block of 64 and at its ends; at the ends of an item of the fewest lanes (128) and of the most (512); several.
