@@ -36,13 +36,13 @@ def commands(out: Path, quick: bool) -> Iterator[tuple[str, list[str]]]:
     """Every stage with its command line."""
     training, evaluation = (QUICK_TRAINING, QUICK_EVALUATION) if quick else ([], [])
     datasets = "20" if quick else "1000"
-    yield "sample", ["sample", "random", "--num-datasets", datasets, "--out", f"{out / 'datasets.parquet'}"]
-    for prior in ("chain", "random"):
+    yield "sample", ["sample", "random_linear", "--num-datasets", datasets, "--out", f"{out / 'datasets.parquet'}"]
+    for prior in ("chain", "random_linear"):
         directory = str(out / prior)
         yield f"train {prior}", ["train", prior, "--out", directory, *training]
         yield f"evaluate {prior}", ["evaluate", directory, *evaluation]
     table = ["--target", "body_mass_g", "--environment", "island", "--deploy", "Torgersen"]
-    yield "predict penguins", ["predict", str(penguins()), *table, "--model", str(out / "random")]
+    yield "predict penguins", ["predict", str(penguins()), *table, "--model", str(out / "random_linear")]
     yield "report", ["report", str(out)]
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps only: shows the way, learns nothing")
     arguments = parser.parse_args()
     console = Console()
-    for run in ("chain", "random"):  # an earlier demo's
+    for run in ("chain", "random_linear"):  # an earlier demo's
         shutil.rmtree(arguments.out / run, ignore_errors=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     timings = Table("stage", "seconds", title="Where the time went", title_justify="left", box=None, padding=(0, 2))

@@ -54,7 +54,7 @@ def sentence(result: Any) -> str:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with an untrained model of few variables and environments."""
     directory = tmp_path_factory.mktemp("model")
-    config = preset("random")
+    config = preset("random_linear")
     (directory / "config.json").write_text(config.to_json())
     PropertyPredictor(config.features, config.model).save(directory)
     return directory
@@ -128,12 +128,12 @@ def test_a_directory_without_a_model_exits_with_2(table: Path, tmp_path: Path) -
     assert run("report", tmp_path).exit_code == 2
 
 
-def test_a_broken_model_file_exits_with_1(table: Path, model: Path, tmp_path: Path) -> None:
+def test_a_broken_model_file_is_refused_with_what_to_do(table: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     result = run("predict", table, "--target", "y", "--environment", "site", "--model", tmp_path)
-    assert result.exit_code == 1
-    assert sentence(result)
+    assert result.exit_code == 2
+    assert "train it again" in sentence(result)
 
 
 def test_traceback_shows_where_an_error_came_from(table: Path, model: Path) -> None:
@@ -406,8 +406,8 @@ def test_every_option_of_train_arrives(trained: list, tmp_path: Path) -> None:
 
 
 def test_without_options_train_runs_the_preset(trained: list, tmp_path: Path) -> None:
-    run("train", "random", "--out", tmp_path / "run")
-    assert trained[0][0] == preset("random")
+    run("train", "random_linear", "--out", tmp_path / "run")
+    assert trained[0][0] == preset("random_linear")
     assert not trained[0][2]["resume"]
 
 
@@ -511,7 +511,7 @@ def test_a_table_larger_than_the_model_is_cut_with_a_note(table: Path, ask: Call
     frame["site"] = np.arange(90) // 6
     frame["y"] = frame["y"].fillna(0.0)
     found = ask(frame, "-e", "site", "-d", "3")
-    config = preset("random").features
+    config = preset("random_linear").features
     assert len(found["columns"]) == config.max_features
     assert len(found["rows"]) == config.max_environments
     assert "x" in [column["name"] for column in found["columns"]]

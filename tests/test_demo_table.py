@@ -31,25 +31,25 @@ def test_the_quick_demo_goes_all_the_way(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
     check_runs(out)
     check_printed(result.stdout, out)
-    check_penguins(json.loads((out / "random" / "prediction-penguins.json").read_text()))
-    example = run_script("predict_table.py", out / "random")
+    check_penguins(json.loads((out / "random_linear" / "prediction-penguins.json").read_text()))
+    example = run_script("predict_table.py", out / "random_linear")
     assert example.returncode == 0, example.stderr
     assert "marker: " in example.stdout
 
 
 def check_runs(out: Path) -> None:
-    for run in ("chain", "random"):
+    for run in ("chain", "random_linear"):
         held = {path.name for path in (out / run).iterdir()}
         assert {"config.json", "model.safetensors", "metrics.csv", "evaluation.json", "evaluation.npz"} <= held
     page = (out / "report.html").read_text()
-    for heading in ("Table penguins.csv: predicting body_mass_g", "Model “chain”", "Model “random”"):
+    for heading in ("Table penguins.csv: predicting body_mass_g", "Model “chain”", "Model “random_linear”"):
         assert heading in page
 
 
 def check_printed(printed: str, out: Path) -> None:
     assert f"The report: {out / 'report.html'}" in printed
     timings = printed.split("Where the time went")[1]
-    for stage in ("sample", "train chain", "evaluate chain", "train random", "predict penguins", "report"):
+    for stage in ("sample", "train chain", "evaluate chain", "train random_linear", "predict penguins", "report"):
         assert stage in timings
 
 

@@ -19,7 +19,9 @@ RunDirectory = Annotated[Path, typer.Argument(help="Run directory that `train` w
 
 
 def train(
-    prior: Annotated[str, typer.Argument(help="Preset to train on (chain, lucas, random) or a prior's JSON file.")],
+    prior: Annotated[
+        str, typer.Argument(help="Preset to train on (chain, lucas, random_linear) or a prior's JSON file.")
+    ],
     out: Out,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of DIR.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, rounded up to whole epochs.")] = None,

@@ -87,7 +87,7 @@ class TrainConfig:
 
 
 def preset(name: str) -> TrainConfig:
-    """The configuration that the command line and the demo use for "chain", "lucas" or "random"."""
+    """The configuration that the command line and the demo use for "chain", "lucas" or "random_linear"."""
     if name not in _PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(_PRESETS)}, got {name!r}")
     return _PRESETS[name]()
@@ -102,6 +102,6 @@ def for_prior(name: str, prior: scm.Prior, *, units: bool = False, **options: An
 _PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "chain": lambda: for_prior("chain", scm.presets.chain(), units=True, epochs=8),
     "lucas": lambda: for_prior("lucas", scm.presets.lucas(), epochs=20),
-    "random": lambda: for_prior("random", scm.presets.random_linear(8), epochs=6),
+    "random_linear": lambda: for_prior("random_linear", scm.presets.random_linear(8), epochs=6),
 }
 PRESETS = tuple(_PRESETS)

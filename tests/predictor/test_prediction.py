@@ -19,7 +19,7 @@ EXACT = 1e-5  # relative; the model works in fp32, whose rounding through some 2
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model whose answers depend strongly on what it reads."""
     directory = tmp_path_factory.mktemp("model")
-    config = preset("random")
+    config = preset("random_linear")
     torch.manual_seed(0)
     model = PropertyPredictor(config.features, config.model)
     with torch.no_grad():
