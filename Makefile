@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE_SOURCES := $(shell find csrc -type f)
-SANITIZED := $(addprefix tests/scm/test_,fuzz.py sampler.py draws.py mechanisms.py graphs.py arithmetic.py)
+SANITIZED := $(addprefix tests/scm/test_,fuzz.py sampler.py draws.py mechanisms.py graphs.py arithmetic.py \
+	standardisation.py observation.py counterfactual.py rows.py)
 CPP_SOURCES := $(filter %.cpp %.h %.cu %.inc,$(NATIVE_SOURCES))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

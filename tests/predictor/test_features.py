@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -155,3 +157,22 @@ def test_a_prior_with_more_variables_than_the_model_is_refused():
     batch = scm.sample(scm.presets.lucas(), 1, 50, seed=0)
     with pytest.raises(ValueError, match="max_variables: expected at least the prior's 12, got 5"):
         observe(batch, FeatureConfig(5, 25))
+
+
+def test_hidden_variables_are_no_features_and_missing_values_become_the_mean_of_the_sources():
+    seen = (scm.Hidden(1), scm.Missing("mcar", 0.2, on_target=True))
+    prior = replace(scm.presets.random_linear(6), num_variables=6, observation=seen)
+    batch = scm.sample(prior, 5, 200, seed=2)
+    observed, columns = observe(batch, FeatureConfig(6, 5))
+    assert torch.all(observed.present.sum(1) == 4)
+    assert not (batch.is_hidden.gather(1, columns) & observed.present).any()
+    assert encode(observed, FeatureConfig(6, 5)).elements.isfinite().all()
+    for b in range(5):
+        source = ~batch.is_target_environment[b, batch.environment[b]]
+        target = int(batch.target_index[b])
+        assert torch.equal(observed.labelled[b], source & ~batch.is_missing[b, :, target])
+        for f in torch.nonzero(observed.present[b]).flatten().tolist():
+            values, lost = batch.values[b, :, columns[b, f]], batch.is_missing[b, :, columns[b, f]]
+            assert torch.equal(observed.features[b, ~lost, f], values[~lost])
+            mean = values[source & ~lost].double().mean().float()
+            torch.testing.assert_close(observed.features[b, lost, f], mean.expand(int(lost.sum())))
