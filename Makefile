@@ -22,6 +22,7 @@ demo: install
 
 # One interpreter thread per worker: two workers on two cores, not four threads.
 test: install lint native-test browser
+	$(BIN)/python -m benchmarks.kernels_check --covering
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 lint: install

@@ -1,61 +1,125 @@
-"""A training step of the named shapes on tensors without storage, to see which kernels it launches and how."""
+"""Training steps on tensors without storage, to see which kernels they launch and how.
+
+PROBLEMS are the named shapes in every kind of product, and what else changes a program: packed sets, a block alone.
+CORNERS are the ends of what `why_not_triton` lets in.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from settx_fast._block import BlockWeights
-from settx_fast.kernels.aggregate import Stage, aggregate_forward
+from settx_fast.kernels.aggregate import Aggregated, Stage, aggregate_forward, problem_of
 from settx_fast.kernels.aggregate_grad import aggregate_backward
 from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.broadcast_grad import broadcast_backward
 from settx_fast.kernels.sets import SetView
-from settx_fast.testing import SHAPES, Shape, make_weights
+from settx_fast.kernels.small import is_small, small_forward
+from settx_fast.testing import SHAPES, TABULAR, Shape, make_weights
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A named shape in a type, and what PyTorch's switch says about the products of fp32."""
+    """A shape in a type, and what PyTorch's switch says about the products of fp32.
+
+    `packed` sets lie one after another; `alone` is stage A without a stage B, with queries of every set's own.
+    """
 
     shape: Shape
     dtype: torch.dtype = torch.bfloat16
     precision: str = "highest"
+    packed: bool = False
+    alone: bool = False
+
+
+KINDS = {"": (torch.bfloat16, "highest"), "tf32": (torch.float32, "high"), "fp32": (torch.float32, "highest")}
+
+
+def in_kinds(shapes: dict[str, Shape], *kinds: str) -> dict[str, Problem]:
+    """Every shape in every kind of product."""
+    return {f"{name} {kind}".strip(): Problem(shape, *KINDS[kind]) for name, shape in shapes.items() for kind in kinds}
 
 
 # "mixture" compiles to what "dataset" does but for its width, "large" to what "hidden" does
-PROBLEMS = {name: Problem(shape) for name, shape in SHAPES.items() if name not in ("mixture", "large")} | {
-    f"{name} {label}": Problem(SHAPES[name], torch.float32, precision)
-    for name in ("hidden", "tabular", "pointcloud")
-    for label, precision in (("fp32", "highest"), ("tf32", "high"))
+HALF = in_kinds({name: shape for name, shape in SHAPES.items() if name not in ("mixture", "large")}, "") | {
+    "packed": Problem(SHAPES["ragged"], packed=True),
+    "few-small": Problem(replace(SHAPES["many-small"], batch=64)),
+    "pooling": Problem(Shape(64, 1000, 128, 128, 4, 1), alone=True),
 }
+PROBLEMS = HALF | in_kinds({name: SHAPES[name] for name in ("hidden", "tabular", "pointcloud")}, "tf32", "fp32")
+COVERING = ("hidden", "tabular", "many-small")
+"""Problems that launch every kernel, few enough for every run of the tests."""
+CORNERS = in_kinds(
+    {
+        "widest": Shape(64, 1000, 512, 256, 1, 256),
+        "most-heads": Shape(64, 1000, 512, 256, 32, 256),
+        "widest-tabular": Shape(64, 1000, 256, 256, 1, 256, {**TABULAR, "ffn_dim": 1024}),
+        "most-heads-tabular": Shape(64, 1000, 256, 256, 32, 256, {**TABULAR, "ffn_dim": 1024}),
+        "points": Shape(64, 1000, 1, 256, 32, 256),
+        "narrowest": Shape(64, 1000, 1, 8, 1, 1),
+    },
+    *KINDS,
+)
 
 
 def train_step(problem: Problem) -> None:
-    """Launch what forward and backward of ISAB launch."""
-    shape, spec = problem.shape, problem.shape.spec
-    empty = partial(torch.empty, dtype=problem.dtype, device="meta")
-
-    def weights(dim_query: int, dim_key: int) -> BlockWeights:
-        drawn = make_weights(spec, dim_query, dim_key, shape.dim, torch.Generator())
-        return BlockWeights(*(None if w is None else w.to("meta", problem.dtype) for w in drawn))  # type: ignore[arg-type]
-
-    x = empty(shape.batch, shape.elements, shape.dim_in)
-    view = SetView(x, lengths=torch.empty(shape.batch, dtype=torch.int64, device="meta") if shape.ragged else None)
-    inducing = empty(1, shape.inducing, shape.dim)
-    stage = Stage(spec, weights(shape.dim, shape.dim_in), spec, weights(shape.dim_in, shape.dim))
+    """Launch what forward and backward launch."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(problem.precision)
     try:
-        kept = aggregate_forward(view, inducing, stage)
-        keys, values = kept.latents.next_keys, kept.latents.next_values
-        assert keys is not None
-        assert values is not None
-        out = broadcast_forward(view, keys, values, stage.next_weights, spec)
-        dx = torch.empty_like(x)
-        dk, dv, _ = broadcast_backward(view, keys, values, stage.next_weights, spec, out, dx)
-        aggregate_backward(view, inducing, stage, kept, (dk, dv), dx, add=True)
+        _train_step(problem)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _train_step(problem: Problem) -> None:
+    shape, spec = problem.shape, problem.shape.spec
+    empty = partial(torch.empty, dtype=problem.dtype, device="meta")
+    view = _view(problem, empty(shape.batch, shape.elements, shape.dim_in))
+    queries = empty(shape.batch if problem.alone else 1, shape.inducing, shape.dim)
+    if problem.alone:
+        stage = Stage(spec, _weights(problem, shape.dim, shape.dim_in))
+        kept = aggregate_forward(view, queries, stage)
+        aggregate_backward(view, queries, stage, kept, torch.empty_like(kept.latents.out), None, add=False)
+        return
+    # norm_first norms queries and elements alike
+    width = shape.dim if spec.norm_first else shape.dim_in
+    stage = Stage(spec, _weights(problem, shape.dim, shape.dim_in), spec, _weights(problem, width, shape.dim))
+    out, kept = _forward(view, queries, stage)
+    keys, values = _keys_values(kept)
+    dx = torch.empty_like(view.x)
+    dk, dv, _ = broadcast_backward(view, keys, values, stage.next_weights, spec, out, dx)
+    aggregate_backward(view, queries, stage, kept, (dk, dv), dx, add=True)
+
+
+def _forward(view: SetView, queries: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
+    if is_small(view, problem_of(view, queries.shape[1], stage)):
+        return small_forward(view, queries, stage)
+    kept = aggregate_forward(view, queries, stage)
+    assert stage.next_spec is not None
+    return broadcast_forward(view, *_keys_values(kept), stage.next_weights, stage.next_spec), kept
+
+
+def _keys_values(kept: Aggregated) -> tuple[Tensor, Tensor]:
+    keys, values = kept.latents.next_keys, kept.latents.next_values
+    assert keys is not None
+    assert values is not None
+    return keys, values
+
+
+def _view(problem: Problem, x: Tensor) -> SetView:
+    def sizes(count: int) -> Tensor:
+        return torch.empty(count, dtype=torch.int64, device="meta")
+
+    if problem.packed:
+        return SetView(x.flatten(0, 1), offsets=sizes(problem.shape.batch + 1))
+    return SetView(x, lengths=sizes(problem.shape.batch) if problem.shape.ragged else None)
+
+
+def _weights(problem: Problem, dim_query: int, dim_key: int) -> BlockWeights:
+    drawn = make_weights(problem.shape.spec, dim_query, dim_key, problem.shape.dim, torch.Generator())
+    return BlockWeights(*(None if w is None else w.to("meta", problem.dtype) for w in drawn))  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """Compile every kernel as the named shapes launch it, ahead of time and without a GPU, and hold it to its limits.
 
-Registers, stack (spilled bytes), shared memory and matrix instructions of each kernel on each architecture go to a
-table and to benchmarks/results/kernels_check.csv. Exit status 1 where a kernel does not compile, spills more than
-MAX_SPILL bytes, needs more shared memory than the architecture has, or reads whole sets without wgmma on sm_90.
+Registers, stack (spilled bytes), shared memory, matrix instructions and the time that compiling took, of each kernel on
+each architecture, go to benchmarks/results/kernels_check.csv. Exit status 1 where a kernel does not compile, spills
+more than MAX_SPILL bytes, needs more shared memory than the architecture has, or reads whole sets without wgmma on
+sm_90. Triton's cache keeps what is compiled: a kernel that did not change since the last run costs nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from __future__ import annotations
 import csv
 import importlib
 import multiprocessing
+import os
 import re
+import resource
 import subprocess
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
@@ -24,17 +29,20 @@ from unittest import mock
 import triton
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
+from triton.runtime.cache import get_cache_manager
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from benchmarks.kernel_launches import PROBLEMS, train_step
+from benchmarks.kernel_launches import CORNERS, COVERING, HALF, PROBLEMS, train_step
 from settx_fast.kernels import config
 
 MAX_SPILL = 64
-SHARED_MEMORY = {80: 166_912, 90: 232_448, 100: 232_448}
-LARGE_PRODUCTS = ("scan_kernel", "broadcast_forward_kernel")
+ARCHITECTURES = (80, 90, 100)  # every problem; HALF also on SMALLER, CORNERS on the first alone
+SMALLER = (86, 120)
+LARGE_PRODUCTS = ("scan_kernel", "broadcast_forward_kernel", "small_kernel")
 INSTRUCTIONS = {"wgmma": r"wgmma\.mma_async", "tcgen05": r"tcgen05\.mma", "mma": r"\bmma\.sync"}
 RESULTS = Path(__file__).parent / "results" / "kernels_check.csv"
 
@@ -89,6 +97,7 @@ class Usage:
     wgmma: int
     tcgen05: int
     mma: int
+    seconds: float  # of CPU time, when it was compiled
     fault: str
 
 
@@ -106,7 +115,7 @@ def record(problem: str, arch: int, run: Callable[[], object]) -> list[Launch]:
         launches.append(Launch(problem, arch, *name, signature, constants, attributes, options))
 
     def gpu_of(device: object) -> tuple[int, str]:
-        return SHARED_MEMORY[arch], ""
+        return config.SHARED_MEMORY[arch], ""
 
     with mock.patch.object(JITFunction, "run", note), mock.patch.object(config, "gpu_of", gpu_of):
         run()
@@ -117,15 +126,32 @@ def compile_ahead(launch: Launch) -> Usage:
     """Compile one launch and read what it uses."""
     source = ASTSource(launch.kernel, launch.signature, launch.constants, launch.attributes)
     where = (launch.name, launch.problem, launch.arch, launch.options.num_warps)
+    start = _cpu_seconds()
     try:
         program = triton.compile(source, GPUTarget("cuda", launch.arch, 32), launch.options.__dict__)
     except Exception as error:  # every failure is a finding, named in the table
-        return Usage(*where, 0, 0, 0, 0, 0, 0, f"does not compile: {str(error).strip().splitlines()[-1]}")
+        return Usage(*where, 0, 0, 0, 0, 0, 0, 0.0, f"does not compile: {str(error).strip().splitlines()[-1]}")
+    seconds = _remembered(program.hash, _cpu_seconds() - start)
     registers, stack = resources(program.asm["cubin"])
     counts = {name: len(re.findall(pattern, program.asm["ptx"])) for name, pattern in INSTRUCTIONS.items()}
     shared = program.metadata.shared
     matrix = (counts["wgmma"], counts["tcgen05"], counts["mma"])
-    return Usage(*where, registers, stack, shared, *matrix, fault(launch, stack, shared, counts))
+    return Usage(*where, registers, stack, shared, *matrix, seconds, fault(launch, stack, shared, counts))
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of those it ran (ptxas)."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _remembered(program: str, seconds: float) -> float:
+    """How long a program took to compile: `seconds`, unless it came from the cache and the cache knows."""
+    cache = get_cache_manager(program)
+    if (known := cache.get_file("seconds")) is not None:
+        return float(Path(known).read_text())
+    cache.put(f"{seconds:.2f}", "seconds", binary=False)
+    return round(seconds, 2)
 
 
 def resources(cubin: bytes) -> tuple[int, int]:
@@ -145,8 +171,8 @@ def fault(launch: Launch, stack: int, shared: int, counts: dict[str, int]) -> st
     """Which limit a compiled launch breaks."""
     if stack > MAX_SPILL:
         return f"spills {stack} bytes"
-    if shared > SHARED_MEMORY[launch.arch]:
-        return f"{shared} bytes of shared memory, {SHARED_MEMORY[launch.arch]} exist"
+    if shared > config.SHARED_MEMORY[launch.arch]:
+        return f"{shared} bytes of shared memory, {config.SHARED_MEMORY[launch.arch]} exist"
     if launch.arch == 90 and launch.name in LARGE_PRODUCTS and counts["mma"] and not counts["wgmma"]:
         return "no wgmma"
     return ""
@@ -163,12 +189,37 @@ def unique(launches: Iterable[Launch]) -> list[Launch]:
     return list({launch.key: launch for launch in reversed(list(launches))}.values())[::-1]
 
 
-def tabulate(usages: list[Usage]) -> Table:
-    """All of it, faults in red."""
-    table = Table(*(field.name for field in fields(Usage)))
+def plan() -> Iterator[tuple[str, int]]:
+    """Problems and the architectures that they are compiled for."""
+    yield from ((name, arch) for name in PROBLEMS for arch in ARCHITECTURES)
+    yield from ((name, arch) for name in HALF for arch in SMALLER)
+    yield from ((name, ARCHITECTURES[0]) for name in CORNERS)
+
+
+def summary(usages: list[Usage]) -> Table:
+    """The most that any program of a kernel uses, a line for each kernel and architecture."""
+    table = Table("kernel", "arch", "programs", "registers", "stack", "shared", "matrix units", "seconds", "faults")
+    groups: dict[tuple[str, int], list[Usage]] = defaultdict(list)
     for usage in usages:
-        cells = (str(getattr(usage, field.name)) for field in fields(Usage))
-        table.add_row(*cells, style="red" if usage.fault else None)
+        groups[usage.kernel, usage.arch].append(usage)
+    for (kernel, arch), group in sorted(groups.items()):
+        most = [max(getattr(usage, name) for usage in group) for name in ("registers", "stack", "shared")]
+        units = [name for name in INSTRUCTIONS if any(getattr(usage, name) for usage in group)]
+        faults = [usage for usage in group if usage.fault]
+        seconds = f"{max(usage.seconds for usage in group):.1f}"
+        cells = kernel, arch, len(group), *most, " ".join(units), seconds, len(faults) or ""
+        table.add_row(*map(str, cells), style="red" if faults else None)
+    return table
+
+
+def compile_times(launches: list[Launch], usages: dict[tuple[Any, ...], Usage]) -> Table:
+    """CPU seconds of all that the first training step of a problem compiles."""
+    table = Table("problem", "arch", "programs", "seconds")
+    steps: dict[tuple[str, int], set[tuple[Any, ...]]] = defaultdict(set)
+    for launch in launches:
+        steps[launch.problem, launch.arch].add(launch.key)
+    for (problem, arch), keys in steps.items():
+        table.add_row(problem, str(arch), str(len(keys)), f"{sum(usages[key].seconds for key in keys):.1f}")
     return table
 
 
@@ -182,23 +233,31 @@ def write_csv(usages: list[Usage], path: Path) -> None:
 
 
 def main(
-    problem: Annotated[list[str] | None, typer.Option(help="Only these named problems.")] = None,
+    problem: Annotated[list[str] | None, typer.Option(help="Only these problems.")] = None,
     arch: Annotated[list[int] | None, typer.Option(help="Only these architectures, such as 90.")] = None,
     kernel: Annotated[str, typer.Option(help="Only kernels whose name contains this.")] = "",
-    jobs: Annotated[int, typer.Option(help="Processes that compile.")] = 2,
-    out: Annotated[Path, typer.Option(help="Where the table goes.")] = RESULTS,
+    covering: Annotated[bool, typer.Option(help="Only problems that together launch every kernel.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="Processes that compile; default: as many as cores.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the table goes; default: results/, where all is run.")] = None,
 ) -> None:
     """Compile all kernels for all architectures and fail where one breaks a limit."""
-    recorded = (
-        launched
-        for name in problem or PROBLEMS
-        for capability in arch or SHARED_MEMORY
-        for launched in record(name, capability, partial(train_step, PROBLEMS[name]))
-    )
-    usages = list(check(unique(one for one in recorded if kernel in one.name), jobs))
-    write_csv(usages, out)
-    Console(width=200).print(tabulate(usages))
+    known = PROBLEMS | CORNERS
+    names = COVERING if covering else problem or tuple(known)
+    if unknown := set(names) - set(known):
+        raise typer.BadParameter(f"problem: expected some of {sorted(known)}, got {sorted(unknown)}")
+    chosen = [(n, a) for n, a in plan() if n in names and a in (arch or (ARCHITECTURES if covering else {a}))]
+    recorded = [one for n, a in chosen for one in record(n, a, partial(train_step, known[n])) if kernel in one.name]
+    launches = unique(recorded)
+    usages = list(track(check(launches, jobs or os.cpu_count() or 1), "compiling", len(launches)))
+    if out or not (problem or arch or kernel or covering):
+        write_csv(usages, out or RESULTS)
+    console = Console(width=160)
+    console.print(summary(usages))
+    if not kernel:
+        console.print(compile_times(recorded, {one.key: usage for one, usage in zip(launches, usages, strict=True)}))
     faults = [usage for usage in usages if usage.fault]
+    for usage in faults:
+        console.print(f"{usage.kernel}, {usage.problem}, sm_{usage.arch}: {usage.fault}", style="red")
     typer.echo(f"{len(usages)} programs, {len(faults)} of them break a limit")
     raise typer.Exit(bool(faults))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,7 +14,7 @@ from torch import Tensor
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast.kernels import aggregate_forward as kernels
 from settx_fast.kernels.aggregate_forward import Latents, Queries
-from settx_fast.kernels.config import Problem, forward_config, products_of
+from settx_fast.kernels.config import Problem, RowTile, forward_config, products_of, row_tile
 from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.sets import SetView
 
@@ -134,24 +134,32 @@ def aggregate_forward(view: SetView, query: Tensor, stage: Stage) -> Aggregated:
     """MAB(query, sets): query (B or 1, M, C_q) contiguous, one for all sets when its batch is 1."""
     problem = problem_of(view, query.shape[1], stage)
     to = allocate(problem, query, stage)
-    rows = query.shape[0] * problem.M
-    layers = {
-        "BLOCK_M": 16, "BLOCK_E": min(64, padded(problem.E)), "BLOCK_K": 64, "num_warps": 4,
-        "PRECISION": matrix_precision(query.dtype), "enable_fp_fusion": True,
-    }  # fmt: skip
-    kernels.prepare_kernel[(triton.cdiv(rows, 16) * problem.H,)](
+    rows, width = query.shape[0] * problem.M, query.shape[2]
+    tile = row_tile(problem, rows, width)
+    kernels.prepare_kernel[(triton.cdiv(rows, tile.rows) * problem.H,)](
         query, stage.weights, to.queries, rows, problem.M, stage.spec.score_scale(problem.D) * LOG2_E,
-        stage.spec, query.shape[2], problem.C, problem.D, problem.absorbed, BLOCK_CQ=padded(query.shape[2]), **layers,
+        stage.spec, width, problem.C, problem.D, problem.absorbed, BLOCK_CQ=padded(width),
+        **row_arguments(problem, tile),
     )  # fmt: skip
     attend(view, query.shape[0] != 1, to, problem, stage)
     residual = to.queries.query if stage.spec.residual == "projected" else query
     latents = problem.num_sets * problem.M
-    kernels.finish_kernel[(triton.cdiv(latents, 16),)](
+    tile = row_tile(problem, latents, problem.D)
+    kernels.finish_kernel[(triton.cdiv(latents, tile.rows),)](
         to.y, to.lse, residual, rows, stage.weights, stage.next_weights, to.latents, latents, problem.M,
         stage.spec, stage.next_spec, problem.C, problem.D, stage.next_dim, problem.absorbed,
-        BLOCK_D=padded(problem.D), **layers,
+        BLOCK_D=padded(problem.D), **row_arguments(problem, tile),
     )  # fmt: skip
     return to
+
+
+def row_arguments(problem: Problem, tile: RowTile) -> dict[str, Any]:
+    """A tile as kernels of the layers on few rows and their launcher call it."""
+    precision = "tf32" if problem.products == "tf32" else "ieee"
+    return {
+        "BLOCK_M": tile.rows, "BLOCK_E": min(tile.columns, padded(problem.E)), "BLOCK_K": tile.columns,
+        "PRECISION": precision, "num_warps": tile.warps, "enable_fp_fusion": True,
+    }  # fmt: skip
 
 
 def attend(view: SetView, own: bool, to: Aggregated, problem: Problem, stage: Stage) -> None:

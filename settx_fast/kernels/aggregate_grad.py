@@ -11,8 +11,8 @@ from torch import Tensor
 from settx_fast._block import BlockWeights
 from settx_fast.kernels import aggregate_backward as kernels
 from settx_fast.kernels import products, rows_backward
-from settx_fast.kernels.aggregate import LOG2_E, NO_WEIGHTS, Aggregated, Stage, problem_of
-from settx_fast.kernels.config import Problem, Tile, backward_config
+from settx_fast.kernels.aggregate import LOG2_E, NO_WEIGHTS, Aggregated, Stage, problem_of, row_arguments
+from settx_fast.kernels.config import Problem, Tile, backward_config, row_tile
 from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.rows_backward import LatentGrads, QueryGrads
 from settx_fast.kernels.sets import SetView
@@ -125,15 +125,15 @@ def finish_backward(
         empty(saved.lse),
     )  # fmt: skip
     rows = problem.num_sets * problem.M
-    block = 16 if rows <= 8192 else 64
+    tile = row_tile(problem, rows, problem.D)
+    programs = triton.cdiv(rows, tile.rows)
     next_dim = problem.D if dk is None else dk.shape[-1]
     widest = max(problem.D, latents.before.shape[-1], next_dim)
-    parts = out.new_empty(rows_backward.VECTORS, triton.cdiv(rows, block), widest, dtype=torch.float32)
-    rows_backward.finish_backward_kernel[(triton.cdiv(rows, block),)](
+    parts = out.new_empty(rows_backward.VECTORS, programs, widest, dtype=torch.float32)
+    rows_backward.finish_backward_kernel[(programs,)](
         dk, dv, latents, saved.y, saved.lse, stage.weights, stage.next_weights, grads, parts, rows, problem.M, widest,
         spec, next_spec, problem.C, problem.D, next_dim, problem.absorbed,
-        BLOCK_M=block, BLOCK_D=padded(problem.D), BLOCK_E=min(64, padded(problem.E)), BLOCK_K=64,
-        PRECISION=matrix_precision(out.dtype), num_warps=4, enable_fp_fusion=True,
+        BLOCK_D=padded(problem.D), **row_arguments(problem, tile),
     )  # fmt: skip
     return grads, parts
 
@@ -205,16 +205,15 @@ def queries_backward(
         query.new_empty(problem.H, rows, problem.C) if problem.absorbed else None,
         torch.empty_like(saved.queries.query), dnormed, torch.empty_like(query) if normed else dnormed,
     )  # fmt: skip
-    block = min(64, padded(rows)) if rows <= 64 else 16 if rows <= 8192 else 64
-    programs = triton.cdiv(rows, block)
+    tile = row_tile(problem, rows, width)
+    programs = triton.cdiv(rows, tile.rows)
     widest = max(problem.D, width)
     parts_dtype = query.dtype if programs == 1 else torch.float32
     parts = query.new_empty(rows_backward.QUERY_VECTORS, programs, widest, dtype=parts_dtype)
     rows_backward.queries_backward_kernel[(programs,)](
         dfolded, residual, query, stage.weights, to, parts, rows, M, stage.spec.score_scale(problem.D) * LOG2_E, widest,
         stage.spec, width, problem.C, problem.D, problem.absorbed,
-        BLOCK_M=block, BLOCK_CQ=padded(width), BLOCK_E=min(64, padded(problem.E)), BLOCK_K=64,
-        PRECISION=matrix_precision(query.dtype), num_warps=4, enable_fp_fusion=True,
+        BLOCK_CQ=padded(width), **row_arguments(problem, tile),
     )  # fmt: skip
     return to, parts
 

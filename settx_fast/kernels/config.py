@@ -93,6 +93,14 @@ class Tile(NamedTuple):
     stages: int
 
 
+class RowTile(NamedTuple):
+    """Rows a program of the layers on few rows owns, the columns of a layer it takes at a time, and its warps."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
 class Forward(NamedTuple):
     """The pass over the elements."""
 
@@ -152,7 +160,7 @@ def forward_tile(problem: Problem) -> Tile:
     block_n = {"half": 128 if narrow else 64, "tf32": 64 if narrow else 32, "exact": 32 if problem.absorbed else 16}[
         problem.products
     ]
-    large = problem.products == "exact" or block_r * problem.width >= 128 * 128
+    large = problem.products == "exact" or block_r * max(problem.width, block_n) >= 128 * 128
     return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 3)
 
 
@@ -161,7 +169,7 @@ def sums_tile(problem: Problem) -> Tile:
     block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
     wide = problem.width > 128
     block_n = {"half": 32 if wide else 64, "tf32": 16 if wide else 32, "exact": 16}[problem.products]
-    large = problem.products == "exact" or block_r * problem.width >= 64 * 64
+    large = problem.products == "exact" or block_r * max(problem.width, block_n) >= 64 * 64
     return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 2)
 
 
@@ -170,6 +178,12 @@ def elements_tile(problem: Problem) -> Tile:
     tile = sums_tile(problem)
     most = 64 if problem.absorbed or problem.width < 128 else 32
     return Tile(min(tile.block_r, most), tile.block_n, 8, 1)
+
+
+def row_tile(problem: Problem, num_rows: int, width: int) -> RowTile:
+    """Tile of layers on `num_rows` rows whose norms are `width` wide: one program for up to 32 rows."""
+    rows = 32 if 16 < num_rows <= 32 or num_rows > 8192 else 16
+    return RowTile(rows, 32 if problem.products == "exact" else 64, 8 if rows * padded(width) > 32 * 128 else 4)
 
 
 def _block_r(problem: Problem, registers: dict[str, int]) -> int:

@@ -7,42 +7,52 @@ import triton.language as tl
 
 
 @triton.jit
-def add_product(
-    grad_ptr, grad_head, source_ptr, source_head, out_ptr, tile, split, num_splits, num_rows,
-    HEADS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, GRAD_STRIDE: tl.constexpr,
-    BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
+def choose(
+    chosen, tile, out_ptr, grad_ptr, grad_head, grad_stride, source_ptr, source_head,
+    HEADS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Tile number `tile`, if the product has it, of Σ_rows grad[row]ᵀ source[row] over one piece of the rows.
+    """What `add_product` takes: this product where tile number `tile` is one of its tiles, else `chosen`.
 
-    Per head grad (rows, OUT) with rows GRAD_STRIDE apart and source (rows, IN), out (HEADS, OUT, IN). Returns the
-    tile's number and place in the product that follows.
+    Per head grad (rows, OUT) with rows grad_stride apart and source (rows, IN), out (HEADS, OUT, IN). Returns the
+    tile's number and place in the product that follows as well.
     """
-    per_head: tl.constexpr = tl.cdiv(OUT, BLOCK) * tl.cdiv(IN, BLOCK)
-    if (tile >= 0) & (tile < HEADS * per_head):
-        h, within = tile // per_head, tile % per_head
-        outs = within // tl.cdiv(IN, BLOCK) * BLOCK + tl.arange(0, BLOCK)
-        ins = within % tl.cdiv(IN, BLOCK) * BLOCK + tl.arange(0, BLOCK)
-        total = tl.zeros((BLOCK, BLOCK), tl.float32)
-        share = tl.cdiv(num_rows, num_splits)
-        end = tl.minimum(split * share + share, num_rows)
-        for start in range(split * share, end, STEP):
-            rows = start + tl.arange(0, STEP)
-            place = rows.to(tl.int64)[:, None]
-            ok = (rows < end)[:, None]
-            # (STEP, BLOCK)
-            source = tl.load(
-                source_ptr + h * source_head + place * IN + ins[None, :], mask=ok & (ins < IN)[None, :], other=0.0
-            )
-            grad = tl.load(
-                grad_ptr + h * grad_head + place * GRAD_STRIDE + outs[None, :],
-                mask=ok & (outs < OUT)[None, :],
-                other=0.0,
-            )
-            total = tl.dot(tl.trans(grad.to(source.dtype)), source, total, input_precision=PRECISION)
-        target = out_ptr + h * (OUT * IN) + outs[:, None] * IN + ins[None, :]
-        inside = (outs < OUT)[:, None] & (ins < IN)[None, :]
-        tl.store(target, total.to(out_ptr.dtype.element_ty), mask=inside)
-    return tile - HEADS * per_head, out_ptr + HEADS * OUT * IN
+    across: tl.constexpr = tl.cdiv(IN, BLOCK)
+    per_head: tl.constexpr = tl.cdiv(OUT, BLOCK) * across
+    mine = (tile >= 0) & (tile < HEADS * per_head)
+    h, within = tile // per_head, tile % per_head
+    chosen = (
+        tl.where(mine, grad_ptr + h * grad_head, chosen[0]),
+        tl.where(mine, grad_stride, chosen[1]),
+        tl.where(mine, source_ptr + h * source_head, chosen[2]),
+        tl.where(mine, out_ptr + h * (OUT * IN), chosen[3]),
+        tl.where(mine, OUT, chosen[4]),
+        tl.where(mine, IN, chosen[5]),
+        tl.where(mine, within // across * BLOCK, chosen[6]),
+        tl.where(mine, within % across * BLOCK, chosen[7]),
+    )
+    return chosen, tile - HEADS * per_head, out_ptr + HEADS * OUT * IN
+
+
+@triton.jit
+def add_product(
+    chosen, split, num_splits, num_rows, BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr
+):  # fmt: skip
+    """Store one tile of Σ_rows grad[row]ᵀ source[row] over one piece of the rows; one loop serves all products."""
+    grad_ptr, grad_stride, source_ptr, out_ptr, OUT, IN, first_out, first_in = chosen
+    outs, ins = first_out + tl.arange(0, BLOCK), first_in + tl.arange(0, BLOCK)
+    out_ok, in_ok = (outs < OUT)[None, :], (ins < IN)[None, :]
+    total = tl.zeros((BLOCK, BLOCK), tl.float32)
+    share = tl.cdiv(num_rows, num_splits)
+    end = tl.minimum(split * share + share, num_rows)
+    for start in range(split * share, end, STEP):
+        rows = (start + tl.arange(0, STEP)).to(tl.int64)[:, None]
+        ok = rows < end
+        # (STEP, BLOCK)
+        source = tl.load(source_ptr + rows * IN + ins[None, :], mask=ok & in_ok, other=0.0)
+        grad = tl.load(grad_ptr + rows * grad_stride + outs[None, :], mask=ok & out_ok, other=0.0)
+        total = tl.dot(tl.trans(grad.to(source.dtype)), source, total, input_precision=PRECISION)
+    target = out_ptr + outs[:, None] * IN + ins[None, :]
+    tl.store(target, total.to(out_ptr.dtype.element_ty), mask=(outs < OUT)[:, None] & in_ok)
 
 
 @triton.jit
@@ -55,35 +65,23 @@ def latent_products_kernel(
     """w_o, then those there are of w_p, w_o2, the next block's w_k and w_v, and w_v of an absorbed block."""
     split, tile = tl.program_id(0) % num_splits, tl.program_id(0) // num_splits
     out_ptr += split.to(tl.int64) * size
-    tile, out_ptr = add_product(
-        grads.before, 0, latents.hidden, 0, out_ptr, tile, split, num_splits, num_rows,
-        1, F, D, F, BLOCK, STEP, PRECISION,
-    )  # fmt: skip
+    chosen = (grads.before, F, latents.hidden, out_ptr, F, D, 0, 0)
+    chosen, tile, out_ptr = choose(chosen, tile, out_ptr, grads.before, 0, F, latents.hidden, 0, 1, F, D, BLOCK)
     if PROJECTION:
-        tile, out_ptr = add_product(
-            grads.sum0, 0, latents.attended, 0, out_ptr, tile, split, num_splits, num_rows,
-            1, D, D, D, BLOCK, STEP, PRECISION,
-        )  # fmt: skip
+        chosen, tile, out_ptr = choose(chosen, tile, out_ptr, grads.sum0, 0, D, latents.attended, 0, 1, D, D, BLOCK)
     if TWO_LAYERS:
-        tile, out_ptr = add_product(
-            grads.sum1, 0, latents.inner, 0, out_ptr, tile, split, num_splits, num_rows,
-            1, D, F, D, BLOCK, STEP, PRECISION,
-        )  # fmt: skip
+        chosen, tile, out_ptr = choose(chosen, tile, out_ptr, grads.sum1, 0, D, latents.inner, 0, 1, D, F, BLOCK)
     if dk_ptr is not None:
-        tile, out_ptr = add_product(
-            dk_ptr, 0, latents.keys_from, 0, out_ptr, tile, split, num_splits, num_rows,
-            1, D_NEXT, D, D_NEXT, BLOCK, STEP, PRECISION,
-        )  # fmt: skip
-        tile, out_ptr = add_product(
-            dv_ptr, 0, latents.keys_from, 0, out_ptr, tile, split, num_splits, num_rows,
-            1, D_NEXT, D, D_NEXT, BLOCK, STEP, PRECISION,
-        )  # fmt: skip
+        source_ptr = latents.keys_from
+        chosen, tile, out_ptr = choose(chosen, tile, out_ptr, dk_ptr, 0, D_NEXT, source_ptr, 0, 1, D_NEXT, D, BLOCK)
+        chosen, tile, out_ptr = choose(chosen, tile, out_ptr, dv_ptr, 0, D_NEXT, source_ptr, 0, 1, D_NEXT, D, BLOCK)
     if y_ptr is not None:
         # Σ_rows dO_hᵀ Y_h
-        tile, out_ptr = add_product(
-            grads.attended, D // H, y_ptr, tl.cast(num_rows, tl.int64) * C, out_ptr, tile, split, num_splits, num_rows,
-            H, D // H, C, D, BLOCK, STEP, PRECISION,
+        head = tl.cast(num_rows, tl.int64) * C
+        chosen, tile, out_ptr = choose(
+            chosen, tile, out_ptr, grads.attended, D // H, D, y_ptr, head, H, D // H, C, BLOCK
         )  # fmt: skip
+    add_product(chosen, split, num_splits, num_rows, BLOCK, STEP, PRECISION)
 
 
 @triton.jit
@@ -95,13 +93,12 @@ def query_products_kernel(
     """w_q, then w_k of an absorbed block."""
     split, tile = tl.program_id(0) % num_splits, tl.program_id(0) // num_splits
     out_ptr += split.to(tl.int64) * size
-    tile, out_ptr = add_product(
-        grads.query, 0, queries.normed, 0, out_ptr, tile, split, num_splits, num_rows,
-        1, D, CQ, D, BLOCK, STEP, PRECISION,
-    )  # fmt: skip
+    chosen = (grads.query, D, queries.normed, out_ptr, D, CQ, 0, 0)
+    chosen, tile, out_ptr = choose(chosen, tile, out_ptr, grads.query, 0, D, queries.normed, 0, 1, D, CQ, BLOCK)
     if grads.folded is not None:
         # Σ_rows Q_hᵀ dG_h
-        tile, out_ptr = add_product(
-            queries.query, D // H, grads.folded, tl.cast(num_rows, tl.int64) * C, out_ptr, tile, split, num_splits,
-            num_rows, H, D // H, C, D, BLOCK, STEP, PRECISION,
+        head = tl.cast(num_rows, tl.int64) * C
+        chosen, tile, out_ptr = choose(
+            chosen, tile, out_ptr, queries.query, D // H, D, grads.folded, head, H, D // H, C, BLOCK
         )  # fmt: skip
+    add_product(chosen, split, num_splits, num_rows, BLOCK, STEP, PRECISION)

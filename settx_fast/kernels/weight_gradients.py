@@ -14,15 +14,15 @@ SPLITS = 64  # programs that share the rows of one piece of a gradient
 
 @triton.jit
 def weight_gradient_kernel(
-    grad_ptr, input_ptr, sums_ptr, stride, x, num_sets, first_run, num_runs, run_rows, num_splits,
-    OUT: tl.constexpr, IN: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
+    grad_ptr, input_ptr, sums_ptr, stride, x, num_sets, first_run, num_runs, run_rows, num_splits, OUT, IN,
+    BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add gradᵀ input (OUT, IN) and the column sums of grad (OUT,) over the runs of one split to its partial sums.
 
     grad (rows, OUT) and input (rows, IN) hold the runs of a chunk one after another. The first chunk finds no sums yet.
     """
     split, piece = tl.program_id(0) % num_splits, tl.program_id(0) // num_splits
-    pieces: tl.constexpr = (IN + BLOCK - 1) // BLOCK
+    pieces = tl.cdiv(IN, BLOCK)
     outs = piece // pieces * BLOCK + tl.arange(0, BLOCK)
     ins = piece % pieces * BLOCK + tl.arange(0, BLOCK)
     out_ok, in_ok = outs < OUT, ins < IN

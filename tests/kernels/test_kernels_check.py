@@ -1,4 +1,4 @@
-"""The check of compiled kernels can fail; it compiles, so it runs in a process that has no interpreter."""
+"""The check of compiled kernels sees all of them and can fail; it compiles, so it runs without the interpreter."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import sys
 import pytest
 
 SCRIPT = """
-import dataclasses, json, sys
+import dataclasses, functools, importlib, json, pkgutil, sys
 import torch
+from triton.runtime.jit import JITFunction
+import settx_fast.kernels
+from benchmarks.kernel_launches import COVERING, PROBLEMS, train_step
 from benchmarks.kernels_check import Launch, compile_ahead, fault, record, unique
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast.kernels.broadcast_config import Block, forward_tiles
@@ -23,7 +26,12 @@ meta = {"device": "meta", "dtype": torch.bfloat16}
 x, k = torch.empty(2, 256, 64, **meta), torch.empty(2, 16, 64, **meta)
 weights = BlockWeights(*(torch.empty(64, 64, **meta) for _ in range(8)), g0=k[0, 0], b0=k[0, 0], g1=k[0, 0], b1=k[0, 0])
 fitting = forward_tiles(Block.of(spec, 64, 64, 16, torch.bfloat16))
-found = {}
+names = [module.name for module in pkgutil.iter_modules(settx_fast.kernels.__path__, "settx_fast.kernels.")]
+modules = [importlib.import_module(name) for name in names]
+found = {
+    "defined": [n for m in modules for n, f in vars(m).items() if isinstance(f, JITFunction) and n.endswith("_kernel")],
+    "launched": [one.name for p in COVERING for one in record(p, 90, functools.partial(train_step, PROBLEMS[p]))],
+}
 for name, tiles in {"shipped": fitting, "oversized": dataclasses.replace(fitting, rows=256)}.items():
     launches = unique(record(name, 90, lambda: broadcast_forward(SetView(x), k, k, weights, spec, tiles)))
     found[name] = [dataclasses.asdict(compile_ahead(launch)) for launch in launches]
@@ -43,6 +51,11 @@ def found() -> dict[str, list]:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_the_problems_of_every_test_run_launch_every_kernel(found: dict[str, list]) -> None:
+    """A kernel is what its name ends with; what the name leaves out is called by kernels."""
+    assert set(found["defined"]) == set(found["launched"])
 
 
 def test_a_shipped_configuration_passes(found: dict[str, list]) -> None:
