@@ -59,6 +59,7 @@ CORNERS = in_kinds(
         "most-heads": Shape(64, 1000, 512, 256, 32, 256),
         "widest-tabular": Shape(64, 1000, 256, 256, 1, 256, {**TABULAR, "ffn_dim": 1024}),
         "most-heads-tabular": Shape(64, 1000, 256, 256, 32, 256, {**TABULAR, "ffn_dim": 1024}),
+        "most-keys": Shape(64, 1000, 128, 128, 8, 256, TABULAR),
         "points": Shape(64, 1000, 1, 256, 32, 256),
         "narrowest": Shape(64, 1000, 1, 8, 1, 1),
     },

@@ -75,8 +75,9 @@ def problem_of(view: SetView, num_queries: int, stage: Stage) -> Problem:
     """The shape that tiles are chosen by."""
     x, heads = view.x, stage.spec.num_heads
     return Problem(
-        view.num_sets, view.longest, view.width, stage.dim, heads, num_queries, products_of(x.dtype), x.device
-    )
+        view.num_sets, view.longest, view.width, stage.dim, heads, num_queries, products_of(x.dtype), x.device,
+        stage.normed_inputs,
+    )  # fmt: skip
 
 
 def allocate(problem: Problem, query: Tensor, stage: Stage) -> Aggregated:

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from settx_fast.kernels.blocks import blocks_of_set, elements_of_block, length_of, locate, row_offsets
-from settx_fast.kernels.broadcast_forward import attend, attention, load_heads
+from settx_fast.kernels.broadcast_forward import attend, load_heads, softmax
 from settx_fast.kernels.primitives import (
     activate,
     activation_slope,
@@ -178,6 +178,19 @@ def layers_backward_kernel(
 
 
 @triton.jit
+def attended_gradient(chunk, rows, valid, features, own, w, block: tl.constexpr):
+    """Gradient of features of the attended values: (rows, features)."""
+    if block.spec.output_projection:
+        D: tl.constexpr = block.D
+        columns = tl.arange(0, block.width)
+        d_o = load_tile(chunk.d_o, rows * D, columns, valid, columns < D)
+        d_a = multiply(d_o, load_tile(w.w_p, columns * D, features, columns < D, own), block.precision)
+    else:
+        d_a = load_tile(chunk.d_o, rows * block.D, features, valid, own)
+    return d_a
+
+
+@triton.jit
 def attention_backward_kernel(
     x, num_sets, first_run, run_rows, k_ptr, v_ptr, w, chunk, partial_ptr, num_runs,
     block: tl.constexpr, tiles: tl.constexpr,
@@ -192,48 +205,50 @@ def attention_backward_kernel(
     GROUP: tl.constexpr = tiles.group
     GROUP_WIDTH: tl.constexpr = tiles.group_width
     PIECE: tl.constexpr = tiles.piece
+    CHUNK: tl.constexpr = tiles.chunk
     ROWS: tl.constexpr = tiles.rows
     PRECISION: tl.constexpr = block.precision
     run, part = tl.program_id(0) % num_runs, tl.program_id(0) // num_runs
     pieces = GROUP_WIDTH // PIECE
     head, skip = part // pieces * GROUP, part % pieces * PIECE
     b, first = locate(first_run + run, x, num_sets, run_rows)
-    local, mine = tl.arange(0, GROUP_WIDTH), skip + tl.arange(0, PIECE)
-    own, own_mine = local < GROUP * E, mine < GROUP * E
-    features, wanted = head * E + local, head * E + mine
-    # (GROUP · keys, GROUP_WIDTH), and its columns (GROUP · keys, PIECE)
-    keys = load_heads(k_ptr + b * (block.M * D), head, 0, block, GROUP, GROUP_WIDTH)
-    values = load_heads(v_ptr + b * (block.M * D), head, 0, block, GROUP, GROUP_WIDTH)
-    keys_mine = load_heads(k_ptr + b * (block.M * D), head, skip, block, GROUP, PIECE)
-    columns = tl.arange(0, block.width)
+    k_ptr += b * (block.M * D)
+    v_ptr += b * (block.M * D)
+    mine = skip + tl.arange(0, PIECE)
+    own, wanted = mine < GROUP * E, head * E + mine
+    # (GROUP · keys, features), of all that are multiplied at once and of those that this program sums
+    keys = load_heads(k_ptr, head, 0, block, GROUP, CHUNK)
+    values = load_heads(v_ptr, head, 0, block, GROUP, CHUNK)
+    keys_mine = load_heads(k_ptr, head, skip, block, GROUP, PIECE)
     d_keys = tl.zeros((GROUP * KEYS, PIECE), tl.float32)
     d_values = tl.zeros((GROUP * KEYS, PIECE), tl.float32)
     elements = elements_of_block(x, b, first, run_rows)
     for start in range(0, elements, ROWS):
         valid = start + tl.arange(0, ROWS) < elements
         rows = (run * run_rows + start).to(tl.int64) + tl.arange(0, ROWS)
-        q = load_tile(chunk.q, rows * D, features, valid, own)
-        # (rows, GROUP_WIDTH), (rows, PIECE): the gradient of the attended values
-        if block.spec.output_projection:
-            d_o = load_tile(chunk.d_o, rows * D, columns, valid, columns < D)
-            d_a = multiply(d_o, load_tile(w.w_p, columns * D, features, columns < D, own), PRECISION).to(q.dtype)
-            d_a_mine = multiply(d_o, load_tile(w.w_p, columns * D, wanted, columns < D, own_mine), PRECISION)
-        else:
-            d_a = load_tile(chunk.d_o, rows * D, features, valid, own)
-            d_a_mine = load_tile(chunk.d_o, rows * D, wanted, valid, own_mine)
         # (rows, GROUP · keys)
-        p = attention(q, keys, block, GROUP)
-        d_p = multiply(d_a, tl.trans(values), PRECISION)
+        s = tl.zeros((ROWS, GROUP * KEYS), tl.float32)
+        d_p = tl.zeros((ROWS, GROUP * KEYS), tl.float32)
+        for chunk_start in range(0, GROUP_WIDTH, CHUNK):
+            local = chunk_start + tl.arange(0, CHUNK)
+            features, inside = head * E + local, local < GROUP * E
+            if CHUNK < GROUP_WIDTH:
+                keys = load_heads(k_ptr, head, chunk_start, block, GROUP, CHUNK)
+                values = load_heads(v_ptr, head, chunk_start, block, GROUP, CHUNK)
+            s = multiply_add(load_tile(chunk.q, rows * D, features, valid, inside), tl.trans(keys), s, PRECISION)
+            d_a = attended_gradient(chunk, rows, valid, features, inside, w, block)
+            d_p = multiply_add(d_a, tl.trans(values), d_p, PRECISION)
+        p = softmax(s, block, GROUP)
         share = tl.sum(tl.reshape(p * d_p, (ROWS, GROUP, KEYS)), 2)
         d_p = tl.reshape(tl.reshape(d_p, (ROWS, GROUP, KEYS)) - share[:, :, None], (ROWS, GROUP * KEYS))
-        d_s = (p * d_p * block.scale).to(q.dtype)
+        d_s = (p * d_p * block.scale).to(keys.dtype)
         d_q = multiply(d_s, keys_mine, PRECISION)
-        d_values = multiply_add(tl.trans(p.to(q.dtype)), d_a_mine.to(q.dtype), d_values, PRECISION)
-        q_mine = load_tile(chunk.q, rows * D, wanted, valid, own_mine)
-        d_keys = multiply_add(tl.trans(d_s), q_mine, d_keys, PRECISION)
+        d_a = attended_gradient(chunk, rows, valid, wanted, own, w, block).to(keys.dtype)
+        d_values = multiply_add(tl.trans(p.to(keys.dtype)), d_a, d_values, PRECISION)
+        d_keys = multiply_add(tl.trans(d_s), load_tile(chunk.q, rows * D, wanted, valid, own), d_keys, PRECISION)
         if block.spec.residual == "projected":
-            d_q += load_tile(chunk.d_o, rows * D, wanted, valid, own_mine).to(tl.float32)
-        store_tile(chunk.d_q, rows * D, wanted, valid, own_mine, d_q)
+            d_q += load_tile(chunk.d_o, rows * D, wanted, valid, own).to(tl.float32)
+        store_tile(chunk.d_q, rows * D, wanted, valid, own, d_q)
     partial_ptr += run.to(tl.int64) * (2 * block.M * D)
     store_heads(partial_ptr, d_keys, head, skip, block, GROUP)
     store_heads(partial_ptr + block.M * D, d_values, head, skip, block, GROUP)

@@ -42,15 +42,17 @@ class Block:
 
 @dataclass(frozen=True)
 class ForwardTiles:
-    """Rows of a tile; heads taken together and the padded width of their features; columns of x and of F at a time.
+    """Rows of a tile; heads taken together and the padded width of their features; what is multiplied at a time.
 
-    `staged` lets what is too large for the registers pass through memory: heads taken in turn, and the rows that a
-    single feed-forward layer multiplies by its weight, chunk by chunk.
+    At a time: `piece` of a group's features, `inputs` columns of x, `hidden` columns of F. `staged` lets what is too
+    large for the registers pass through memory: heads taken in turn, and the rows that a single feed-forward layer
+    multiplies by its weight, chunk by chunk.
     """
 
     rows: int
     group: int
     group_width: int
+    piece: int
     inputs: int
     hidden: int
     staged: bool
@@ -71,11 +73,12 @@ class LayerTiles:
 
 @dataclass(frozen=True)
 class AttentionTiles:
-    """Tile of the backward kernel of attention; `piece` is how many of a group's features one program sums."""
+    """Tile of the backward kernel of attention: features of a group multiplied at a time, and summed by a program."""
 
     rows: int
     group: int
     group_width: int
+    chunk: int
     piece: int
     warps: int
     stages: int
@@ -105,35 +108,44 @@ class BackwardTiles:
 def forward_tiles(block: Block) -> ForwardTiles:
     """Tiles of the forward kernel: all that a tile needs stays in registers, weights pass through shared memory."""
     heads, head, wide = block.spec.num_heads, padded(block.E), block.width > 128
+    inputs, piece = padded(min(block.C, 32 if wide else 128)), at_a_time(block, head)
     if block.products == "exact":
-        return ForwardTiles(16, 1, head, min(padded(block.C), 32), 16, True, 8, 2)
+        return ForwardTiles(16, 1, head, piece, min(inputs, 32), 16, True, 8, 2)
     if block.products == "tf32":
-        return ForwardTiles(64, 1, head, min(padded(block.C), 32 if wide else 128), 32, True, 8, 2)
+        return ForwardTiles(64 if block.keys <= 128 else 32, 1, head, piece, inputs, 32, True, 8, 1 if wide else 2)
     if wide:
-        return ForwardTiles(64, 1, head, min(padded(block.C), 32), 32, True, 8, 2)
-    group, group_width = (heads, block.width) if heads * block.keys <= 128 else (1, head)
-    return ForwardTiles(64, group, group_width, padded(min(block.C, 128)), 64, False, 4, 2)
+        return ForwardTiles(64, 1, head, piece, inputs, 32, True, 8, 2)
+    if heads * block.keys <= 128:
+        return ForwardTiles(64, heads, block.width, block.width, inputs, 64, False, 4, 2)
+    return ForwardTiles(64, 1, head, piece, inputs, 64, False, 4 if block.keys <= 128 else 8, 2)
 
 
 def backward_tiles(block: Block) -> BackwardTiles:
     """Tiles of the backward kernels."""
-    head, inputs, wide = padded(block.E), padded(block.C), block.width > 128
-    piece = min(head, 64)
+    head, inputs, wide, many = padded(block.E), padded(block.C), block.width > 128, block.keys > 128
+    chunk = max(16, at_a_time(block, head) // (2 if many else 1))
+    features = chunk, min(head, 64 if not many else 16 if block.products == "exact" else 32)
     if block.products == "exact":
         return BackwardTiles(
-            forward_tiles(block), LayerTiles(16, 16, True, 8, 2), AttentionTiles(16, 1, head, piece, 8, 2),
+            forward_tiles(block), LayerTiles(16, 16, True, 8, 2), AttentionTiles(16, 1, head, *features, 8, 2),
             InputTiles(16, inputs, 16, 8, 2),
         )  # fmt: skip
     if block.products == "tf32":
         return BackwardTiles(
             replace(forward_tiles(block), rows=16), LayerTiles(16 if wide else 32, 32, True, 8, 2),
-            AttentionTiles(32, 1, head, piece, 8, 2), InputTiles(32, inputs, 32, 8, 2),
+            AttentionTiles(16 if many else 32, 1, head, *features, 8, 2), InputTiles(32, inputs, 32, 8, 2),
         )  # fmt: skip
     return BackwardTiles(
         replace(forward_tiles(block), warps=8), LayerTiles(32 if wide else 64, 32, True, 8, 2),
-        AttentionTiles(64, 1, head, piece, 4, 2),
+        AttentionTiles(32 if many else 64, 1, head, *features, 8 if many else 4, 2),
         InputTiles(64 if inputs <= 128 else 32, inputs, 64, 8, 2),
     )  # fmt: skip
+
+
+def at_a_time(block: Block, head: int) -> int:
+    """Features of a head whose keys take no more than 32 KB (16 KB where registers hold them)."""
+    most = {"half": 16384, "tf32": 8192, "exact": 4096}[block.products]
+    return min(head, max(16, most // block.keys))
 
 
 CHUNK_ROWS = 65_536  # rows of the backward's temporaries

@@ -2,7 +2,8 @@
 
 Heads are kept apart in groups: the keys of a group's heads are the diagonal blocks of one matrix (heads · keys,
 features), which makes a group two plain products. All heads are one group where their keys are few; else a loop takes
-them in turn and puts a group's features in place with a selection matrix, or with its slice of the output projection.
+them in turn and puts a group's features in place with a selection matrix, through memory, or with its slice of the
+output projection. Of heads too wide for their keys to fit, a piece of the features is multiplied at a time.
 """
 
 from __future__ import annotations
@@ -74,16 +75,15 @@ def load_heads(ptr, first, skip, block: tl.constexpr, GROUP: tl.constexpr, WIDTH
 
 
 @triton.jit
-def attention(q, keys, block: tl.constexpr, GROUP: tl.constexpr):
-    """Softmax over the keys of each head of a group: (rows, GROUP · keys) in fp32, zero for padded keys."""
+def softmax(s, block: tl.constexpr, GROUP: tl.constexpr):
+    """Of unscaled scores over the keys of each head of a group: (rows, GROUP · keys), zero for padded keys."""
     KEYS: tl.constexpr = block.keys
-    PRECISION: tl.constexpr = block.precision
-    scores = multiply(q, tl.trans(keys), PRECISION) * (block.scale * LOG2_E)
-    scores = tl.reshape(scores, (q.shape[0], GROUP, KEYS))
+    ROWS: tl.constexpr = s.shape[0]
+    s = tl.reshape(s * (block.scale * LOG2_E), (ROWS, GROUP, KEYS))
     if block.M < KEYS:
-        scores = tl.where((tl.arange(0, KEYS) < block.M)[None, None, :], scores, float("-inf"))
-    p = tl.exp2(scores - tl.max(scores, 2)[:, :, None])
-    return tl.reshape(p / tl.sum(p, 2)[:, :, None], (q.shape[0], GROUP * KEYS))
+        s = tl.where((tl.arange(0, KEYS) < block.M)[None, None, :], s, float("-inf"))
+    p = tl.exp2(s - tl.max(s, 2)[:, :, None])
+    return tl.reshape(p / tl.sum(p, 2)[:, :, None], (ROWS, GROUP * KEYS))
 
 
 @triton.jit
@@ -93,19 +93,24 @@ def attend(
 ):  # fmt: skip
     """O = R + proj(concat_h(A_h V_h)) of a tile of elements of one set: (rows, width) in fp32.
 
-    Stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`, or None). Where
-    tiles.staged, heads come together in memory, in the rows (D,) at stage_ptr + stage_offsets.
+    Stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`, or None). Where heads or
+    their pieces come together in memory, they do in the rows (D,) at stage_ptr + stage_offsets.
     """
     C: tl.constexpr = block.C
-    E: tl.constexpr = block.E
-    WIDTH: tl.constexpr = block.width
+    D: tl.constexpr = block.D
+    ROWS: tl.constexpr = tiles.rows
     PRECISION: tl.constexpr = block.precision
     GROUP: tl.constexpr = tiles.group
     GROUP_WIDTH: tl.constexpr = tiles.group_width
+    PIECE: tl.constexpr = tiles.piece
+    PIECES: tl.constexpr = GROUP_WIDTH // PIECE
     CHUNK: tl.constexpr = tiles.inputs
-    STAGED: tl.constexpr = tiles.staged and block.spec.num_heads != GROUP and not block.spec.output_projection
-    columns = tl.arange(0, WIDTH)
-    inside = columns < block.D
+    PROJECTED: tl.constexpr = block.spec.residual == "projected"
+    DIRECT: tl.constexpr = PROJECTED or not block.spec.output_projection
+    WHOLE: tl.constexpr = block.spec.num_heads == GROUP and PIECES == 1
+    STAGED: tl.constexpr = DIRECT and not WHOLE and (tiles.staged or PIECES > 1)
+    columns = tl.arange(0, block.width)
+    inside = columns < D
     mean, factor = None, None
     if block.norm_input:
         mean, factor = row_statistics(x_ptr, offsets, valid, block, CHUNK)
@@ -118,41 +123,58 @@ def attend(
             inputs = first + tl.arange(0, CHUNK)
             store_tile(kept.x, kept_rows * C, inputs, valid, inputs < C, x)
     # (rows, width)
-    o = tl.zeros((offsets.shape[0], WIDTH), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
+    o = tl.zeros((ROWS, block.width), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
     for head in range(0, block.spec.num_heads, GROUP):
-        local = tl.arange(0, GROUP_WIDTH)
-        features, own = head * E + local, local < GROUP * E
-        # (rows, GROUP_WIDTH)
-        q = tl.zeros((offsets.shape[0], GROUP_WIDTH), tl.float32) + load_vector(w.b_q, features, own)[None, :]
-        for first in range(0, C, CHUNK):
-            if C > CHUNK:
-                x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
-            inputs = first + tl.arange(0, CHUNK)
-            q = multiply_add(x, load_weight(w.w_q, inputs, features, inputs < C, own, C), q, PRECISION)
-        p = attention(q, load_heads(k_ptr, head, 0, block, GROUP, GROUP_WIDTH), block, GROUP)
-        a = multiply(p, load_heads(v_ptr, head, 0, block, GROUP, GROUP_WIDTH), PRECISION)
-        if kept is not None:
-            store_tile(kept.q, kept_rows * block.D, features, valid, own, q)
-            if kept.a is not None:
-                store_tile(kept.a, kept_rows * block.D, features, valid, own, a)
-        if block.spec.output_projection:
-            o = multiply_add(a, load_weight(w.w_p, features, columns, own, inside, block.D), o, PRECISION)
-            direct = q
-        elif block.spec.residual == "projected":
-            direct = q + a
-        else:
-            direct = a
-        if block.spec.residual == "projected" or not block.spec.output_projection:
-            if block.spec.num_heads == GROUP:
-                o += direct
-            elif STAGED:
-                store_tile(stage_ptr, stage_offsets, features, valid, own, direct)
-            else:
-                place = (features[:, None] == columns[None, :]) & own[:, None]
-                o = multiply_add(direct, place.to(x.dtype), o, PRECISION)
+        s = tl.zeros((ROWS, GROUP * block.keys), tl.float32)
+        q = tl.zeros((ROWS, PIECE), tl.float32)
+        for skip in range(0, GROUP_WIDTH, PIECE):
+            local = skip + tl.arange(0, PIECE)
+            features, own = head * block.E + local, local < GROUP * block.E
+            # (rows, PIECE)
+            q = tl.zeros((ROWS, PIECE), tl.float32) + load_vector(w.b_q, features, own)[None, :]
+            for first in range(0, C, CHUNK):
+                if C > CHUNK:
+                    x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
+                inputs = first + tl.arange(0, CHUNK)
+                q = multiply_add(x, load_weight(w.w_q, inputs, features, inputs < C, own, C), q, PRECISION)
+            s = multiply_add(q, tl.trans(load_heads(k_ptr, head, skip, block, GROUP, PIECE)), s, PRECISION)
+            if kept is not None:
+                store_tile(kept.q, kept_rows * D, features, valid, own, q)
+            if PIECES > 1 and PROJECTED:
+                store_tile(stage_ptr, stage_offsets, features, valid, own, q)
+        p = softmax(s, block, GROUP)
+        if PIECES > 1:
+            tl.debug_barrier()
+        for skip in range(0, GROUP_WIDTH, PIECE):
+            local = skip + tl.arange(0, PIECE)
+            features, own = head * block.E + local, local < GROUP * block.E
+            a = multiply(p, load_heads(v_ptr, head, skip, block, GROUP, PIECE), PRECISION)
+            if kept is not None and kept.a is not None:
+                store_tile(kept.a, kept_rows * D, features, valid, own, a)
+            if block.spec.output_projection:
+                o = multiply_add(a, load_weight(w.w_p, features, columns, own, inside, D), o, PRECISION)
+            if PIECES > 1:
+                if not block.spec.output_projection:
+                    if PROJECTED:
+                        a += load_tile(stage_ptr, stage_offsets, features, valid, own).to(tl.float32)
+                    store_tile(stage_ptr, stage_offsets, features, valid, own, a)
+            elif DIRECT:
+                if block.spec.output_projection:
+                    direct = q
+                elif PROJECTED:
+                    direct = q + a
+                else:
+                    direct = a
+                if WHOLE:
+                    o += direct
+                elif STAGED:
+                    store_tile(stage_ptr, stage_offsets, features, valid, own, direct)
+                else:
+                    place = (features[:, None] == columns[None, :]) & own[:, None]
+                    o = multiply_add(direct, place.to(x.dtype), o, PRECISION)
     if STAGED:
         tl.debug_barrier()
-        o = load_tile(stage_ptr, stage_offsets, columns, valid, inside).to(tl.float32)
+        o += load_tile(stage_ptr, stage_offsets, columns, valid, inside).to(tl.float32)
         tl.debug_barrier()
     if block.spec.residual == "input":
         o += load_tile(x_ptr, offsets, columns, valid, inside).to(tl.float32)

@@ -28,8 +28,8 @@ CONFIGS = Path(__file__).parent / "configs"
 class Problem:
     """The shape of stage A: B sets of at most N elements C wide, H heads of M queries, D out, in a type.
 
-    `products` is how matrices are multiplied: "half", "tf32", or "exact" (fp32 without tensor cores). `absorb` forces
-    the variant that otherwise the cost decides.
+    `products` is how matrices are multiplied: "half", "tf32", or "exact" (fp32 without tensor cores). Where `normed`,
+    elements are normed first. `absorb` forces the variant that otherwise the cost decides.
     """
 
     num_sets: int
@@ -40,6 +40,7 @@ class Problem:
     M: int
     products: str
     device: torch.device
+    normed: bool = False
     absorb: bool | None = None
 
     @property
@@ -128,12 +129,13 @@ def products_of(dtype: torch.dtype) -> str:
 
 @cache
 def gpu_of(device: torch.device) -> tuple[int, str]:
-    """Bytes of shared memory one program may use, and the name that configuration files carry."""
+    """Bytes of shared memory one program may use, and the name of this GPU's tuned table, such as sm_90-nvidia-h100."""
     if device.type != "cuda":
         return min(SHARED_MEMORY.values()), ""
     index = torch.cuda.current_device() if device.index is None else device.index
     shared = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
-    return shared, torch.cuda.get_device_name(index).lower().replace(" ", "-")
+    major, minor = torch.cuda.get_device_capability(index)
+    return shared, f"sm_{major}{minor}-{torch.cuda.get_device_name(index).lower().replace(' ', '-')}"
 
 
 def forward_config(problem: Problem) -> Forward:
@@ -187,7 +189,7 @@ def row_tile(problem: Problem, num_rows: int, width: int) -> RowTile:
 
 
 def _block_r(problem: Problem, registers: dict[str, int]) -> int:
-    most = 32 if problem.products == "exact" else 128
+    most = 32 if problem.products == "exact" or (problem.normed and problem.width > 128) else 128
     return max(16, min(padded(problem.rows), most, registers[problem.products] // problem.width))
 
 

@@ -31,8 +31,15 @@ SHAPES = {
     "many keys, head of 8, head by head": Case(dim=24, heads=3, keys=65, elements=20),
     "many keys, projected": Case(dim=48, dim_in=48, heads=3, keys=65, elements=20, options=TABULAR),
     "hidden layer not a multiple of a chunk": Case(dim_in=32, elements=20, options={**TABULAR, "ffn_dim": 72}),
-    "wide: layer through memory, heads in pieces": Case(dim=136, heads=2, elements=20),
+    "wide: layer through memory, gradients of heads in pieces": Case(dim=136, heads=2, elements=20),
     "wide with output projection": Case(batch=1, dim=136, heads=2, elements=20, options=VARIANTS["pyg"], dim_in=136),
+    "wide heads and many keys, a piece at a time": Case(batch=1, dim=136, heads=2, keys=130, elements=20),
+    "pieces, projected, the element as residual": Case(
+        batch=1, dim=136, heads=2, keys=130, elements=20, options=VARIANTS["pyg"], dim_in=136
+    ),
+    "pieces, projected, the query as residual": Case(
+        batch=1, dim=136, heads=2, keys=130, elements=20, options=VARIANTS["postnorm-wide"]
+    ),
     "lengths, one set empty": Case(batch=4, elements=100, lengths=(100, 0, 63, 65)),
     "packed, sets empty at the start, within and at the end": Case(
         batch=6, elements=130, lengths=(0, 63, 0, 130, 1, 0), packed=True

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks.kernel_launches import CORNERS
 from settx_fast import functional
-from settx_fast._dispatch import why_not_triton
+from settx_fast._dispatch import MAX_DIM, MAX_DIM_IN, MAX_LATENTS, MIN_HEAD, why_not_triton
 from settx_fast.nn import ISAB, MAB, PMA, SAB
 from settx_fast.testing import Inputs, Shape, make_inputs
 
@@ -31,6 +32,14 @@ class TestReasons:
         assert reason(Shape(2, 20, 512, 256, 32, 256)) is None
         assert reason(Shape(2, 20, 1, 16, 2, 1), dtype=torch.float16) is None
         assert reason(SMALL, torch.empty(20, 4, 16).transpose(0, 1)) is None
+
+    def test_the_corners_that_are_compiled_ahead_are_the_ends_of_the_envelope(self) -> None:
+        shapes = [corner.shape for corner in CORNERS.values()]
+        assert all(reason(corner.shape, dtype=corner.dtype) is None for corner in CORNERS.values())
+        assert {1, MAX_DIM_IN} <= {shape.dim_in for shape in shapes}
+        assert {MIN_HEAD, MAX_DIM} <= {shape.dim // shape.heads for shape in shapes}
+        assert {MIN_HEAD, MAX_DIM} <= {shape.dim for shape in shapes}
+        assert {1, MAX_LATENTS} <= {shape.inducing for shape in shapes}
 
     @pytest.mark.parametrize(
         ("shape", "word"),

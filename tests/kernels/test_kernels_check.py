@@ -10,13 +10,14 @@ import sys
 import pytest
 
 SCRIPT = """
-import dataclasses, functools, importlib, json, pkgutil, sys
+import dataclasses, functools, importlib, json, pathlib, pkgutil, sys, tempfile
 import torch
 from triton.runtime.jit import JITFunction
 import settx_fast.kernels
 from benchmarks.kernel_launches import COVERING, PROBLEMS, train_step
-from benchmarks.kernels_check import Launch, compile_ahead, fault, record, unique
+from benchmarks.kernels_check import Launch, compile_ahead, fault, plan, record, unique
 from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast.kernels import config
 from settx_fast.kernels.broadcast_config import Block, forward_tiles
 from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.sets import SetView
@@ -32,6 +33,16 @@ found = {
     "defined": [n for m in modules for n, f in vars(m).items() if isinstance(f, JITFunction) and n.endswith("_kernel")],
     "launched": [one.name for p in COVERING for one in record(p, 90, functools.partial(train_step, PROBLEMS[p]))],
 }
+with tempfile.TemporaryDirectory() as folder:
+    config.CONFIGS = pathlib.Path(folder)
+    key = "B64 N16384 C128 D128 H4 M32 half"
+    tile = {"block_r": 16, "block_n": 32, "warps": 4, "stages": 1}
+    (config.CONFIGS / "sm_90-made-up.json").write_text(json.dumps({key: {"forward": tile}}))
+    found["tables"] = sorted({(name, arch) for name, arch, table in plan() if table == "sm_90-made-up"})
+    step = functools.partial(train_step, PROBLEMS["hidden"])
+    for table in ("", "sm_90-made-up"):
+        (scan,) = [one for one in record("hidden", 90, step, table) if one.name == "scan_kernel"]
+        found["scan" + table[:5]] = [scan.queries, scan.options.num_warps]
 for name, tiles in {"shipped": fitting, "oversized": dataclasses.replace(fitting, rows=256)}.items():
     launches = unique(record(name, 90, lambda: broadcast_forward(SetView(x), k, k, weights, spec, tiles)))
     found[name] = [dataclasses.asdict(compile_ahead(launch)) for launch in launches]
@@ -56,6 +67,12 @@ def found() -> dict[str, list]:
 def test_the_problems_of_every_test_run_launch_every_kernel(found: dict[str, list]) -> None:
     """A kernel is what its name ends with; what the name leaves out is called by kernels."""
     assert set(found["defined"]) == set(found["launched"])
+
+
+def test_a_tuned_table_that_is_shipped_is_compiled_too(found: dict[str, list]) -> None:
+    assert ["hidden", 90] in found["tables"]
+    assert found["scan"] == [128, 8]
+    assert found["scansm_90"] == [16, 4]
 
 
 def test_a_shipped_configuration_passes(found: dict[str, list]) -> None:
