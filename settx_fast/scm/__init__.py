@@ -1,6 +1,7 @@
 """Datasets from structural causal models (SCMs): a prior over SCMs, a sampler in C++, and exact properties."""
 
 from settx_fast.scm import presets, properties
+from settx_fast.scm.batch import STREAM_VERSION, Batch
 from settx_fast.scm.distributions import Constant, LogUniform, Normal, Uniform
 from settx_fast.scm.graphs import (
     Bipartite,
@@ -41,7 +42,7 @@ from settx_fast.scm.noises import (
 )
 from settx_fast.scm.observation import Hidden, Levels, MeasurementError, Missing, Selection
 from settx_fast.scm.prior import PerVariable, Prior
-from settx_fast.scm.sampler import STREAM_VERSION, Batch, resample, sample
+from settx_fast.scm.sampler import resample, sample
 from settx_fast.scm.streaming import Stream, stream
 
 __all__ = [

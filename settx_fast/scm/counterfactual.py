@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from settx_fast.scm._fields import check, is_number
+from settx_fast.scm.batch import Batch
 from settx_fast.scm.distributions import Constant
 from settx_fast.scm.interventions import INTERVENTIONS, ROLES, Intervention
-from settx_fast.scm.sampler import Batch
 
 KINDS = ("hard", "shift", "scale", "noise")
 CHANGED = ("weights", "bias", "noise_scale", "hard", "intervention")

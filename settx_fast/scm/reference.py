@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from settx_fast.scm.batch import MOST_ATTEMPTS, Batch
 from settx_fast.scm.mechanisms import FUNCTIONS, MECHANISMS
 from settx_fast.scm.noises import NOISE_EFFECTS, NOISES
-from settx_fast.scm.sampler import MOST_ATTEMPTS, Batch
 
 Floats = NDArray[np.float64]
 Words = NDArray[np.uint32]

@@ -18,8 +18,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from settx_fast.scm._fields import as_range, check, is_int
 from settx_fast.scm._tables import check_seed, threads
+from settx_fast.scm.batch import STREAM_VERSION, Batch
 from settx_fast.scm.prior import Prior
-from settx_fast.scm.sampler import STREAM_VERSION, Batch, check_batch_memory, check_device, check_request, sample
+from settx_fast.scm.sampler import check_batch_memory, check_device, check_request, sample
 
 MAX_PREFETCH = 64
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from settx_fast.scm import MECHANISMS, Prior
-from settx_fast.scm.sampler import Batch
+from settx_fast.scm.batch import Batch
 
 
 def make_batch(

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from settx_fast.scm import properties
+from settx_fast.scm.batch import Batch
 from settx_fast.scm.properties import FRAMEWORKS, shift_decomposition
-from settx_fast.scm.sampler import Batch
 
 PER_VARIABLE = ("role", "direct_effect_on_target", "direct_effect_of_target", "total_effect")
 seeds = st.integers(0, 10**6)

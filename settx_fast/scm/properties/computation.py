@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from settx_fast.scm.batch import Batch
 from settx_fast.scm.properties.effects import direct_effect_of_target, direct_effect_on_target, noise_to_signal
 from settx_fast.scm.properties.graph import edge_density, num_children, num_parents, role
 from settx_fast.scm.properties.moments import Moments, at_target
@@ -27,7 +28,6 @@ from settx_fast.scm.properties.record import CLOSED_FORM, MONTE_CARLO, Propertie
 from settx_fast.scm.properties.risk import risk
 from settx_fast.scm.properties.shift import shift_decomposition
 from settx_fast.scm.properties.sortability import r2_sortability, varsortability
-from settx_fast.scm.sampler import Batch
 
 SEED_OFFSET = 0x5EED  # keeps the fresh samples apart from the rows of the batch
 

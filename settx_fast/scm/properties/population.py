@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from settx_fast.scm.batch import Batch
 from settx_fast.scm.mechanisms import MECHANISMS
 from settx_fast.scm.noises import NOISE_EFFECTS
 from settx_fast.scm.properties.effects import total_effect
 from settx_fast.scm.properties.graph import ancestors, is_target
 from settx_fast.scm.properties.moments import Moments, at_target, linear_moments, sample_moments
-from settx_fast.scm.sampler import Batch, resample
+from settx_fast.scm.sampler import resample
 
 STEP = 0.1  # of the standard deviation: the size of the interventions that measure a slope
 

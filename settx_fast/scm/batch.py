@@ -1,0 +1,228 @@
+"""`Batch`: datasets, the models they were drawn from, and what can be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from settx_fast.scm.prior import Prior
+
+if TYPE_CHECKING:
+    import networkx
+    import pandas
+
+    from settx_fast.scm.interventions import Intervention
+
+STREAM_VERSION = 1
+"""Changes whenever the same (seed, index, prior) would give other bits than before."""
+
+MOST_ATTEMPTS = 1024
+"""A row is drawn again at most this many times; what is drawn last stands."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Batch:
+    """B datasets, each drawn from an SCM of its own, and those SCMs.
+
+    B datasets · R rows · V variables · K environments; V and K are the prior's maxima, entries beyond a dataset's own
+    `num_variables` or `num_environments` are 0 (False). Rows are grouped by environment, source environments first.
+    In environment k of dataset b, with p over the parents of v and n standardised noise (mean 0, variance 1):
+
+        x_v = bias[b,k,v] + f_v(weights[b,k,p,v] · x_p) + noise_scale[b,k,v] · n_v          f_v = 0 where hard[b,k,v]
+
+    unless `NOISE_EFFECTS` or a post-nonlinear mechanism say otherwise, and then, where not hard, gain[b,v] · (x_v −
+    centre[b,v]), which is what children see. What stands in `values` is column_gain[b,v] · (x_v − column_centre[b,v]).
+    Both steps change nothing unless `Prior.standardisation` asks for them.
+
+    values                (B, R, V)     float32  the rows
+    environment           (B, R)        int64    environment of each row
+    index                 (B,)          int64    number of the dataset in the stream of this seed
+    num_variables         (B,)          int64
+    num_environments      (B,)          int64    source and target environments together
+    is_target_environment (B, K)        bool
+    target_index          (B,)          int64    the variable to predict
+    adjacency             (B, V, V)     bool     [i, j]: edge i → j
+    order                 (B, V)        int64    variables in a topological order
+    weights               (B, K, V, V)  float32  [k, i, j]: effective weight of i → j in environment k
+    bias                  (B, K, V)     float32
+    noise_scale           (B, K, V)     float32  standard deviation of the noise
+    hard                  (B, K, V)     bool     do-intervention: the parents of v have no say
+    intervention          (B, K, V)     int8     code of the last intervention, named in `INTERVENTIONS`
+    noise_kind            (B, V)        int64    named in `NOISES`
+    noise_parameters      (B, V, 5)     float32  its shape; layouts in `NOISES`
+    noise_effect          (B, V)        int64    named in `NOISE_EFFECTS`: what the noise does, here additive
+    mechanism             (B, V)        int64    named in `MECHANISMS`
+    mechanism_offset      (B, K, V)     int64    where the parameters of f_v start in `mechanism_parameters`
+    mechanism_parameters  (P,)          float32  all parameters of all f_v; layouts in `MECHANISMS`
+    centre, gain                (B, V)  float32  internal standardisation, by the pilot rows
+    column_centre, column_gain  (B, V)  float32  standardisation by the sample
+
+    What is seen, in the order in which it acts on the rows of the SCM (see `settx_fast.scm.observation`), P being the
+    logistic function 1 / (1 + exp(−slope · x − intercept)):
+
+    is_hidden             (B, V)        bool     not seen; `values` holds it all the same, unchanged
+    accept_variable, accept_slope, accept_intercept  (B, K, 2)  int64, float32, float32  rows of an environment are
+                                                 accepted with probability P(x) of that variable: [0] by selection, [1]
+                                                 by label shift; both if both; slope 0: all of them
+    attempt               (B, R)        int16    how often a row was rejected, or None where none can be
+    error_scale           (B, V)        float32  standard deviation of the error of measurement
+    num_levels            (B, V)        int64    0: a number; L the most that the prior allows
+    thresholds, codes     (B, V, L)     float32  seen is codes[how many thresholds lie below]; num_levels − 1 are used
+    loss_rate             (B, V)        float32  share that is missing, 0: none
+    loss_cause, loss_slope, loss_intercept  (B, V)  int64, float32, float32  missing with probability P(what is seen of
+                                                 the cause)
+    is_missing            (B, R, V)     bool     `values` holds NaN there; or None where nothing can be missing
+
+    noise                 (B, R, V)     float32  the exogenous noise n, if it was asked for, else None
+    """
+
+    values: Tensor
+    environment: Tensor
+    index: Tensor
+    num_variables: Tensor
+    num_environments: Tensor
+    is_target_environment: Tensor
+    target_index: Tensor
+    adjacency: Tensor
+    order: Tensor
+    weights: Tensor
+    bias: Tensor
+    noise_scale: Tensor
+    hard: Tensor
+    intervention: Tensor
+    noise_kind: Tensor
+    noise_parameters: Tensor
+    noise_effect: Tensor
+    mechanism: Tensor
+    mechanism_offset: Tensor
+    mechanism_parameters: Tensor
+    centre: Tensor
+    gain: Tensor
+    column_centre: Tensor
+    column_gain: Tensor
+    is_hidden: Tensor
+    accept_variable: Tensor
+    accept_slope: Tensor
+    accept_intercept: Tensor
+    error_scale: Tensor
+    num_levels: Tensor
+    thresholds: Tensor
+    codes: Tensor
+    loss_cause: Tensor
+    loss_rate: Tensor
+    loss_slope: Tensor
+    loss_intercept: Tensor
+    prior: Prior
+    seed: int
+    is_missing: Tensor | None = None
+    attempt: Tensor | None = None
+    noise: Tensor | None = None
+    stream_version: int = STREAM_VERSION
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.values.device
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch with its tensors on another device."""
+        tensors: dict[str, Any] = {k: t.to(device) for k, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **tensors)
+
+    @property
+    def first_index(self) -> int:
+        """Number of the first dataset in the stream of this seed."""
+        return int(self.index[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The V variable names: the prior's, or x0, x1, …"""
+        return self.prior.names or tuple(f"x{v}" for v in range(self.values.shape[2]))
+
+    @property
+    def variable_mask(self) -> Tensor:
+        """(B, V) bool: True where the dataset has that variable."""
+        return torch.arange(self.values.shape[2], device=self.device) < self.num_variables[:, None]
+
+    @property
+    def visible_mask(self) -> Tensor:
+        """(B, V) bool: True where the dataset has that variable and it is seen."""
+        return self.variable_mask & ~self.is_hidden
+
+    @property
+    def is_accepted(self) -> Tensor:
+        """(B, R) bool: False where no attempt at a row was accepted, and the last one stands."""
+        if self.attempt is None:
+            return torch.ones_like(self.environment, dtype=torch.bool)
+        return self.attempt < MOST_ATTEMPTS
+
+    @property
+    def environment_mask(self) -> Tensor:
+        """(B, K) bool: True where the dataset has that environment."""
+        return torch.arange(self.bias.shape[1], device=self.device) < self.num_environments[:, None]
+
+    @property
+    def row_counts(self) -> Tensor:
+        """(B, K) int64: rows of each environment."""
+        counts = torch.zeros(self.bias.shape[:2], dtype=torch.int64, device=self.device)
+        return counts.scatter_add_(1, self.environment, torch.ones_like(self.environment))
+
+    @property
+    def is_finite(self) -> Tensor:
+        """(B,) bool: False where a nonlinear SCM exploded beyond float32; missing values do not count."""
+        finite = self.values.isfinite() if self.is_missing is None else self.values.isfinite() | self.is_missing
+        return finite.flatten(1).all(1)
+
+    def to_pandas(self, dataset: int) -> pandas.DataFrame:
+        """One dataset as a table: a column per visible variable, `environment`, and `is_target_environment`."""
+        import pandas
+
+        visible, environment = self.visible_mask[dataset].nonzero().flatten(), self.environment[dataset]
+        names = [self.names[v] for v in visible.tolist()]
+        table = pandas.DataFrame(self.values[dataset, :, visible].cpu().numpy(), columns=names)
+        table["environment"] = environment.cpu().numpy()
+        table["is_target_environment"] = self.is_target_environment[dataset, environment].cpu().numpy()
+        return table
+
+    def graph(self, dataset: int) -> networkx.DiGraph:
+        """One dataset's causal graph by variable name; an edge's `weight` is that of the first environment.
+
+        Hidden variables are nodes too, and have `hidden=True`.
+        """
+        import networkx
+
+        names = self.names[: int(self.num_variables[dataset])]
+        result: networkx.DiGraph = networkx.DiGraph()
+        for name, hidden in zip(names, self.is_hidden[dataset].tolist(), strict=False):
+            result.add_node(name, hidden=hidden)
+        for i, j in self.adjacency[dataset].nonzero().tolist():
+            result.add_edge(names[i], names[j], weight=float(self.weights[dataset, 0, i, j]))
+        return result
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        datasets, rows, variables = self.values.shape
+        return (
+            f"Batch({datasets} datasets × {rows} rows × {variables} variables, {self.bias.shape[1]} environments, "
+            f"seed={self.seed}, datasets {self.first_index}…{int(self.index[-1])} of stream {self.stream_version})"
+        )
+
+    def do(self, *interventions: Mapping[int | str, float] | Intervention) -> Batch:
+        """The counterfactual rows: the same SCMs under interventions, with the same noise, errors and losses.
+
+        A mapping {variable: value} sets variables, by number or name, to values: do(x = value), in the units of the
+        SCM (those of `values`, unless columns are standardised by the sample). An `Intervention` is of the kind "hard",
+        "shift", "scale" or "noise", with a constant value and named variables ("target", "parents", "children" too).
+        Each acts in every environment, after those before it; what is set stays set unless it is set anew. Rows that a
+        selection accepted are the same units: they are not selected anew.
+        """
+        from settx_fast.scm.counterfactual import intervened
+        from settx_fast.scm.sampler import resample
+
+        return resample(intervened(self, interventions), self.values.shape[1], seed=self.seed, attempt=self.attempt)
