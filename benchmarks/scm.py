@@ -13,6 +13,7 @@ import csv
 import platform
 import statistics
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from settx_fast.scm._native import native
 from settx_fast.scm.mechanisms import FunctionName
 
 DATASETS, ROWS, VARIABLES = 200, 1000, 20
+PAUSE = 0.03  # seconds in which the matrix library's threads of the contestant before stop spinning
 RESULTS = Path(__file__).parent / "results"
 LINEAR = scm.Prior(VARIABLES, scm.ErdosRenyi(expected_in_degree=2), target_environments=0)
 # The hyperparameters of TabICL's default MLP prior: 2 to 100 features, the target a random network of all of them. Ours
@@ -66,6 +68,7 @@ class Case:
             c.seconds()
         for _ in range(rounds):
             for c in self.contestants:
+                time.sleep(PAUSE)
                 seconds[c.name].append(c.seconds())
         scale = 1.0 if self.unit == "datasets/s" else 1e-6
         return {c.name: scale * c.units / statistics.median(seconds[c.name]) for c in self.contestants}
