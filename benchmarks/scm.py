@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import scm_contestants as contest
-from benchmarks.scm_contestants import LIMIT, OURS, Contestant, Packages
+from benchmarks.scm_contestants import LIMIT, OURS, REUSED, Contestant, Packages
 from settx_fast import scm
 from settx_fast.scm._native import native
 from settx_fast.scm.mechanisms import FunctionName
@@ -116,6 +116,7 @@ def all_cases(packages: Packages) -> list[Case]:
         same_scms("mlp 100", mlp, few, {"numpy": contest.numpy_network(np.tanh)}, packages, 9),
         same_scms("fourier 100", fourier, few, {"numpy": contest.numpy_network(np.sin)}, packages, 9),
     ]
+    cases[0].contestants.extend(contest.reused(LINEAR, DATASETS, ROWS))
     cases[0].contestants.extend(contest.limits(DATASETS * ROWS * VARIABLES))
     for name in ("mlp prior", "other priors"):
         found = contest.ours(TABULAR, 64, 1024, 64) + packages.contestants(name, None)
@@ -141,13 +142,14 @@ def summary(case: Case, rates: dict[str, float]) -> str:
     facts = [f"two threads {two / one:.2f} × one"]
     if "numpy" in rates:
         facts.append(f"{two / rates['numpy']:.1f} × NumPy")
-    ours_or_floor = {OURS.format(1, ""), OURS.format(2, "s"), LIMIT.format(1, ""), LIMIT.format(2, "s")}
-    packages = {n: r for n, r in rates.items() if n not in ours_or_floor and not n.startswith(("numpy", "torch"))}
+    packages = {n: r for n, r in rates.items() if not n.startswith(("settx_fast", "limit", "numpy", "torch"))}
     if packages:
         best = max(packages, key=packages.__getitem__)
         facts.append(f"{two / packages[best]:.0f} × the best package ({best})")
-    if LIMIT.format(2, "s") in rates:
-        facts.append(f"{two / rates[LIMIT.format(2, 's')]:.0%} of the limit")
+    for n, s in ((1, ""), (2, "s")):
+        if LIMIT.format(n, s) in rates:
+            share = rates[REUSED.format(n, s)] / rates[LIMIT.format(n, s)]
+            facts.append(f"{share:.0%} of the limit on {n} thread{s}, into memory that is there")
     return f"{case.name}: {', '.join(facts)}"
 
 
