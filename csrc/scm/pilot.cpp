@@ -5,7 +5,7 @@
 namespace settx::scm::SETTX_PATH {
 namespace {
 
-constexpr int64_t PILOT_BLOCKS = 8;     // in all, as many from every source environment, one at least
+constexpr int64_t PILOT_BLOCKS = 4;     // in all, as many from every source environment, one at least
 constexpr float CONSTANT_RTOL = 1e-6f;  // a deviation below this share of the mean is rounding
 
 int64_t blocks_per_source(int64_t sources) {

@@ -206,11 +206,11 @@ def logistic(x: Floats, slope: float, intercept: float) -> Floats:
 def pilot(batch: Batch, dataset: int) -> tuple[Floats, Floats, Floats]:
     """Pilot rows (sources, rows, V), and centre and gain (V,) of internal standardisation if that is asked for.
 
-    8 blocks of 64 rows, in equal numbers from all sources, one at least of each.
+    4 blocks of 64 rows, in equal numbers from all sources, one at least of each.
     """
     table = tables_of(batch, dataset)
     sources = int((~table["is_target_environment"][: int(table["num_environments"])]).sum())
-    rows = 64 * max(8 // sources, 1)
+    rows = 64 * max(4 // sources, 1)
     x = np.zeros((sources, rows, len(table["order"])))
     centre, gain = np.zeros(len(table["order"])), np.zeros(len(table["order"]))
     for v in table["order"][: int(table["num_variables"])]:

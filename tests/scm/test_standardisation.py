@@ -34,7 +34,7 @@ def test_units_are_those_that_the_oracle_finds_in_its_own_pilot_rows(mechanism):
     for b in range(len(batch)):
         _, centre, gain = reference.pilot(batch, b)
         spread = 1 / np.where(gain > 0, gain, 1)
-        # Sums of 512 rounded rows at most 8 variables deep: some tens of roundings of the largest size.
+        # Sums of 256 rounded rows at most 8 variables deep: some tens of roundings of the largest size.
         np.testing.assert_allclose(batch.gain[b], gain, rtol=1e-5)
         assert np.all(np.abs(batch.centre[b].numpy() - centre) <= 1e-5 * (spread + np.abs(centre)))
 
@@ -44,10 +44,10 @@ def test_variables_have_mean_0_and_variance_1_up_to_the_pilots_error():
     batch = scm.sample(prior, 200, 4000, seed=1)
     moments = [(x.mean(0), x.var(0)) for x in (source_rows(batch, b) for b in range(len(batch)))]
     mean, variance = (torch.cat(parts) for parts in zip(*moments, strict=True))
-    error = (1 / 512 + 1 / 4000) ** 0.5  # of a mean; √2 as much of a Gaussian's variance
+    error = (1 / 256 + 1 / 4000) ** 0.5  # of a mean; √2 as much of a Gaussian's variance
     assert mean.abs().max() < 5 * error
     assert (variance - 1).abs().max() < 5.5 * 2**0.5 * error
-    assert abs(variance.mean() - 1) < 5 * 2**0.5 * error / len(batch) ** 0.5 + 2 / 512
+    assert abs(variance.mean() - 1) < 5 * 2**0.5 * error / len(batch) ** 0.5 + 2 / 256
 
 
 def test_variances_do_not_betray_the_causal_order():
@@ -69,8 +69,8 @@ def test_correlations_are_those_of_an_iscm_that_numpy_draws():
             raw = x @ batch.weights[b, 0, :, v].double().numpy() + rng.standard_normal(len(x))
             x[:, v] = (raw - raw.mean()) / raw.std()
         ours = np.corrcoef(batch.values[b].double().numpy().T)
-        # A deviation read off 512 rows errs by 1/√1024; five of them, and there are at most five parents.
-        assert np.abs(ours - np.corrcoef(x.T)).max() < 5 / 1024**0.5
+        # A deviation read off 256 rows errs by 1/√512; five of them, and there are at most five parents.
+        assert np.abs(ours - np.corrcoef(x.T)).max() < 5 / 512**0.5
 
 
 def test_a_hard_intervention_sets_the_standardised_value():
@@ -88,7 +88,7 @@ def test_interventions_are_seen_in_pilot_units():
     root = batch.order[:, 0] == 0
     gap = batch.values[root, 10_000:, 0].mean(1) - batch.values[root, :10_000, 0].mean(1)
     assert torch.all((gap - batch.gain[root, 0]).abs() < 5 * (2 / 10_000) ** 0.5)
-    assert torch.all((batch.gain[root, 0] * 4 - 1).abs() < 5 / 1024**0.5)
+    assert torch.all((batch.gain[root, 0] * 4 - 1).abs() < 5 / 512**0.5)
 
 
 def test_constants_are_centred_and_explosions_left_alone():
