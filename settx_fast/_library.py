@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import register_autograd, register_fake
 
 from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._operators import operator
 from settx_fast.kernels.aggregate import (
     NO_WEIGHTS,
     Stage,
@@ -99,7 +101,7 @@ def gradients_of(tensors: Sequence[Tensor], absorbed: bool) -> Gradients:
     return Gradients(query, latent, vectors, query_matrices, query_vectors, None if absorbed else projections[0])
 
 
-@torch.library.custom_op("settx::aggregate", mutates_args=())
+@operator("settx_fast::triton_aggregate")
 def aggregate(
     x: Tensor, offsets: Tensor | None, lengths: Tensor | None, query: Tensor, weights: Sequence[Tensor], specs: str
 ) -> list[Tensor]:
@@ -108,13 +110,13 @@ def aggregate(
     return pack(aggregate_forward(SetView(x, offsets, lengths), query, stage), query)
 
 
-@aggregate.register_fake
+@register_fake(aggregate)
 def _(x, offsets, lengths, query, weights, specs):  # type: ignore[no-untyped-def]
     stage = stage_of(weights, specs)
     return pack(allocate(problem_of(SetView(x, offsets, lengths), query.shape[1], stage), query, stage), query)
 
 
-@torch.library.custom_op("settx::aggregate_backward", mutates_args=())
+@operator("settx_fast::triton_aggregate_backward")
 def aggregate_grad(
     grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, query: Tensor,
     weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str,
@@ -126,14 +128,14 @@ def aggregate_grad(
     return [dx, *present_gradients(aggregate_backward(view, query, stage, kept, grad.contiguous(), dx, add=False))]
 
 
-@aggregate_grad.register_fake
+@register_fake(aggregate_grad)
 def _(grad, x, offsets, lengths, query, weights, saved, specs):  # type: ignore[no-untyped-def]
     stage = stage_of(weights, specs)
     absorbed = problem_of(SetView(x, offsets, lengths), query.shape[1], stage).absorbed
     return [torch.empty_like(x), *empty_gradients(query, stage, absorbed)]
 
 
-@torch.library.custom_op("settx::broadcast", mutates_args=())
+@operator("settx_fast::triton_broadcast")
 def broadcast(
     x: Tensor, offsets: Tensor | None, lengths: Tensor | None, keys: Tensor, values: Tensor,
     weights: Sequence[Tensor], spec: str,
@@ -142,12 +144,12 @@ def broadcast(
     return broadcast_forward(SetView(x, offsets, lengths), keys, values, named(weights, decode(spec)), decode(spec))
 
 
-@broadcast.register_fake
+@register_fake(broadcast)
 def _(x, offsets, lengths, keys, values, weights, spec):  # type: ignore[no-untyped-def]
     return like(x, keys.shape[-1])
 
 
-@torch.library.custom_op("settx::broadcast_backward", mutates_args=())
+@operator("settx_fast::triton_broadcast_backward")
 def broadcast_grad(
     grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, keys: Tensor, values: Tensor,
     weights: Sequence[Tensor], spec: str,
@@ -161,7 +163,7 @@ def broadcast_grad(
     return [dx, dk.to(keys.dtype), dv.to(values.dtype), *present(rest)]
 
 
-@broadcast_grad.register_fake
+@register_fake(broadcast_grad)
 def _(grad, x, offsets, lengths, keys, values, weights, spec):  # type: ignore[no-untyped-def]
     used = [w for n, w in zip(decode(spec).weight_names, weights, strict=True) if n not in KEY_WEIGHTS]
     return [torch.empty_like(t) for t in (x, keys, values, *used)]
@@ -170,7 +172,7 @@ def _(grad, x, offsets, lengths, keys, values, weights, spec):  # type: ignore[n
 KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
 
 
-@torch.library.custom_op("settx::isab", mutates_args=())
+@operator("settx_fast::triton_isab")
 def isab(
     x: Tensor, offsets: Tensor | None, lengths: Tensor | None, inducing: Tensor, weights: Sequence[Tensor], specs: str
 ) -> list[Tensor]:
@@ -187,14 +189,14 @@ def isab(
     return [broadcast_forward(view, keys, values, stage.next_weights, stage.next_spec), *pack(kept, inducing)]
 
 
-@isab.register_fake
+@register_fake(isab)
 def _(x, offsets, lengths, inducing, weights, specs):  # type: ignore[no-untyped-def]
     stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
     kept = allocate(problem_of(view, inducing.shape[1], stage), inducing, stage)
     return [like(x, stage.next_dim), *pack(kept, inducing)]
 
 
-@torch.library.custom_op("settx::isab_backward", mutates_args=())
+@operator("settx_fast::triton_isab_backward")
 def isab_grad(
     grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, inducing: Tensor,
     weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str, needs_x: bool,
@@ -213,7 +215,7 @@ def isab_grad(
     return [dx, *present_gradients(gradients), *present(rest)]
 
 
-@isab_grad.register_fake
+@register_fake(isab_grad)
 def _(grad, x, offsets, lengths, inducing, weights, saved, specs, needs_x):  # type: ignore[no-untyped-def]
     stage = stage_of(weights, specs)
     absorbed = problem_of(SetView(x, offsets, lengths), inducing.shape[1], stage).absorbed
@@ -283,8 +285,8 @@ def _refuse(ctx: Any, *grads: Any) -> None:
     raise RuntimeError(NO_DOUBLE_BACKWARD)
 
 
-aggregate.register_autograd(_aggregate_backward, setup_context=_save)
-isab.register_autograd(_isab_backward, setup_context=partial(_save, first=1))
-broadcast.register_autograd(_broadcast_backward, setup_context=_save_broadcast)
+register_autograd(aggregate, _aggregate_backward, setup_context=_save)
+register_autograd(isab, _isab_backward, setup_context=partial(_save, first=1))
+register_autograd(broadcast, _broadcast_backward, setup_context=_save_broadcast)
 for derivative in (aggregate_grad, isab_grad, broadcast_grad):
-    derivative.register_autograd(_refuse)
+    register_autograd(derivative, _refuse)

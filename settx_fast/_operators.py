@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, List, get_type_hints  # noqa: UP035
 
 import torch
+from torch import Tensor
 from torch.library import infer_schema
+
+_LISTS, _TENSORS = (list[Tensor], Sequence[Tensor]), List[Tensor]  # noqa: UP006, the one name that all versions know
 
 
 def operator(name: str, *, mutates: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
@@ -16,6 +19,8 @@ def operator(name: str, *, mutates: tuple[str, ...] = ()) -> Callable[[Callable[
     """
 
     def register(function: Callable[..., Any]) -> Any:
+        hints = get_type_hints(function).items()
+        function.__annotations__ = {each: _TENSORS if hint in _LISTS else hint for each, hint in hints}
         schema = infer_schema(function, mutates_args=mutates)
         torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
         torch.library.impl(name, "default", function)

@@ -21,3 +21,13 @@ def test_import_keeps_random_state_and_threads() -> None:
         "assert torch.equal(before[0], torch.get_rng_state()) and before[1] == torch.get_num_threads()"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_training_step_on_a_cpu_loads_no_compiler() -> None:
+    program = (
+        "import torch; from settx_fast import ISAB;"
+        "ISAB(3, 8, 2, 4)(torch.randn(1, 100_000, 3)).sum().backward();"
+        "import sys; print(*(m for m in ('torch._dynamo', 'triton') if m in sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == []
