@@ -60,8 +60,10 @@ def prepare(
     """Head h of Q and of the folded queries, from query rows (rows, CQ); every head stores the same normed rows."""
     H: tl.constexpr = spec.num_heads
     E: tl.constexpr = D // H
-    if spec.norm_first and spec.norm != "none":
-        norm_rows(input_ptr, to.normed, w.g0, w.b0, rows, rows_ok, CQ, spec.norm, spec.norm_eps, BLOCK_CQ)
+    NORM: tl.constexpr = spec.norm
+    EPS: tl.constexpr = spec.norm_eps
+    if spec.norm_first and NORM != "none":
+        norm_rows(input_ptr, to.normed, w.g0, w.b0, rows, rows_ok, CQ, NORM, EPS, BLOCK_CQ)
     folded_rows = (rows // M * H + h) * M + rows % M
     for start in range(0, E, BLOCK_E):
         e = start + tl.arange(0, BLOCK_E)
@@ -238,37 +240,34 @@ def finish(
 ):  # fmt: skip
     """The block's layers on rows of (sets · M), and the next block's keys and values of its output."""
     F: tl.constexpr = D if spec.ffn_dim is None else spec.ffn_dim
+    H: tl.constexpr = spec.num_heads
+    NORM: tl.constexpr = spec.norm
+    EPS: tl.constexpr = spec.norm_eps
+    ACTIVATION: tl.constexpr = spec.activation
     if ABSORBED:
         attend_absorbed(
             y_ptr, lse_ptr, w, to.attended, rows, rows_ok, M, num_rows,
-            C, D, spec.num_heads, BLOCK_E, BLOCK_K, PRECISION,
+            C, D, H, BLOCK_E, BLOCK_K, PRECISION,
         )  # fmt: skip
     add_attention(to.attended, residual_ptr, residual_rows, w, to.sum0, rows, rows_ok, D, BLOCK_K, PRECISION)
-    if spec.norm != "none":
+    if NORM != "none":
         if spec.norm_first:
-            norm_rows(to.sum0, to.hidden, w.g1, w.b1, rows, rows_ok, D, spec.norm, spec.norm_eps, BLOCK_D)
+            norm_rows(to.sum0, to.hidden, w.g1, w.b1, rows, rows_ok, D, NORM, EPS, BLOCK_D)
         else:
-            norm_rows(to.sum0, to.hidden, w.g0, w.b0, rows, rows_ok, D, spec.norm, spec.norm_eps, BLOCK_D)
+            norm_rows(to.sum0, to.hidden, w.g0, w.b0, rows, rows_ok, D, NORM, EPS, BLOCK_D)
     base_ptr = to.sum0 if spec.norm_first else to.hidden
     add_feed_forward(
-        to.hidden, base_ptr, w, to.before, to.inner, to.sum1, rows, rows_ok, D, F, spec.activation, BLOCK_K, PRECISION
+        to.hidden, base_ptr, w, to.before, to.inner, to.sum1, rows, rows_ok, D, F, ACTIVATION, BLOCK_K, PRECISION
     )
-    if spec.norm != "none" and not spec.norm_first:
-        norm_rows(to.sum1, to.out, w.g1, w.b1, rows, rows_ok, D, spec.norm, spec.norm_eps, BLOCK_D)
+    if NORM != "none" and not spec.norm_first:
+        norm_rows(to.sum1, to.out, w.g1, w.b1, rows, rows_ok, D, NORM, EPS, BLOCK_D)
     if spec_next is not None:
-        if spec_next.norm != "none" and spec_next.norm_first:
+        NEXT_NORM: tl.constexpr = spec_next.norm
+        NEXT_EPS: tl.constexpr = spec_next.norm_eps
+        if NEXT_NORM != "none" and spec_next.norm_first:
             norm_rows(
-                to.out,
-                to.keys_from,
-                w_next.g0,
-                w_next.b0,
-                rows,
-                rows_ok,
-                D,
-                spec_next.norm,
-                spec_next.norm_eps,
-                BLOCK_D,
-            )
+                to.out, to.keys_from, w_next.g0, w_next.b0, rows, rows_ok, D, NEXT_NORM, NEXT_EPS, BLOCK_D
+            )  # fmt: skip
         make_keys_values(
             to.keys_from, w_next, to.next_keys, to.next_values, rows, rows_ok, D, D_NEXT, BLOCK_K, PRECISION
         )

@@ -72,7 +72,7 @@ def recompute_kernel(
         own_keys = b * (block.M * block.D)
         o = attend(
             x.ptr, row_offsets(x, b, rows), valid, k_ptr + own_keys, v_ptr + own_keys, w,
-            chunk, packed, chunk.o, packed * block.D, block, tiles,
+            chunk, packed, chunk.o, packed * block.D, True, block, tiles,
         )  # fmt: skip
         columns = tl.arange(0, WIDTH)
         store_tile(chunk.o, packed * block.D, columns, valid, columns < block.D, o)
@@ -180,13 +180,15 @@ def layers_backward_kernel(
 @triton.jit
 def attended_gradient(chunk, rows, valid, features, own, w, block: tl.constexpr):
     """Gradient of features of the attended values: (rows, features)."""
+    D: tl.constexpr = block.D
+    WIDTH: tl.constexpr = block.width
+    PRECISION: tl.constexpr = block.precision
     if block.spec.output_projection:
-        D: tl.constexpr = block.D
-        columns = tl.arange(0, block.width)
+        columns = tl.arange(0, WIDTH)
         d_o = load_tile(chunk.d_o, rows * D, columns, valid, columns < D)
-        d_a = multiply(d_o, load_tile(w.w_p, columns * D, features, columns < D, own), block.precision)
+        d_a = multiply(d_o, load_tile(w.w_p, columns * D, features, columns < D, own), PRECISION)
     else:
-        d_a = load_tile(chunk.d_o, rows * block.D, features, valid, own)
+        d_a = load_tile(chunk.d_o, rows * D, features, valid, own)
     return d_a
 
 
@@ -275,6 +277,8 @@ def input_backward_kernel(
     ROWS: tl.constexpr = tiles.rows
     INPUTS: tl.constexpr = tiles.inputs
     CHUNK: tl.constexpr = tiles.chunk
+    EPS: tl.constexpr = block.spec.norm_eps
+    PRECISION: tl.constexpr = block.precision
     b, rows, packed, valid = find_tile(x, num_sets, first_run, run_rows, ROWS)
     inputs = tl.arange(0, INPUTS)
     inside = inputs < C
@@ -283,10 +287,10 @@ def input_backward_kernel(
         for first in range(0, D, CHUNK):
             features = first + tl.arange(0, CHUNK)
             d_q = load_tile(chunk.d_q, packed * D, features, valid, features < D)
-            d = multiply_add(d_q, load_tile(w.w_q, features * C, inputs, features < D, inside), d, block.precision)
+            d = multiply_add(d_q, load_tile(w.w_q, features * C, inputs, features < D, inside), d, PRECISION)
         if block.norm_input:
             tile = load_tile(x.ptr, row_offsets(x, b, rows), inputs, valid, inside).to(tl.float32)
-            standard, factor = standardise(tile, C, NORM, block.spec.norm_eps)
+            standard, factor = standardise(tile, C, NORM, EPS)
             d = norm_backward(
                 d, standard, factor, w.g0, sums_ptr + tl.program_id(0).to(tl.int64) * sums_stride, C, NORM
             )

@@ -89,43 +89,45 @@ def softmax(s, block: tl.constexpr, GROUP: tl.constexpr):
 @triton.jit
 def attend(
     x_ptr, offsets, valid, k_ptr, v_ptr, w, kept, kept_rows, stage_ptr, stage_offsets,
-    block: tl.constexpr, tiles: tl.constexpr,
+    KEEP: tl.constexpr, block: tl.constexpr, tiles: tl.constexpr,
 ):  # fmt: skip
     """O = R + proj(concat_h(A_h V_h)) of a tile of elements of one set: (rows, width) in fp32.
 
-    Stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`, or None). Where heads or
+    If KEEP, stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`). Where heads or
     their pieces come together in memory, they do in the rows (D,) at stage_ptr + stage_offsets.
     """
     C: tl.constexpr = block.C
     D: tl.constexpr = block.D
+    WIDTH: tl.constexpr = block.width
     ROWS: tl.constexpr = tiles.rows
     PRECISION: tl.constexpr = block.precision
     GROUP: tl.constexpr = tiles.group
     GROUP_WIDTH: tl.constexpr = tiles.group_width
     PIECE: tl.constexpr = tiles.piece
     PIECES: tl.constexpr = GROUP_WIDTH // PIECE
+    SCORES: tl.constexpr = GROUP * block.keys
     CHUNK: tl.constexpr = tiles.inputs
     PROJECTED: tl.constexpr = block.spec.residual == "projected"
     DIRECT: tl.constexpr = PROJECTED or not block.spec.output_projection
     WHOLE: tl.constexpr = block.spec.num_heads == GROUP and PIECES == 1
     STAGED: tl.constexpr = DIRECT and not WHOLE and (tiles.staged or PIECES > 1)
-    columns = tl.arange(0, block.width)
+    columns = tl.arange(0, WIDTH)
     inside = columns < D
     mean, factor = None, None
     if block.norm_input:
         mean, factor = row_statistics(x_ptr, offsets, valid, block, CHUNK)
     # (rows, CHUNK): the whole of x where it fits, then read once
     x = load_inputs(x_ptr, offsets, valid, 0, mean, factor, w, block, CHUNK)
-    if kept is not None:
+    if KEEP:
         for first in range(0, C, CHUNK):
             if C > CHUNK:
                 x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
             inputs = first + tl.arange(0, CHUNK)
             store_tile(kept.x, kept_rows * C, inputs, valid, inputs < C, x)
     # (rows, width)
-    o = tl.zeros((ROWS, block.width), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
+    o = tl.zeros((ROWS, WIDTH), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
     for head in range(0, block.spec.num_heads, GROUP):
-        s = tl.zeros((ROWS, GROUP * block.keys), tl.float32)
+        s = tl.zeros((ROWS, SCORES), tl.float32)
         q = tl.zeros((ROWS, PIECE), tl.float32)
         for skip in range(0, GROUP_WIDTH, PIECE):
             local = skip + tl.arange(0, PIECE)
@@ -138,7 +140,7 @@ def attend(
                 inputs = first + tl.arange(0, CHUNK)
                 q = multiply_add(x, load_weight(w.w_q, inputs, features, inputs < C, own, C), q, PRECISION)
             s = multiply_add(q, tl.trans(load_heads(k_ptr, head, skip, block, GROUP, PIECE)), s, PRECISION)
-            if kept is not None:
+            if KEEP:
                 store_tile(kept.q, kept_rows * D, features, valid, own, q)
             if PIECES > 1 and PROJECTED:
                 store_tile(stage_ptr, stage_offsets, features, valid, own, q)
@@ -149,7 +151,7 @@ def attend(
             local = skip + tl.arange(0, PIECE)
             features, own = head * block.E + local, local < GROUP * block.E
             a = multiply(p, load_heads(v_ptr, head, skip, block, GROUP, PIECE), PRECISION)
-            if kept is not None and kept.a is not None:
+            if KEEP and block.spec.output_projection:
                 store_tile(kept.a, kept_rows * D, features, valid, own, a)
             if block.spec.output_projection:
                 o = multiply_add(a, load_weight(w.w_p, features, columns, own, inside, D), o, PRECISION)
@@ -195,7 +197,7 @@ def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles
         own_keys = b * (block.M * block.D)
         o = attend(
             x.ptr, row_offsets(x, b, rows), rows < length, k_ptr + own_keys, v_ptr + own_keys, w, None, None,
-            out.ptr, out_offsets, block, tiles,
+            out.ptr, out_offsets, False, block, tiles,
         )  # fmt: skip
         y = finish(o, out.ptr, out_offsets, rows < length, w, block, tiles)
         y = tl.where((rows < length)[:, None], y, 0.0)
@@ -206,7 +208,8 @@ def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles
 @triton.jit
 def broadcast_forward_kernel(x, out, num_sets, k_ptr, v_ptr, w, block: tl.constexpr, tiles: tl.constexpr):
     """One program, one tile of rows of one set."""
-    b, first = locate(tl.program_id(0), x, num_sets, tiles.rows)
+    ROWS: tl.constexpr = tiles.rows
+    b, first = locate(tl.program_id(0), x, num_sets, ROWS)
     broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block, tiles)
 
 

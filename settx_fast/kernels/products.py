@@ -16,8 +16,8 @@ def choose(
     Per head grad (rows, OUT) with rows grad_stride apart and source (rows, IN), out (HEADS, OUT, IN). Returns the
     tile's number and place in the product that follows as well.
     """
-    across: tl.constexpr = tl.cdiv(IN, BLOCK)
-    per_head: tl.constexpr = tl.cdiv(OUT, BLOCK) * across
+    across: tl.constexpr = (IN + BLOCK - 1) // BLOCK
+    per_head: tl.constexpr = (OUT + BLOCK - 1) // BLOCK * across
     mine = (tile >= 0) & (tile < HEADS * per_head)
     h, within = tile // per_head, tile % per_head
     chosen = (

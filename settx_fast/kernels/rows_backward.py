@@ -202,6 +202,8 @@ def finish_backward_kernel(
     """One program: BLOCK_M rows of (sets · M), from the next block's keys and values (or to.out) to dY and δ."""
     NORM: tl.constexpr = spec.norm
     EPS: tl.constexpr = spec.norm_eps
+    H: tl.constexpr = spec.num_heads
+    ACTIVATION: tl.constexpr = spec.activation
     F: tl.constexpr = D if spec.ffn_dim is None else spec.ffn_dim
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     rows_ok = rows < num_rows
@@ -209,19 +211,19 @@ def finish_backward_kernel(
         keys_values_backward(
             dk_ptr, dv_ptr, w_next, to.keys_from, parts_ptr, rows, rows_ok, WIDEST, D, D_NEXT, BLOCK_K, PRECISION
         )
-        if spec_next.norm_first and spec_next.norm != "none":
+        NEXT_NORM: tl.constexpr = spec_next.norm
+        NEXT_EPS: tl.constexpr = spec_next.norm_eps
+        if spec_next.norm_first and NEXT_NORM != "none":
             norm_rows_backward(
                 latents.out, to.keys_from, None, to.out, w_next.g0, parts_ptr, rows, rows_ok, WIDEST,
-                NEXT_G0, NEXT_B0, D, spec_next.norm, spec_next.norm_eps, BLOCK_D,
+                NEXT_G0, NEXT_B0, D, NEXT_NORM, NEXT_EPS, BLOCK_D,
             )  # fmt: skip
     if NORM != "none" and not spec.norm_first:
         norm_rows_backward(
             latents.sum1, to.out, None, to.sum1, w.g1, parts_ptr, rows, rows_ok, WIDEST, G1, B1, D, NORM, EPS, BLOCK_D
         )
     SKIP: tl.constexpr = NORM == "none" or not spec.norm_first
-    feed_forward_backward(
-        latents, to, w, parts_ptr, rows, rows_ok, WIDEST, D, F, spec.activation, SKIP, BLOCK_K, PRECISION
-    )
+    feed_forward_backward(latents, to, w, parts_ptr, rows, rows_ok, WIDEST, D, F, ACTIVATION, SKIP, BLOCK_K, PRECISION)
     if NORM != "none" and spec.norm_first:
         norm_rows_backward(
             latents.sum0, to.hidden, to.sum1, to.sum0, w.g1, parts_ptr, rows, rows_ok, WIDEST,
@@ -245,10 +247,10 @@ def finish_backward_kernel(
             EPS,
             BLOCK_D,
         )
-    attended_backward(to, lse_ptr, w, parts_ptr, rows, rows_ok, M, WIDEST, D, spec.num_heads, BLOCK_K, PRECISION)
+    attended_backward(to, lse_ptr, w, parts_ptr, rows, rows_ok, M, WIDEST, D, H, BLOCK_K, PRECISION)
     values_backward(
         y_ptr, latents.attended, to, w, rows, rows_ok, M, num_rows,
-        C, D, spec.num_heads, ABSORBED, BLOCK_E, BLOCK_K, PRECISION,
+        C, D, H, ABSORBED, BLOCK_E, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
@@ -262,7 +264,9 @@ def queries_backward_kernel(
     """One program: BLOCK_M query rows, from the folded queries (sets, H · M, C or E) fp32 to their input."""
     H: tl.constexpr = spec.num_heads
     E: tl.constexpr = D // H
-    NORMED: tl.constexpr = spec.norm_first and spec.norm != "none"
+    NORM: tl.constexpr = spec.norm
+    EPS: tl.constexpr = spec.norm_eps
+    NORMED: tl.constexpr = spec.norm_first and NORM != "none"
     rows = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     rows_ok = rows < num_rows
     for h in range(H):
@@ -300,7 +304,7 @@ def queries_backward_kernel(
         skip_ptr = dresidual_ptr if spec.residual == "input" else None
         norm_rows_backward(
             input_ptr, to.normed, skip_ptr, to.input, w.g0, parts_ptr, rows, rows_ok, WIDEST,
-            G0, B0, CQ, spec.norm, spec.norm_eps, BLOCK_CQ,
+            G0, B0, CQ, NORM, EPS, BLOCK_CQ,
         )  # fmt: skip
 
 
