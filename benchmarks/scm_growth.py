@@ -52,7 +52,7 @@ def measure(found: list[Point]) -> list[float]:
     """Median seconds of every point, one thread, into memory that is there: the system's zeroing is not our cost."""
     draws = []
     for p in found:
-        out = torch.empty(p.datasets, p.rows, p.prior.max_variables)
+        out = torch.from_numpy(np.empty((p.datasets, p.rows, p.prior.max_variables), np.float32))
         draws.append(timed(partial(scm.sample, p.prior, p.datasets, p.rows, seed=1, num_threads=1, out=out)))
     for draw in draws:
         draw()
