@@ -27,6 +27,8 @@ class Stage:
 STAGES = (
     Stage("build", ("pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--editable", "."), 150),
     Stage("test the kernels on the device", ("pytest", "tests/kernels", "-n", "4", "-p", "no:cacheprovider"), 240),
+    Stage("test the sampler on the device", ("pytest", "tests/scm/test_cuda.py", "-p", "no:cacheprovider"), 90),
+    Stage("time the sampler", ("benchmarks.scm_gpu",), 60),
     Stage("time ISAB", ("benchmarks.isab", "--device", "cuda", "--compiled", "--seconds", "1"), 240),
 )
 
