@@ -1,6 +1,6 @@
 """Every rounding of the CUDA code is the one that IEEE 754 says: no approximation, nothing flushed to zero.
 
-    cuda_arithmetic.py nvcc ARGUMENTS…    compile to PTX and look; exit status 1 for any other instruction
+cuda_arithmetic.py nvcc ARGUMENTS…    compile to PTX and look; exit status 1 for any other instruction
 """
 
 from __future__ import annotations

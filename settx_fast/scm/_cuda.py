@@ -73,7 +73,8 @@ def draw_tables_cuda(
     }
     image = _image(prior, device)
     image.record_stream(torch.cuda.current_stream(device))  # it may have been made on another
-    native().draw_cuda(native_prior(prior), image.data_ptr(), seed, tables | more, sizes, *_place(device))
+    with torch.cuda.device(device):  # the native module changes the current one
+        native().draw_cuda(native_prior(prior), image.data_ptr(), seed, tables | more, sizes, *_place(device))
     return tables
 
 
@@ -111,7 +112,8 @@ def evaluate_tables_cuda(
         "sums": torch.empty(B, chunks, V, 3, dtype=torch.float64, device=device),
     }
     how = (COLUMNS.index(wanted.columns), wanted.observed, wanted.attempt is not None)
-    native().evaluate_cuda(tables | rows | more, sizes, num_rows, seed, *how, width, *place)
+    with torch.cuda.device(device):
+        native().evaluate_cuda(tables | rows | more, sizes, num_rows, seed, *how, width, *place)
     return rows
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from priors import CASES, EVERYTHING, LINEAR
+from priors import CASES, EVERYTHING, LINEAR, NAMED
 from test_sampler import TENSORS
 
 from settx_fast import scm
+from settx_fast.scm import _cuda, sampler
 from settx_fast.scm._cuda import deep_width
 from settx_fast.scm._native import native
-from settx_fast.scm._tables import draw_tables
+from settx_fast.scm._tables import Sizes, draw_tables
 
 BUILT_WITH_CUDA = native().find_devices().built_with_cuda
 needs_device = [
@@ -111,7 +114,7 @@ class TestWithoutADevice:
     @pytest.mark.skipif(not BUILT_WITH_CUDA or torch.cuda.is_available(), reason="needs a CUDA build and no GPU")
     def test_a_failing_cuda_call_is_an_exception_with_its_name_and_words(self):
         with pytest.raises(RuntimeError, match=r"cudaError\w+: .+, while asking for the device's limits"):
-            native().hidden_floats_cuda((1, 1, 1, 0), 10, 0, 0)
+            native().hidden_floats_cuda((1, 1, 1, 0, 1), 10, 0, 0)
 
     @pytest.mark.skipif(not BUILT_WITH_CUDA, reason="needs a CUDA build")
     @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ class TestWithoutADevice:
         described = {"typestr": "<i8", "shape": (2,), "strides": None, "data": (1, False)} | change
         index = described.pop("index", SimpleNamespace(__cuda_array_interface__=described))
         with pytest.raises(ValueError, match=message):
-            native().evaluate_cuda({"index": index}, (2, 3, 1, 0), 10, 0, 0, 0, 0, 0)
+            native().evaluate_cuda({"index": index}, (2, 3, 1, 0, 1), 10, 0, 0, False, False, 0, 0, 0)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -145,3 +148,63 @@ def test_scratch_for_deep_networks_is_as_wide_as_the_prior_allows():
     wide, deep = scm.MLP((50, 60), 1), scm.MLP((3, 9), (1, 3))
     assert deep_width(scm.Prior(mechanism=(wide, deep))) == 9
     assert deep_width(scm.Prior(mechanism=wide)) == 0
+
+
+class OnTheCPU:
+    """In place of the native module: what it would do on a device, by the CPU's rows, on the host's memory."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(native(), name)
+
+    def hidden_floats_cuda(self, sizes: Sizes, num_rows: int, deep_width: int, device: int) -> int:
+        return 2 * deep_width
+
+    def column_chunks_cuda(self, num_rows: int) -> int:
+        return -(-num_rows // 1024)
+
+    def draw_cuda(self, record: Any, image: int, seed: int, arrays: dict[str, torch.Tensor], sizes: Sizes, *place: int):
+        self._remember(arrays)
+        native().draw(record, seed, {k: t.numpy() for k, t in arrays.items()}, sizes, 1, "rows")
+
+    def evaluate_cuda(
+        self, arrays: dict[str, torch.Tensor], sizes: Sizes, num_rows: int, seed: int, *how_and_where: int
+    ):
+        self._remember(arrays)
+        columns, observed, given, _width, *_place = how_and_where
+        found = {name: tensor.numpy() for name, tensor in arrays.items()}
+        native().evaluate(found, sizes, num_rows, seed, columns, observed, given, 1, "rows")
+
+    def _remember(self, arrays: dict[str, torch.Tensor]) -> None:
+        assert all(t.is_contiguous() for t in arrays.values())
+        self.shapes |= {name: tuple(t.shape) for name, t in arrays.items()}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_python_hands_to_a_device_is_what_the_cpu_is_handed(name, monkeypatch):
+    stand_in, image = OnTheCPU(), SimpleNamespace(data_ptr=lambda: 0, record_stream=lambda stream: None)
+    monkeypatch.setattr(_cuda, "native", lambda: stand_in)
+    monkeypatch.setattr(_cuda, "_image", lambda prior, device: image)
+    monkeypatch.setattr(_cuda, "_place", lambda device: (0, 0))
+    monkeypatch.setattr(_cuda, "_copy", lambda tensor, device: tensor)
+    monkeypatch.setattr(_cuda, "check_memory_cuda", lambda *sizes: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(sampler, "check_device", lambda device: torch.device("cpu"))
+    expected = scm.sample(NAMED[name], 6, 1500, seed=3)
+    monkeypatch.setattr(sampler, "draw_tables", lambda *request: _cuda.draw_tables_cuda(torch.device("cpu"), *request))
+    monkeypatch.setattr(
+        sampler,
+        "evaluate_tables",
+        lambda tables, offset, rows, seed, workers, wanted, out: _cuda.evaluate_tables_cuda(
+            tables, offset, rows, seed, NAMED[name], wanted, out
+        ),
+    )
+    batch = scm.sample(NAMED[name], 6, 1500, seed=3)
+    assert_same_bits(batch, expected)
+    B, _, V = batch.bias.shape
+    chunks = 2 if NAMED[name].standardisation == "sample" else 0
+    expected_shapes = {"parents": (B, V, V + 1), "sums": (B, chunks, V, 3), "hidden": (2 * deep_width(NAMED[name]),)}
+    assert {scratch: stand_in.shapes[scratch] for scratch in expected_shapes} == expected_shapes
