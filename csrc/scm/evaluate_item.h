@@ -95,15 +95,17 @@ SETTX_FN int32_t place_in_tile(int32_t row, int32_t lanes) {
     return row % BLOCK / LANES * lanes + row / BLOCK * LANES + row % LANES;
 }
 
+SETTX_FN RowSet rows_of_lane(const Item& item, int32_t lane) {
+    return rows_where([&](int r) { return row_of_lane(lane, r) < item.count; });
+}
+
 SETTX_FN LaneMemory tile_of_lane(float* tile, const Plan& plan, int32_t lane) {
-    return {tile + lane, plan.stride(), plan.lanes, QUAD};
+    return {tile + lane, plan.stride(), plan.lanes};
 }
 
 SETTX_FN LaneMemory output_of_lane(const Tables& t, const Rows& rows, const Item& item, int32_t lane) {
     const int64_t V = t.variables, row = first_row(t, rows, item) + row_of_lane(lane, 0);
-    int count = 0;
-    while (count < QUAD && row_of_lane(lane, count) < item.count) ++count;
-    return {rows.values + row * V, 1, LANES * V, count};
+    return {rows.values + row * V, 1, LANES * V, rows_of_lane(item, lane)};
 }
 
 SETTX_FN Variable variable_of(const Tables& t, const Item& item, const int32_t* parents, int64_t v) {
@@ -123,21 +125,6 @@ SETTX_FN Variable variable_of(const Tables& t, const Item& item, const int32_t* 
             int32_t(t.mechanism[bv]),
             t.noise_parameters + NOISE_PARAMETERS * bv,
             t.parameters + t.mechanism_offset[bkv]};
-}
-
-// All variables of the lane's rows, into `values`. hidden: of its block.
-template <class Memory>
-SETTX_FN void evaluate_lane(const Tables& t, const Rows& rows, const int32_t* parents, const Plan& plan,
-                            const Item& item, int32_t lane, const Memory& values, float* hidden) {
-    const int64_t b = item.dataset, V = t.variables;
-    if (row_of_lane(lane, 0) >= item.count) return;
-    for (int64_t position = 0; position < t.num_variables[b]; ++position) {
-        const int64_t v = t.order[b * V + position];
-        Address at = address(uint64_t(t.index[b]), uint32_t(item.environment), uint32_t(v), FOR_NOISE);
-        at.block = uint32_t(item.first / QUAD + lane);
-        values.store(v, evaluate_variable(variable_of(t, item, parents, v), values,
-                                          {hidden + lane, plan.rows_per_item(), plan.lanes, QUAD}, at, rows.seed));
-    }
 }
 
 // ---- What the lanes of a block write together -----------------------------------------------------------------------

@@ -3,8 +3,7 @@
 #pragma once
 #include "lanes.h"
 #include "mechanism.h"
-#include "noise.h"
-#include "scm.h"
+#include "observe.h"
 
 namespace settx::scm {
 
@@ -29,19 +28,34 @@ SETTX_FN Quad add_scaled(Quad x, Quad z, float weight) {
     return each_row([&](int r) { return fma(weight, z.row[r], x.row[r]); });
 }
 
-// Row r of number i lies at first[i · stride + r · row_stride]; rows from `count` on do not exist.
+// Some of a lane's rows: bit r for row r.
+using RowSet = uint32_t;
+constexpr RowSet ALL_ROWS = (1u << QUAD) - 1;
+
+SETTX_FN bool has_row(RowSet rows, int r) {
+    return rows >> r & 1u;
+}
+
+template <class Holds>
+SETTX_FN RowSet rows_where(const Holds& holds) {
+    RowSet rows = 0;
+    for (int r = 0; r < QUAD; ++r) rows |= RowSet(holds(r) ? 1 : 0) << r;
+    return rows;
+}
+
+// Row r of number i lies at first[i · stride + r · row_stride].
 struct LaneMemory {
     float* first;
     int64_t stride, row_stride;
-    int count;
+    RowSet rows = ALL_ROWS;  // that there are
 
     SETTX_METHOD Quad load(int64_t i) const {
-        return each_row([&](int r) { return r < count ? first[i * stride + r * row_stride] : 0.0f; });
+        return each_row([&](int r) { return has_row(rows, r) ? first[i * stride + r * row_stride] : 0.0f; });
     }
 
-    SETTX_METHOD void store(int64_t i, Quad x) const {
+    SETTX_METHOD void store(int64_t i, Quad x, RowSet which = ALL_ROWS) const {
         for (int r = 0; r < QUAD; ++r)
-            if (r < count) first[i * stride + r * row_stride] = canonical(x.row[r]);
+            if (has_row(rows & which, r)) first[i * stride + r * row_stride] = canonical(x.row[r]);
     }
 };
 
@@ -72,6 +86,15 @@ SETTX_FN Quad add_parents(Quad x, const Variable& v, const Memory& values) {
 
 // ---- Noise ----------------------------------------------------------------------------------------------------------
 
+SETTX_FN Quad normals_of(const Words& w) {
+    const Pair low = gaussian_pair(w.w0, w.w1), high = gaussian_pair(w.w2, w.w3);
+    return {low.first, low.second, high.first, high.second};
+}
+
+SETTX_FN Quad draw_normals(Address at, uint64_t seed) {
+    return normals_of(philox(at, seed));
+}
+
 SETTX_FN Quad draw_noise(int32_t kind, const float* p, Address at, uint64_t seed) {
     const Words w = philox(at, seed);
     const uint32_t word[QUAD] = {w.w0, w.w1, w.w2, w.w3};
@@ -82,10 +105,7 @@ SETTX_FN Quad draw_noise(int32_t kind, const float* p, Address at, uint64_t seed
         more[0] = second.w0, more[1] = second.w1, more[2] = second.w2, more[3] = second.w3;
     }
     Quad normals{};
-    if (kind == GAUSSIAN || kind == MIXTURE) {
-        const Pair low = gaussian_pair(w.w0, w.w1), high = gaussian_pair(w.w2, w.w3);
-        normals = {low.first, low.second, high.first, high.second};
-    }
+    if (kind == GAUSSIAN || kind == MIXTURE) normals = normals_of(w);
     switch (kind) {
         case LAPLACE:
             return each_row([&](int r) { return laplace(word[r]); });

@@ -30,11 +30,12 @@ class PriorImage {
         p.mechanisms = add(p.mechanisms, p.num_mechanisms, [&](Mechanism& mechanism) {
             mechanism.functions = copy(mechanism.functions, mechanism.num_functions);
         });
-        const auto intervention = [&](Intervention& i) {
-            if (i.variables != nullptr) i.variables = copy(i.variables, i.num_variables);
+        const auto named_variables = [&](auto& item) {
+            if (item.variables != nullptr) item.variables = copy(item.variables, item.num_variables);
         };
-        p.source_interventions = add(p.source_interventions, p.num_source_interventions, intervention);
-        p.target_interventions = add(p.target_interventions, p.num_target_interventions, intervention);
+        p.source_interventions = add(p.source_interventions, p.num_source_interventions, named_variables);
+        p.target_interventions = add(p.target_interventions, p.num_target_interventions, named_variables);
+        p.observations = add(p.observations, p.num_observations, named_variables);
         return p;
     }
 

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "columns.h"
-#include "observe_item.h"
+#include "evaluate_lane.h"
 #include "sample_cuda.h"
 
 #define SETTX_PATH cuda
@@ -44,15 +44,7 @@ __global__ void list_all_parents(Tables t, int32_t* parents) {
     if (i < t.datasets * t.variables) list_parents(t, i / t.variables, i % t.variables, parents);
 }
 
-// Of kernels that observe there are two: what is plain keeps its registers.
-template <bool OBSERVES, class Memory>
-SETTX_FN void evaluate_lane(const Lane<Memory>& l) {
-    evaluate_lane(l.t, l.rows, l.parents, l.plan, l.item, l.lane, l.values, l.hidden);
-    if constexpr (OBSERVES) observe_lane(l);
-}
-
-template <bool OBSERVES>
-__global__ void __launch_bounds__(MOST_LANES, OBSERVES ? 1 : 4)
+__global__ void __launch_bounds__(MOST_LANES, 4)
     evaluate_in_tiles(Tables t, Rows rows, Plan plan, const int32_t* parents, float* hidden) {
     extern __shared__ float tile[];
     const int32_t lane = int32_t(threadIdx.x);
@@ -60,8 +52,7 @@ __global__ void __launch_bounds__(MOST_LANES, OBSERVES ? 1 : 4)
     for (int64_t number = blockIdx.x; number < t.datasets * plan.items; number += gridDim.x) {
         Item item;
         if (!find_item(t, rows, plan, number, &item)) continue;
-        const LaneMemory values = tile_of_lane(tile, plan, lane);
-        evaluate_lane<OBSERVES>(Lane<LaneMemory>{t, rows, parents, plan, item, lane, values, hidden});
+        evaluate_lane(t, rows, parents, plan, item, lane, tile_of_lane(tile, plan, lane), hidden);
         write_environment(t, rows, item, lane, plan.lanes);
         __syncthreads();
         write_tile(t, rows, plan, item, lane, tile);
@@ -69,7 +60,6 @@ __global__ void __launch_bounds__(MOST_LANES, OBSERVES ? 1 : 4)
     }
 }
 
-template <bool OBSERVES>
 __global__ void __launch_bounds__(MOST_LANES)
     evaluate_in_place(Tables t, Rows rows, Plan plan, const int32_t* parents, float* hidden) {
     const int32_t lane = int32_t(threadIdx.x);
@@ -78,9 +68,16 @@ __global__ void __launch_bounds__(MOST_LANES)
         Item item;
         if (!find_item(t, rows, plan, number, &item)) continue;
         const LaneMemory values = output_of_lane(t, rows, item, lane);
-        evaluate_lane<OBSERVES>(Lane<LaneMemory>{t, rows, parents, plan, item, lane, values, hidden});
+        evaluate_lane(t, rows, parents, plan, item, lane, values, hidden);
         write_missing_variables(t, item, values);
         write_environment(t, rows, item, lane, plan.lanes);
+    }
+}
+
+__global__ void write_noises(Tables t, Rows rows, Plan plan) {
+    for (int64_t number = blockIdx.x; number < t.datasets * plan.items; number += gridDim.x) {
+        Item item;
+        if (find_item(t, rows, plan, number, &item)) write_noise(t, rows, item, int32_t(threadIdx.x));
     }
 }
 
@@ -177,16 +174,17 @@ void evaluate_cuda(const Tables& t, const Rows& rows, int64_t deep_width, const 
     check(cudaGetLastError(), "launching list_all_parents");
     const unsigned blocks = unsigned(std::min<int64_t>(plan.blocks, INT32_MAX));
     if (plan.in_place) {
-        const auto kernel = needs_observation(rows) ? evaluate_in_place<true> : evaluate_in_place<false>;
-        kernel<<<blocks, plan.lanes, 0, stream>>>(t, rows, plan, scratch.parents, scratch.hidden);
+        evaluate_in_place<<<blocks, plan.lanes, 0, stream>>>(t, rows, plan, scratch.parents, scratch.hidden);
     } else {
-        const auto kernel = needs_observation(rows) ? evaluate_in_tiles<true> : evaluate_in_tiles<false>;
         const int bytes = int(tile_bytes(t, plan));
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        check(cudaFuncSetAttribute(evaluate_in_tiles, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "reserving shared memory");
-        kernel<<<blocks, plan.lanes, size_t(bytes), stream>>>(t, rows, plan, scratch.parents, scratch.hidden);
+        evaluate_in_tiles<<<blocks, plan.lanes, size_t(bytes), stream>>>(t, rows, plan, scratch.parents,
+                                                                         scratch.hidden);
     }
     check(cudaGetLastError(), "launching evaluate");
+    if (rows.noise != nullptr) write_noises<<<blocks, plan.lanes, 0, stream>>>(t, rows, plan);
+    check(cudaGetLastError(), "launching write_noises");
     scale_columns(t, rows, reinterpret_cast<Sums*>(scratch.sums), stream);
 }
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "observe_item.h"
+#include "evaluate_lane.h"
 #include "paths.h"
 #include "prior_image.h"
 
@@ -17,22 +17,16 @@ struct Block {
     float *tile, *hidden;
 };
 
-void evaluate_lane(const Block& b, const Item& item, int32_t lane, const LaneMemory& values) {
-    evaluate_lane(b.t, b.rows, b.parents, b.plan, item, lane, values, b.hidden);
-    if (needs_observation(b.rows))
-        observe_lane(Lane<LaneMemory>{b.t, b.rows, b.parents, b.plan, item, lane, values, b.hidden});
-}
-
 void evaluate_in_tile(const Block& b, const Item& item) {
     for (int32_t lane = 0; lane < b.plan.lanes; ++lane)
-        evaluate_lane(b, item, lane, tile_of_lane(b.tile, b.plan, lane));
+        evaluate_lane(b.t, b.rows, b.parents, b.plan, item, lane, tile_of_lane(b.tile, b.plan, lane), b.hidden);
     for (int32_t lane = 0; lane < b.plan.lanes; ++lane) write_tile(b.t, b.rows, b.plan, item, lane, b.tile);
 }
 
 void evaluate_in_place(const Block& b, const Item& item) {
     for (int32_t lane = 0; lane < b.plan.lanes; ++lane) {
         const LaneMemory values = output_of_lane(b.t, b.rows, item, lane);
-        evaluate_lane(b, item, lane, values);
+        evaluate_lane(b.t, b.rows, b.parents, b.plan, item, lane, values, b.hidden);
         write_missing_variables(b.t, item, values);
     }
 }
@@ -71,7 +65,10 @@ void evaluate_by_rows(const Tables& t, const Rows& rows, int64_t shared_bytes) {
         Item item;
         if (!find_item(t, rows, plan, number, &item)) continue;
         plan.in_place ? evaluate_in_place(block, item) : evaluate_in_tile(block, item);
-        for (int32_t lane = 0; lane < plan.lanes; ++lane) write_environment(t, rows, item, lane, plan.lanes);
+        for (int32_t lane = 0; lane < plan.lanes; ++lane) {
+            write_environment(t, rows, item, lane, plan.lanes);
+            if (rows.noise != nullptr) write_noise(t, rows, item, lane);
+        }
     }
     scale_columns(t, rows, 1);
 }

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = "draw_datasets|list_all_parents|evaluate_in_tiles|evaluate_in_place|add_columns|find_units|apply_units"
+NAMES = (
+    "draw_datasets|list_all_parents|evaluate_in_tiles|evaluate_in_place|write_noises|add_columns|find_units|apply_units"
+)
 KERNEL = re.compile(
     rf"Compiling entry function '\w*?(?P<kernel>{NAMES})\w*'"
     r" for 'sm_(?P<arch>\d+)'\n.*\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "

@@ -95,6 +95,8 @@ def _one_at_a_time() -> dict[str, scm.Prior]:
     for field in ("graph", "mechanism", "noise", "noise_effect"):
         for choice in getattr(EVERYTHING, field):
             cases[f"{field}: {choice}"] = replace(EVERYTHING, **{field: choice})
+    for observation in OBSERVED.observation:
+        cases[f"observation: {observation}"] = replace(OBSERVED, observation=(observation,))
     for intervention in (*EVERYTHING.source_interventions, *EVERYTHING.target_interventions):
         only = {"source_interventions": (intervention,), "target_interventions": ()}
         cases[f"intervention: {intervention.kind}"] = replace(EVERYTHING, **only)
