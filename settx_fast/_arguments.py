@@ -157,8 +157,3 @@ def autocast(tensor: Tensor) -> Tensor:
     if not torch.is_autocast_enabled(device) or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return tensor
     return tensor.to(torch.get_autocast_dtype(device))
-
-
-def autocast_weights(weights: BlockWeights) -> BlockWeights:
-    """The weights, each through `autocast`."""
-    return BlockWeights(**{name: autocast(t) for name, t in weights._asdict().items() if t is not None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Literal, NamedTuple, get_args
 
@@ -86,3 +87,7 @@ class BlockWeights(NamedTuple):
     b0: Tensor | None = None
     g1: Tensor | None = None
     b1: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> BlockWeights:
+        """The weights, each through a function."""
+        return BlockWeights(*[None if tensor is None else function(tensor) for tensor in self])  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from settx_fast import blockwise, composed, reference
-from settx_fast._arguments import autocast, autocast_weights, check_block, check_set, enter
+from settx_fast._arguments import autocast, check_block, check_set, enter
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._dispatch import why_not_triton
 from settx_fast._sets import Sets
@@ -72,7 +72,7 @@ def attention_block(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
     """
-    weights = autocast_weights(weights)
+    weights = weights.map(autocast)
     queries, restore = enter("query", query, query_lengths, query_mask)
     keys, _ = enter("key", key, key_lengths, key_mask)
     check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
@@ -104,7 +104,7 @@ def induced_set_attention(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
-    weights_a, weights_b = autocast_weights(weights_a), autocast_weights(weights_b)
+    weights_a, weights_b = weights_a.map(autocast), weights_b.map(autocast)
     sets, restore = enter("x", x, lengths, mask)
     inducing = autocast(inducing)
     check_set("inducing", inducing, like=sets.rows)

@@ -94,10 +94,12 @@ class MAB(nn.Module):
         tensors: dict[str, Any] = {}
         for suffix, name in layers.items():
             layer = getattr(self, name, None)
-            tensors |= {f"w_{suffix}": getattr(layer, "weight", None), f"b_{suffix}": getattr(layer, "bias", None)}
+            tensors[f"w_{suffix}"] = getattr(layer, "weight", None)
+            tensors[f"b_{suffix}"] = getattr(layer, "bias", None)
         for index in (0, 1):
             norm = getattr(self, f"ln{index}", None)
-            tensors |= {f"g{index}": getattr(norm, "weight", None), f"b{index}": getattr(norm, "bias", None)}
+            tensors[f"g{index}"] = getattr(norm, "weight", None)
+            tensors[f"b{index}"] = getattr(norm, "bias", None)
         return BlockWeights(**tensors)
 
     def forward(

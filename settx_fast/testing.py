@@ -94,18 +94,15 @@ class Inputs(NamedTuple):
         def move(t: Tensor) -> Tensor:
             return t.detach().to(target, copy=True).requires_grad_(t.requires_grad)
 
-        def move_all(weights: BlockWeights) -> BlockWeights:
-            return BlockWeights(**{name: move(t) for name, t in weights._asdict().items() if t is not None})
-
         lengths = self.lengths
         if lengths is not None and not isinstance(target, torch.dtype):
             lengths = lengths.to(target)
         return Inputs(
             move(self.x),
             move(self.inducing),
-            move_all(self.weights_a),
+            self.weights_a.map(move),
             self.spec_a,
-            move_all(self.weights_b),
+            self.weights_b.map(move),
             self.spec_b,
             lengths,
         )

@@ -96,4 +96,4 @@ def _broadcast_block(
 
 def _cast(weights: BlockWeights, rows: Tensor) -> BlockWeights:
     dtype = compute_dtype(rows.dtype)
-    return BlockWeights(**{name: t.to(dtype) for name, t in weights._asdict().items() if t is not None})
+    return weights.map(lambda t: t.to(dtype))
