@@ -22,7 +22,7 @@ NUMBERS = [target for target in TARGETS if target.kind == "number"]
 EFFECTS = [target.name for target in NUMBERS if target.level == "variable"]
 
 
-def write_run(directory: Path, name: str = "random", evaluated: bool = True) -> Path:
+def write_run(directory: Path, name: str = "random_linear", evaluated: bool = True) -> Path:
     """A run directory as training, evaluation and prediction leave it, with made-up numbers."""
     directory.mkdir(parents=True)
     config = preset(name)
@@ -55,7 +55,7 @@ def write_evaluation(directory: Path, features: int) -> None:
     true = generator.integers(0, 4, size=(DATASETS, features))
     arrays |= {"role/true": true, "role/model": generator.dirichlet(np.ones(4), size=true.shape)}
     metrics["role"] = {"model": {"auroc": 0.933, "accuracy": 0.8}, "mean": {"auroc": 0.5, "accuracy": 0.25}}
-    evaluation = {"prior": "random", "seed": 4711, "num_datasets": DATASETS, "num_rows": 500, "metrics": metrics}
+    evaluation = {"prior": "random_linear", "seed": 4711, "num_datasets": DATASETS, "num_rows": 500, "metrics": metrics}
     evaluation["framework"] = {"model": 0.876, "majority": 0.612, "classical": 0.743}
     evaluation["framework_datasets"] = 59
     (directory / "evaluation.json").write_text(json.dumps(evaluation))
@@ -83,7 +83,7 @@ def make_prediction(**changes: object) -> Prediction:
         "target": "body_mass_g",
         "rows": {"Biscoe": 167, "Dream": 124, "Torgersen": 51},
         "deploy": "Torgersen",
-        "model": {"directory": "run", "name": "random", "seed": 0},
+        "model": {"directory": "run", "name": "random_linear", "seed": 0},
         "properties": {t.name: Interval(0.421, 0.3, 0.5) for t in NUMBERS if t.level == "dataset" and not t.labels},
         "columns": columns,
         "frameworks": compared,
@@ -168,12 +168,12 @@ def test_missing_labels_and_infinite_intervals_are_shown_as_such(tmp_path: Path)
 
 def test_a_directory_of_runs_has_one_report(tmp_path: Path) -> None:
     write_run(tmp_path / "all" / "chain", "chain", evaluated=False)
-    write_run(tmp_path / "all" / "random", evaluated=False)
+    write_run(tmp_path / "all" / "random_linear", evaluated=False)
     path = write_report(tmp_path / "all")
     page = Page(path.read_text())
     assert path == tmp_path / "all" / "report.html"
     assert "Model “chain”" in page.text
-    assert "Model “random”" in page.text
+    assert "Model “random_linear”" in page.text
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_browser_shows_headings_tables_and_every_image(report: Path, browser: 
     seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert seen["images"] == seen["all"] > len(NUMBERS)
     assert seen["wide"] <= 1200
-    for heading in ("Table penguins.csv: predicting body_mass_g", "Model “random”", "Loss curve", "Metrics",
+    for heading in ("Table penguins.csv: predicting body_mass_g", "Model “random_linear”", "Loss curve", "Metrics",
                     "Predicted against true", "Calibration", "Columns"):  # fmt: skip
         assert heading in seen["headings"]
     for cell in ("causal ERM", "95,500 47,750 … 191,000", "bill_length_mm", "0.421 0.3 … 0.5", "87.6%", "0.961"):
