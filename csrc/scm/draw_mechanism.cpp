@@ -11,7 +11,7 @@ namespace {
 SETTX_CALL float* normals(float* out, int64_t count, float scale, Address* at, uint64_t seed) {
     for (int64_t i = 0; i < count; i += BLOCK, at->block += LANES) {
         alignas(64) float block[BLOCK] = {};
-        add_noise(GAUSSIAN, nullptr, scale, *at, seed, block);
+        add_noise(GAUSSIAN, nullptr, scale, *at, seed, BLOCK, block);
         for (int64_t j = 0; j < BLOCK && i + j < count; ++j) *out++ = block[j];
     }
     return out;

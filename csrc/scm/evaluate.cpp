@@ -9,64 +9,13 @@
 namespace settx::scm::SETTX_PATH {
 namespace {
 
-// ---- Noise ----------------------------------------------------------------------------------------------------------
-
-// The words of one noise: 64, and 64 more for those that need two a row.
-SETTX_FN void draw_words(Address at, uint64_t seed, bool two, uint32_t* words, uint32_t* more) {
-    philox_lanes(at, seed, words);
-    at.variable_purpose += 1u << 24;
-    if (two) philox_lanes(at, seed, more);
-}
-
-}  // namespace
-
-// x (BLOCK,) += scale · noise of the rows whose counters start at `at`.
-void add_noise(int32_t kind, const float* p, float scale, Address at, uint64_t seed, float* __restrict x) {
-    alignas(64) uint32_t words[BLOCK], more[BLOCK];
-    draw_words(at, seed, kind == STUDENT_T || kind == MIXTURE, words, more);
-    const auto add = [&](auto noise) {
-        for (int i = 0; i < BLOCK; ++i) x[i] = fma(scale, noise(i), x[i]);
-    };
-    const auto add_pairs = [&](auto change) {  // of normals
-        for (int half = 0; half < BLOCK; half += 2 * LANES)
-            for (int i = half; i < half + LANES; ++i) {
-                const Pair pair = gaussian_pair(words[i], words[i + LANES]);
-                x[i] = fma(scale, change(pair.first, i), x[i]);
-                x[i + LANES] = fma(scale, change(pair.second, i + LANES), x[i + LANES]);
-            }
-    };
-    const float p0 = p == nullptr ? 0.0f : p[0], p1 = p == nullptr ? 0.0f : p[1];
-    switch (kind) {
-        case GAUSSIAN:
-            return add_pairs([](float normal, int) { return normal; });
-        case LAPLACE:
-            return add([&](int i) { return laplace(words[i]); });
-        case UNIFORM:
-            return add([&](int i) { return uniform(words[i]); });
-        case STUDENT_T:
-            return add([&](int i) { return student_t(words[i], more[i], p0); });
-        case EXPONENTIAL:
-            return add([&](int i) { return exponential(words[i]); });
-        case GUMBEL:
-            return add([&](int i) { return gumbel(words[i]); });
-        case LOGISTIC:
-            return add([&](int i) { return logistic(words[i]); });
-        case CLIPPED_CAUCHY:
-            return add([&](int i) { return clipped_cauchy(words[i], p0, p1); });
-        case MIXTURE:
-            return add_pairs([&](float normal, int i) { return mixture(normal, more[i], p); });
-    }
-}
-
-namespace {
-
 // ---- One variable in one environment --------------------------------------------------------------------------------
 
 // Multiplicative and heteroscedastic noise, for rows of the tile from `row`.
 void add_modulated_noise(const Node& node, Address at, int64_t row) {
     alignas(64) float noise[BLOCK] = {}, predictor[BLOCK] = {};
     float* x = node.x + row;
-    add_noise(node.noise_kind, node.noise_parameters, node.noise_scale, at, node.seed, noise);
+    add_noise(node.noise_kind, node.noise_parameters, node.noise_scale, at, node.seed, BLOCK, noise);
     if (node.noise_effect == MULTIPLICATIVE) {
         for (int i = 0; i < BLOCK; ++i) x[i] = fma(x[i], noise[i], x[i]);
         return;
@@ -80,11 +29,9 @@ void add_all_noise(const Node& node, int64_t count, int64_t local_row) {
     const bool additive = node.noise_effect == ADDITIVE || node.num_parents == 0;
     Address at = node.noise_at;
     at.block += uint32_t(local_row / (BLOCK / LANES));
-    for (int64_t row = 0; row < count; row += BLOCK, at.block += LANES)
-        if (additive)
-            add_noise(node.noise_kind, node.noise_parameters, node.noise_scale, at, node.seed, node.x + row);
-        else
-            add_modulated_noise(node, at, row);
+    if (additive)
+        return add_noise(node.noise_kind, node.noise_parameters, node.noise_scale, at, node.seed, count, node.x);
+    for (int64_t row = 0; row < count; row += BLOCK, at.block += LANES) add_modulated_noise(node, at, row);
 }
 
 // x (count,) = start + Σ of N weighted parents from `first` on, added in order; start is the bias, or x itself.
@@ -185,7 +132,7 @@ namespace {
 
 // T: a tile of (V, T) floats in 32 KB where V allows it.
 int64_t tile_rows(int64_t V) {
-    const int64_t fitting = 4096 / V / BLOCK * BLOCK;
+    const int64_t fitting = 8192 / V / BLOCK * BLOCK;
     return fitting < BLOCK ? BLOCK : (fitting > 1024 ? 1024 : fitting);
 }
 
@@ -194,42 +141,47 @@ SETTX_FN void prefetch_for_write(const float* first, const float* last) {
     for (; first < last; first += 16) __builtin_prefetch(first, 1, 3);
 }
 
-typedef float Four __attribute__((vector_size(16)));
-typedef int FourInts __attribute__((vector_size(16)));
+typedef float Eight __attribute__((vector_size(32)));
+typedef int EightInts __attribute__((vector_size(32)));
 
-SETTX_FN Four load_four(const float* from) {  // every NaN canonical
-    Four four;
-    FourInts bits;
-    std::memcpy(&four, from, sizeof four);
+SETTX_FN void load_eight(const float* from, Eight* eight) {  // every NaN canonical
+    EightInts bits;
+    std::memcpy(eight, from, sizeof *eight);
     std::memcpy(&bits, from, sizeof bits);
-    const FourInts is_nan = four != four;
+    const EightInts is_nan = *eight != *eight;
     bits = (bits & ~is_nan) | (is_nan & int(NAN_BITS));
-    std::memcpy(&four, &bits, sizeof four);
-    return four;
+    std::memcpy(eight, &bits, sizeof *eight);
 }
 
-SETTX_FN void store_four(float* to, Four four) {
-    std::memcpy(to, &four, sizeof four);
+// Four numbers of row r, and four of row r + 4.
+SETTX_FN void store_halves(float* row, float* fourth_row, const Eight& eight) {
+    std::memcpy(row, &eight, sizeof eight / 2);
+    std::memcpy(fourth_row, reinterpret_cast<const float*>(&eight) + 4, sizeof eight / 2);
 }
 
-// out (rows, V) = tile (V, T) transposed, four by four.
+// out (8, V) = four variables of the tile (V, T) transposed.
+SETTX_FN void transpose(const float* tile, int64_t T, int64_t V, float* out) {
+    Eight a, b, c, d;
+    load_eight(tile, &a);
+    load_eight(tile + T, &b);
+    load_eight(tile + 2 * T, &c);
+    load_eight(tile + 3 * T, &d);
+    const Eight ab_low = __builtin_shuffle(a, b, EightInts{0, 8, 1, 9, 4, 12, 5, 13});
+    const Eight ab_high = __builtin_shuffle(a, b, EightInts{2, 10, 3, 11, 6, 14, 7, 15});
+    const Eight cd_low = __builtin_shuffle(c, d, EightInts{0, 8, 1, 9, 4, 12, 5, 13});
+    const Eight cd_high = __builtin_shuffle(c, d, EightInts{2, 10, 3, 11, 6, 14, 7, 15});
+    constexpr EightInts FIRST = {0, 1, 8, 9, 4, 5, 12, 13}, SECOND = {2, 3, 10, 11, 6, 7, 14, 15};
+    store_halves(out, out + 4 * V, __builtin_shuffle(ab_low, cd_low, FIRST));
+    store_halves(out + V, out + 5 * V, __builtin_shuffle(ab_low, cd_low, SECOND));
+    store_halves(out + 2 * V, out + 6 * V, __builtin_shuffle(ab_high, cd_high, FIRST));
+    store_halves(out + 3 * V, out + 7 * V, __builtin_shuffle(ab_high, cd_high, SECOND));
+}
+
+// out (rows, V) = tile (V, T) transposed.
 SETTX_LOOP void write_rows(const float* __restrict tile, int64_t T, int64_t V, int64_t rows, float* __restrict out) {
-    const int64_t whole_rows = rows / 4 * 4, whole_variables = V / 4 * 4;
-    for (int64_t r = 0; r < whole_rows; r += 4)
-        for (int64_t v = 0; v < whole_variables; v += 4) {
-            const float* from = tile + v * T + r;
-            const Four a = load_four(from), b = load_four(from + T);
-            const Four c = load_four(from + 2 * T), d = load_four(from + 3 * T);
-            const Four ab_low = __builtin_shuffle(a, b, FourInts{0, 4, 1, 5});
-            const Four ab_high = __builtin_shuffle(a, b, FourInts{2, 6, 3, 7});
-            const Four cd_low = __builtin_shuffle(c, d, FourInts{0, 4, 1, 5});
-            const Four cd_high = __builtin_shuffle(c, d, FourInts{2, 6, 3, 7});
-            float* to = out + r * V + v;
-            store_four(to, __builtin_shuffle(ab_low, cd_low, FourInts{0, 1, 4, 5}));
-            store_four(to + V, __builtin_shuffle(ab_low, cd_low, FourInts{2, 3, 6, 7}));
-            store_four(to + 2 * V, __builtin_shuffle(ab_high, cd_high, FourInts{0, 1, 4, 5}));
-            store_four(to + 3 * V, __builtin_shuffle(ab_high, cd_high, FourInts{2, 3, 6, 7}));
-        }
+    const int64_t whole_rows = rows / 8 * 8, whole_variables = V / 4 * 4;
+    for (int64_t r = 0; r < whole_rows; r += 8)
+        for (int64_t v = 0; v < whole_variables; v += 4) transpose(tile + v * T + r, T, V, out + r * V + v);
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t v = r < whole_rows ? whole_variables : 0; v < V; ++v) out[r * V + v] = canonical(tile[v * T + r]);
 }
@@ -250,15 +202,6 @@ int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden) {
     return padded(num_edges) + 2 * V * tile_rows(V) + 2 * BLOCK * (max_hidden > V ? max_hidden : V);
 }
 
-void fill_noise(const NoiseRows& rows, int64_t first, int64_t n, float* out) {
-    Address at = address(uint64_t(rows.dataset), 0, uint32_t(rows.variable), FOR_NOISE);
-    at.block = uint32_t(first / (BLOCK / LANES));
-    for (int64_t row = 0; row < n; row += BLOCK, at.block += LANES) {
-        fill(out + row, BLOCK, 0.0f);
-        add_noise(rows.kind, rows.parameters, 1.0f, at, rows.seed, out + row);
-    }
-}
-
 void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment, const Parents& parents,
                       float* scratch) {
     const int64_t V = t.variables, b = segment.dataset, k = segment.environment, T = tile_rows(V);
@@ -277,8 +220,7 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
         for (int64_t position = 0; position < n; ++position) {
             prefetch_for_write(out + position * count * V / n, out + (position + 1) * count * V / n);
             const int64_t v = t.order[b * V + position];
-            evaluate_node(node_of(model, v, edge_weights + parents.start[v]), (count + BLOCK - 1) / BLOCK * BLOCK,
-                          local);
+            evaluate_node(node_of(model, v, edge_weights + parents.start[v]), whole_blocks(count), local);
         }
         const TileRows tile_rows{count, local, row};
         if (rows.is_observed) observe_tile(model, rows, edge_weights, spare, tile_rows);

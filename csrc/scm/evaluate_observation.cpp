@@ -10,7 +10,7 @@ namespace {
 void words_of_rows(const Model& m, int64_t v, uint32_t purpose, int32_t attempt, int64_t local_row, uint32_t* words) {
     Address at = m.address_of(v, purpose);
     at.block += uint32_t(local_row / (BLOCK / LANES));
-    philox_lanes(at_attempt(at, attempt), m.seed, words);
+    philox_lanes(at_attempt(at, attempt), Keys(m.seed), words);
 }
 
 // ---- Rows that are drawn until they are accepted --------------------------------------------------------------------
@@ -103,8 +103,7 @@ void measure(const Model& m, int64_t v, uint32_t purpose, int64_t count, int64_t
     if (m.t.error_scale[bv] > 0.0f) {
         Address at = m.address_of(v, purpose);
         at.block += uint32_t(local_row / (BLOCK / LANES));
-        for (int64_t row = 0; row < count; row += BLOCK, at.block += LANES)
-            add_noise(GAUSSIAN, nullptr, m.t.error_scale[bv], at, m.seed, x + row);
+        add_noise(GAUSSIAN, nullptr, m.t.error_scale[bv], at, m.seed, whole_blocks(count), x);
     }
     if (m.t.num_levels[bv] > 0) to_levels(x, count, m.t.thresholds + bv * L, m.t.codes + bv * L, m.t.num_levels[bv]);
 }
@@ -137,7 +136,7 @@ void fill_noise_of_rows(const Model& m, const Rows& rows, int64_t v, const TileR
             for (int64_t i = 0; i < count && !is_asked; ++i) is_asked = attempts[i] == attempt;
             if (!is_asked) continue;
             add_noise(int32_t(m.t.noise_kind[bv]), m.t.noise_parameters + NOISE_PARAMETERS * bv, 1.0f,
-                      at_attempt(at, attempt), m.seed, noise);
+                      at_attempt(at, attempt), m.seed, BLOCK, noise);
             for (int64_t i = 0; i < count; ++i)
                 if (attempts == nullptr || attempts[i] == attempt) out[first + i] = noise[i], ++found;
         }

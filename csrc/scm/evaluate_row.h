@@ -100,7 +100,7 @@ SETTX_FN Quad draw_noise(int32_t kind, const float* p, Address at, uint64_t seed
     const uint32_t word[QUAD] = {w.w0, w.w1, w.w2, w.w3};
     uint32_t more[QUAD] = {};
     if (kind == STUDENT_T || kind == MIXTURE) {
-        at.variable_purpose += 1u << 24;
+        at = second_words(at);
         const Words second = philox(at, seed);
         more[0] = second.w0, more[1] = second.w1, more[2] = second.w2, more[3] = second.w3;
     }

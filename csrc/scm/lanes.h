@@ -18,7 +18,7 @@ struct Wide {
     __m512i v;
 };
 SETTX_FN Wide broadcast(uint32_t x) {
-    return {_mm512_set1_epi64(int64_t(x))};
+    return {_mm512_set1_epi32(int32_t(x))};
 }
 SETTX_FN Wide count_from(uint32_t x) {
     return {_mm512_add_epi64(broadcast(x).v, _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0))};
@@ -42,7 +42,7 @@ struct Wide {
     __m256i v;
 };
 SETTX_FN Wide broadcast(uint32_t x) {
-    return {_mm256_set1_epi64x(int64_t(x))};
+    return {_mm256_set1_epi32(int32_t(x))};
 }
 SETTX_FN Wide count_from(uint32_t x) {
     return {_mm256_add_epi64(broadcast(x).v, _mm256_set_epi64x(3, 2, 1, 0))};
@@ -62,8 +62,21 @@ SETTX_FN void store_low(uint32_t* to, Wide a, Wide b) {
 }
 #endif
 
-// words (4, LANES): those of counters at, at + 1, …, at + 15.
-SETTX_FN void philox_lanes(Address at, uint64_t seed, uint32_t* words) {
+// The keys of the ten rounds: they change with the seed alone.
+struct Keys {
+    uint32_t first[ROUNDS], second[ROUNDS];
+
+    SETTX_METHOD explicit Keys(uint64_t seed) {
+        for (uint32_t round = 0; round < ROUNDS; ++round) {
+            first[round] = uint32_t(seed) + round * KEY_STEP_0;
+            second[round] = uint32_t(seed >> 32) + round * KEY_STEP_1;
+        }
+    }
+};
+
+// words (4, LANES): those of counters at, at + 1, …, at + 15. Ten rounds are one long chain, so all counters go through
+// them side by side; the key comes first in its exclusive-or, as it does not wait for the product.
+SETTX_FN void philox_lanes(Address at, const Keys& keys, uint32_t* words) {
 #if defined(__AVX2__)
     constexpr int GROUPS = LANES / Wide::WIDTH;
     Wide w0[GROUPS], w1[GROUPS], w2[GROUPS], w3[GROUPS];
@@ -73,21 +86,18 @@ SETTX_FN void philox_lanes(Address at, uint64_t seed, uint32_t* words) {
         w2[g] = broadcast(at.dataset_low);
         w3[g] = broadcast(at.dataset_environment);
     }
-    uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
 #pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
-        const Wide k0 = broadcast(key0), k1 = broadcast(key1);
+    for (uint32_t round = 0; round < ROUNDS; ++round) {
+        const Wide key0 = broadcast(keys.first[round]), key1 = broadcast(keys.second[round]);
 #pragma GCC unroll 4
         for (int g = 0; g < GROUPS; ++g) {
-            const Wide product0 = multiply(w0[g], broadcast(0xD2511F53u));
-            const Wide product1 = multiply(w2[g], broadcast(0xCD9E8D57u));
-            w0[g] = exclusive_or(high(product1), w1[g], k0);
+            const Wide product0 = multiply(w0[g], broadcast(MULTIPLIER_0));
+            const Wide product1 = multiply(w2[g], broadcast(MULTIPLIER_1));
+            w0[g] = exclusive_or(w1[g], key0, high(product1));
             w1[g] = product1;
-            w2[g] = exclusive_or(high(product0), w3[g], k1);
+            w2[g] = exclusive_or(w3[g], key1, high(product0));
             w3[g] = product0;
         }
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
     }
     for (int g = 0; g < GROUPS; g += 2) {
         store_low(words + 0 * LANES + g * Wide::WIDTH, w0[g], w0[g + 1]);
@@ -96,6 +106,7 @@ SETTX_FN void philox_lanes(Address at, uint64_t seed, uint32_t* words) {
         store_low(words + 3 * LANES + g * Wide::WIDTH, w3[g], w3[g + 1]);
     }
 #else
+    const uint64_t seed = uint64_t(keys.second[0]) << 32 | keys.first[0];
     for (int lane = 0; lane < LANES; ++lane) {
         const Words w = philox({at.block + lane, at.variable_purpose, at.dataset_low, at.dataset_environment}, seed);
         words[0 * LANES + lane] = w.w0;

@@ -14,6 +14,10 @@ SETTX_FN int64_t padded(int64_t count) {
     return (count + LANES - 1) / LANES * LANES;
 }
 
+SETTX_FN int64_t whole_blocks(int64_t rows) {
+    return (rows + BLOCK - 1) / BLOCK * BLOCK;
+}
+
 struct Node {
     float* x;                // (T,) the variable's vector in the tile
     const float* tile;       // (V, T)

@@ -83,8 +83,9 @@ SETTX_FN float clipped_cauchy(uint32_t word, float limit, float scale) {
 }
 
 SETTX_FN float mixture(float normal, uint32_t word, const float* p) {
-    const bool second = open_uniform(word) < p[0];
-    return fma(second ? p[4] : p[2], normal, second ? p[3] : p[1]);
+    const float mean = p[1], scale = p[2], other_mean = p[3], other_scale = p[4];
+    const bool other = open_uniform(word) < p[0];
+    return fma(other ? other_scale : scale, normal, other ? other_mean : mean);
 }
 
 // What a prior gives (degrees; limit and 1 / sd; share, distance and ratio of scales) as what evaluation reads.

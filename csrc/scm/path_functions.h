@@ -28,8 +28,10 @@ SETTX_CALL MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t ind
 SETTX_CALL int64_t num_parameters(const MechanismDraw&);
 SETTX_CALL void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out);
 
-// x (BLOCK,) += scale · noise of the rows whose counters start at the address; parameters may be null if it has none.
-SETTX_CALL void add_noise(int32_t kind, const float* parameters, float scale, Address, uint64_t seed, float* x);
+// x (count,) += scale · noise of the rows whose counters start at the address, count a multiple of BLOCK; parameters
+// may be null if the kind has none.
+SETTX_CALL void add_noise(int32_t kind, const float* parameters, float scale, Address, uint64_t seed, int64_t count,
+                          float* x);
 
 struct Node;
 void add_mechanism(const Node&, int64_t row);  // for rows of the tile from `row`, BLOCK of them

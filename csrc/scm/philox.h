@@ -52,7 +52,17 @@ SETTX_FN Address address(uint64_t dataset, uint32_t environment, uint32_t variab
     return {0, variable | purpose << 24, uint32_t(dataset), uint32_t(dataset >> 32) | environment << 16};
 }
 
+// The second word of noises that need two.
+SETTX_FN Address second_words(Address at) {
+    at.variable_purpose += 1u << 24;
+    return at;
+}
+
 constexpr uint32_t EVERY_ENVIRONMENT = 0xFFFFu;  // for draws that environments share
+
+constexpr uint32_t ROUNDS = 10;
+constexpr uint32_t MULTIPLIER_0 = 0xD2511F53u, MULTIPLIER_1 = 0xCD9E8D57u;
+constexpr uint32_t KEY_STEP_0 = 0x9E3779B9u, KEY_STEP_1 = 0xBB67AE85u;
 
 struct Words {
     uint32_t w0, w1, w2, w3;
@@ -62,15 +72,15 @@ SETTX_FN Words philox(Address counter, uint64_t seed) {
     uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
     uint32_t w0 = counter.block, w1 = counter.variable_purpose;
     uint32_t w2 = counter.dataset_low, w3 = counter.dataset_environment;
-    for (int round = 0; round < 10; ++round) {
-        const uint64_t product0 = uint64_t(0xD2511F53u) * w0;
-        const uint64_t product1 = uint64_t(0xCD9E8D57u) * w2;
+    for (uint32_t round = 0; round < ROUNDS; ++round) {
+        const uint64_t product0 = uint64_t(MULTIPLIER_0) * w0;
+        const uint64_t product1 = uint64_t(MULTIPLIER_1) * w2;
         w0 = uint32_t(product1 >> 32) ^ w1 ^ key0;
         w1 = uint32_t(product1);
         w2 = uint32_t(product0 >> 32) ^ w3 ^ key1;
         w3 = uint32_t(product0);
-        key0 += 0x9E3779B9u;
-        key1 += 0xBB67AE85u;
+        key0 += KEY_STEP_0;
+        key1 += KEY_STEP_1;
     }
     return {w0, w1, w2, w3};
 }

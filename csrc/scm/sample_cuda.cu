@@ -20,12 +20,17 @@ namespace settx::scm {
 
 namespace cuda {
 
-// x (BLOCK,) += scale · noise, all rows of a block by one thread.
-SETTX_CALL void add_noise(int32_t kind, const float* parameters, float scale, Address at, uint64_t seed, float* x) {
-    for (int lane = 0; lane < LANES; ++lane, ++at.block) {
-        const Quad noise = draw_noise(kind, parameters, at, seed);
-        for (int r = 0; r < QUAD; ++r) x[r * LANES + lane] = fma(scale, noise.row[r], x[r * LANES + lane]);
-    }
+// x (count,) += scale · noise, all rows by one thread.
+SETTX_CALL void add_noise(int32_t kind, const float* parameters, float scale, Address at, uint64_t seed, int64_t count,
+                          float* x) {
+    for (int64_t row = 0; row < count; row += BLOCK)
+        for (int lane = 0; lane < LANES; ++lane, ++at.block) {
+            const Quad noise = draw_noise(kind, parameters, at, seed);
+            for (int r = 0; r < QUAD; ++r) {
+                float& at_row = x[row + r * LANES + lane];
+                at_row = fma(scale, noise.row[r], at_row);
+            }
+        }
 }
 
 }  // namespace cuda
