@@ -31,8 +31,24 @@ def enter(name: str, x: Tensor, lengths: Tensor | None, mask: Tensor | None) -> 
         _check_mask(name, mask, x)
         return _enter_masked(x, mask)
     if lengths is not None:
-        lengths = _checked_lengths(name, lengths, x)
+        lengths = _checked_lengths(f"lengths of {name}", lengths, x)
     return Sets(x, lengths), _identity
+
+
+def prefix(name: str, sets: Sets, lengths: Tensor | int) -> Sets:
+    """The first `lengths` rows of padded sets: one number for all, or one each (B,)."""
+    if sets.offsets is not None:
+        raise ValueError(f"{name}: expected padded sets, got a jagged nested tensor")
+    size = sets.rows.shape[1]
+    if isinstance(lengths, Tensor):
+        lengths = _checked_lengths(name, lengths, sets.rows)
+    elif isinstance(lengths, bool) or not isinstance(lengths, int | torch.SymInt):
+        raise TypeError(f"{name}: expected an int or an int tensor (B,), got {type(lengths).__name__}")
+    elif not 0 <= lengths <= size:
+        raise ValueError(f"{name}: expected a number in 0..{size}, got {lengths}")
+    else:
+        lengths = torch.full(sets.rows.shape[:1], lengths, device=sets.rows.device)
+    return sets._replace(lengths=lengths if sets.lengths is None else lengths.minimum(sets.lengths))
 
 
 def _identity(out: Tensor) -> Tensor:
@@ -92,16 +108,15 @@ def _check_mask(name: str, mask: Tensor, x: Tensor) -> None:
 
 def _checked_lengths(name: str, lengths: Tensor, x: Tensor) -> Tensor:
     if _dtype(lengths) not in (torch.int32, torch.int64):
-        raise TypeError(f"lengths of {name}: expected an int32 or int64 tensor, got {_dtype(lengths)}")
+        raise TypeError(f"{name}: expected an int32 or int64 tensor, got {_dtype(lengths)}")
     if lengths.shape != x.shape[:1] or lengths.device != x.device:
         raise ValueError(
-            f"lengths of {name}: expected shape {tuple(x.shape[:1])} on {x.device}, "
-            f"got {tuple(lengths.shape)} on {lengths.device}"
+            f"{name}: expected shape {tuple(x.shape[:1])} on {x.device}, got {tuple(lengths.shape)} on {lengths.device}"
         )
     if torch.compiler.is_compiling() or lengths.device.type != "cpu":  # values are out of reach without a host sync
         return lengths.long().clamp(0, x.shape[1])
     if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]:
-        raise ValueError(f"lengths of {name}: expected values in 0..{x.shape[1]}, got {lengths.tolist()}")
+        raise ValueError(f"{name}: expected values in 0..{x.shape[1]}, got {lengths.tolist()}")
     return lengths.long()
 
 

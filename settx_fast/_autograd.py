@@ -20,13 +20,14 @@ def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSp
 
 def induced_set_attention(
     x: Sets,
+    context: Sets,
     inducing: Tensor,
     weights_a: BlockWeights,
     spec_a: BlockSpec,
     weights_b: BlockWeights,
     spec_b: BlockSpec,
 ) -> Tensor:
-    """MAB_b(x, MAB_a(inducing, x)), see `functional.induced_set_attention`."""
+    """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
     weights = [*ops.present(weights_a), *ops.present(weights_b)]
     specs = f"{spec_a.text}; {spec_b.text}"
     return ops.isab(x.rows, x.offsets, x.lengths, inducing.contiguous(), weights, specs)[0]

@@ -24,14 +24,15 @@ def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSp
 
 def induced_set_attention(
     x: Sets,
+    context: Sets,
     inducing: Tensor,
     weights_a: BlockWeights,
     spec_a: BlockSpec,
     weights_b: BlockWeights,
     spec_b: BlockSpec,
 ) -> Tensor:
-    """MAB_b(x, MAB_a(inducing, x)), see `functional.induced_set_attention`."""
-    hidden = attention_block(Sets(inducing), x, weights_a, spec_a)
+    """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
+    hidden = attention_block(Sets(inducing), context, weights_a, spec_a)
     return attention_block(x, Sets(hidden), weights_b, spec_b)
 
 

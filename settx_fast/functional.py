@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from settx_fast import blockwise, composed, reference
-from settx_fast._arguments import autocast, check_block, check_set, enter
+from settx_fast._arguments import autocast, check_block, check_set, enter, prefix
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._dispatch import why_not_triton
 from settx_fast._sets import Sets
@@ -41,13 +41,14 @@ class Implementation(Protocol):
     def induced_set_attention(
         self,
         x: Sets,
+        context: Sets,  # the rows of x that are read, fewer of each set
         inducing: Tensor,  # (1, M, D)
         weights_a: BlockWeights,
         spec_a: BlockSpec,
         weights_b: BlockWeights,
         spec_b: BlockSpec,
     ) -> Tensor:
-        """MAB_b(x, MAB_a(inducing, x))."""
+        """MAB_b(x, MAB_a(inducing, context))."""
 
 
 def attention_block(
@@ -93,19 +94,25 @@ def induced_set_attention(
     *,
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
+    context_lengths: Tensor | int | None = None,
     impl: Impl | None = None,
 ) -> Tensor:
     """Induced set attention ISAB(x) = MAB_b(x, MAB_a(inducing, x)), linear in the number of elements.
 
     x (B, N, C) or a jagged nested tensor, inducing (1, M, D). `lengths` (B,) or a bool `mask` (B, N), True for an
-    element, make the sets ragged: what lies outside has no influence, its output and its gradient are zero. Returns
-    (B, N, D) in the dtype of x, jagged where x is. `impl` forces an implementation, which then never falls back.
+    element, make the sets ragged: what lies outside has no influence, its output and its gradient are zero.
+    `context_lengths`, a number or (B,), has the inducing points read only so many first rows of padded sets, as where
+    test rows must not be seen; all rows read the inducing points. Returns (B, N, D) in the dtype of x, jagged where x
+    is. `impl` forces an implementation, which then never falls back.
 
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
     weights_a, weights_b = weights_a.map(autocast), weights_b.map(autocast)
+    if context_lengths is not None and mask is not None:
+        raise ValueError("context_lengths: expected no mask beside it, which leaves no first rows")
     sets, restore = enter("x", x, lengths, mask)
+    context = sets if context_lengths is None else prefix("context_lengths", sets, context_lengths)
     inducing = autocast(inducing)
     check_set("inducing", inducing, like=sets.rows)
     if inducing.shape[0] != 1:
@@ -113,7 +120,7 @@ def induced_set_attention(
     check_block("weights_a", weights_a, spec_a, inducing, sets.rows.shape[-1])
     check_block("weights_b", weights_b, spec_b, sets.rows, dim_key=weights_a.w_q.shape[0])
     chosen = _choose(impl, sets.rows, inducing.shape[1], (weights_a, spec_a), (weights_b, spec_b))
-    return restore(chosen.induced_set_attention(sets, inducing, weights_a, spec_a, weights_b, spec_b))
+    return restore(chosen.induced_set_attention(sets, context, inducing, weights_a, spec_a, weights_b, spec_b))
 
 
 def set_mean(

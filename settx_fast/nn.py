@@ -161,11 +161,29 @@ class ISAB(nn.Module):
         self.mab0 = MAB(dim_out, dim_in, dim_out, num_heads, ln, **options)
         self.mab1 = MAB(dim_in, dim_out, dim_out, num_heads, ln, **options)
 
-    def forward(self, x: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, N, dim_in) → (B, N, dim_out); zero in rows outside a set."""
-        a, b = self.mab0, self.mab1
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        context_lengths: Tensor | int | None = None,
+    ) -> Tensor:
+        """(B, N, dim_in) → (B, N, dim_out); zero in rows outside a set.
+
+        `context_lengths`: how many first rows of a set the inducing points read (None: all), a number or (B,).
+        """
         return functional.induced_set_attention(
-            x, self.I, a.weights, a.spec, b.weights, b.spec, lengths=lengths, mask=mask, impl=a.impl
+            x,
+            self.I,
+            self.mab0.weights,
+            self.mab0.spec,
+            self.mab1.weights,
+            self.mab1.spec,
+            lengths=lengths,
+            mask=mask,
+            context_lengths=context_lengths,
+            impl=self.mab0.impl,
         )
 
     def extra_repr(self) -> str:
