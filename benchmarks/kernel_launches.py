@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from settx_fast._block import BlockWeights
+from settx_fast._sets import Sets
 from settx_fast.kernels.aggregate import Aggregated, Stage, aggregate_forward, problem_of
 from settx_fast.kernels.aggregate_grad import aggregate_backward
 from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.broadcast_grad import broadcast_backward
-from settx_fast.kernels.sets import SetView
 from settx_fast.kernels.small import is_small, small_forward
 from settx_fast.testing import SHAPES, TABULAR, Shape, make_weights
 
@@ -80,29 +80,29 @@ def train_step(problem: Problem) -> None:
 def _train_step(problem: Problem) -> None:
     shape, spec = problem.shape, problem.shape.spec
     empty = partial(torch.empty, dtype=problem.dtype, device="meta")
-    view = _view(problem, empty(shape.batch, shape.elements, shape.dim_in))
+    sets = _sets(problem, empty(shape.batch, shape.elements, shape.dim_in))
     queries = empty(shape.batch if problem.alone else 1, shape.inducing, shape.dim)
     if problem.alone:
         stage = Stage(spec, _weights(problem, shape.dim, shape.dim_in))
-        kept = aggregate_forward(view, queries, stage)
-        aggregate_backward(view, queries, stage, kept, torch.empty_like(kept.latents.out), None, add=False)
+        kept = aggregate_forward(sets, queries, stage)
+        aggregate_backward(sets, queries, stage, kept, torch.empty_like(kept.latents.out), None, add=False)
         return
     # norm_first norms queries and elements alike
     width = shape.dim if spec.norm_first else shape.dim_in
     stage = Stage(spec, _weights(problem, shape.dim, shape.dim_in), spec, _weights(problem, width, shape.dim))
-    out, kept = _forward(view, queries, stage)
+    out, kept = _forward(sets, queries, stage)
     keys, values = _keys_values(kept)
-    dx = torch.empty_like(view.x)
-    dk, dv, _ = broadcast_backward(view, keys, values, stage.next_weights, spec, out, dx)
-    aggregate_backward(view, queries, stage, kept, (dk, dv), dx, add=True)
+    dx = torch.empty_like(sets.rows)
+    dk, dv, _ = broadcast_backward(sets, keys, values, stage.next_weights, spec, out, dx)
+    aggregate_backward(sets, queries, stage, kept, (dk, dv), dx, add=True)
 
 
-def _forward(view: SetView, queries: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
-    if is_small(view, problem_of(view, queries.shape[1], stage)):
-        return small_forward(view, queries, stage)
-    kept = aggregate_forward(view, queries, stage)
+def _forward(sets: Sets, queries: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
+    if is_small(sets, problem_of(sets, queries.shape[1], stage)):
+        return small_forward(sets, queries, stage)
+    kept = aggregate_forward(sets, queries, stage)
     assert stage.next_spec is not None
-    return broadcast_forward(view, *_keys_values(kept), stage.next_weights, stage.next_spec), kept
+    return broadcast_forward(sets, *_keys_values(kept), stage.next_weights, stage.next_spec), kept
 
 
 def _keys_values(kept: Aggregated) -> tuple[Tensor, Tensor]:
@@ -112,13 +112,13 @@ def _keys_values(kept: Aggregated) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def _view(problem: Problem, x: Tensor) -> SetView:
+def _sets(problem: Problem, x: Tensor) -> Sets:
     def sizes(count: int) -> Tensor:
         return torch.empty(count, dtype=torch.int64, device="meta")
 
     if problem.packed:
-        return SetView(x.flatten(0, 1), offsets=sizes(problem.shape.batch + 1))
-    return SetView(x, lengths=sizes(problem.shape.batch) if problem.shape.ragged else None)
+        return Sets(x.flatten(0, 1), offsets=sizes(problem.shape.batch + 1))
+    return Sets(x, lengths=sizes(problem.shape.batch) if problem.shape.ragged else None)
 
 
 def _weights(problem: Problem, dim_query: int, dim_key: int) -> BlockWeights:

@@ -126,8 +126,8 @@ def record(problem: str, arch: int, run: Callable[[], object], table: str = "") 
         name = kernel.__module__, kernel.__name__
         launches.append(Launch(problem, arch, *name, signature, constants, attributes, options))
 
-    def gpu_of(device: object) -> tuple[int, str]:
-        return config.SHARED_MEMORY[arch], table
+    def gpu_of(device: object) -> config.Gpu:
+        return config.Gpu(arch, config.SHARED_MEMORY[arch], table)
 
     with mock.patch.object(JITFunction, "run", note), mock.patch.object(config, "gpu_of", gpu_of):
         run()

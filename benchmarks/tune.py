@@ -21,11 +21,11 @@ from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
 
 from settx_fast._block import BlockWeights
+from settx_fast._sets import Sets
 from settx_fast.kernels import config
 from settx_fast.kernels.aggregate import Aggregated, Stage, aggregate_forward, problem_of
 from settx_fast.kernels.aggregate_grad import aggregate_backward
 from settx_fast.kernels.config import Problem, Tile
-from settx_fast.kernels.sets import SetView
 from settx_fast.testing import SHAPES, Shape, make_weights
 
 TOLERANCE = 2e-2  # bf16: other tiles round their sums elsewhere
@@ -47,7 +47,7 @@ class Case:
             spec, move(make_weights(spec, first, shape.dim, shape.dim, generator)),
         )  # fmt: skip
         x = torch.randn(shape.batch, shape.elements, shape.dim_in, device="cuda", dtype=dtype)
-        self.view = SetView(x)
+        self.sets = Sets(x)
         self.query = torch.randn(1, shape.inducing, shape.dim, device="cuda", dtype=dtype)
         self.dx = torch.empty_like(x)
         self.grad = torch.randn(2, shape.batch, shape.inducing, shape.dim, device="cuda", dtype=dtype)
@@ -55,16 +55,16 @@ class Case:
     @property
     def problem(self) -> Problem:
         """The bucket and what rules go by."""
-        return problem_of(self.view, self.query.shape[1], self.stage)
+        return problem_of(self.sets, self.query.shape[1], self.stage)
 
     def forward(self) -> Aggregated:
         """What "forward" times."""
-        return aggregate_forward(self.view, self.query, self.stage)
+        return aggregate_forward(self.sets, self.query, self.stage)
 
     def backward(self, saved: Aggregated) -> Tensor:
         """What "sums" and "elements" time; returns all numbers it makes."""
         dk, dv = self.grad.unbind()
-        gradients = aggregate_backward(self.view, self.query, self.stage, saved, (dk, dv), self.dx, add=False)
+        gradients = aggregate_backward(self.sets, self.query, self.stage, saved, (dk, dv), self.dx, add=False)
         return torch.cat([self.dx.flatten(), gradients.latent_matrices, gradients.query_matrices])
 
 
@@ -123,8 +123,7 @@ def main(shape: Annotated[list[str] | None, typer.Option(help="Only these named 
     if not torch.cuda.is_available():
         console.print("tuning measures a GPU, and PyTorch sees none here")
         raise typer.Exit(1)
-    _, gpu = config.gpu_of(torch.device("cuda"))
-    path = config.CONFIGS / f"{gpu}.json"
+    path = config.CONFIGS / f"{config.gpu_of(torch.device('cuda')).table}.json"
     table = json.loads(path.read_text()) if path.exists() else {}
     for name in shape or [name for name in SHAPES if not SHAPES[name].ragged]:
         case = Case(SHAPES[name], torch.bfloat16)

@@ -30,14 +30,14 @@ def induced_set_attention(
     """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
     weights = [*ops.present(weights_a), *ops.present(weights_b)]
     specs = f"{spec_a.text}; {spec_b.text}"
-    return ops.isab(x.rows, x.offsets, x.lengths, inducing.contiguous(), weights, specs)[0]
+    return ops.isab(*x, inducing.contiguous(), weights, specs)[0]
 
 
 def _aggregate(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
     """Few queries read many elements."""
     rows, valid = query.cleaned()
     tensors = ops.present(weights)
-    out = ops.aggregate(key.rows, key.offsets, key.lengths, rows.contiguous(), tensors, spec.text)[0]
+    out = ops.aggregate(*key, rows.contiguous(), tensors, spec.text)[0]
     return out if valid is None else out.masked_fill(~valid, 0)
 
 
@@ -48,4 +48,4 @@ def _broadcast(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -
         rows = rows.expand(key.num_sets, -1, -1)
     latents = first_norm(key.rows, weights, spec)
     keys, values = F.linear(latents, weights.w_k, weights.b_k), F.linear(latents, weights.w_v, weights.b_v)
-    return ops.broadcast(rows, query.offsets, query.lengths, keys, values, ops.present(weights), spec.text)
+    return ops.broadcast(rows, query.lengths, query.offsets, keys, values, ops.present(weights), spec.text)

@@ -16,6 +16,7 @@ from torch.library import register_autograd, register_fake
 
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._operators import operator
+from settx_fast._sets import Sets
 from settx_fast.kernels.aggregate import (
     NO_WEIGHTS,
     Stage,
@@ -35,7 +36,6 @@ from settx_fast.kernels.aggregate_grad import (
 from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.broadcast_grad import broadcast_backward
 from settx_fast.kernels.rows_backward import QUERY_VECTORS, VECTORS
-from settx_fast.kernels.sets import SetView
 from settx_fast.kernels.small import is_small, small_forward
 
 NO_DOUBLE_BACKWARD = (
@@ -74,9 +74,14 @@ def stage_of(weights: Sequence[Tensor], specs: str) -> Stage:
     return Stage(first, named(weights[:count], first), rest[0], named(weights[count:], rest[0]))
 
 
-def like(x: Tensor, width: int) -> Tensor:
-    """Rows of another width, laid out as x but contiguous."""
-    return x.new_empty(*x.shape[:-1], width)
+def like(rows: Tensor, width: int) -> Tensor:
+    """Rows of another width, contiguous."""
+    return rows.new_empty(*rows.shape[:-1], width)
+
+
+def readable(grad: Tensor) -> Tensor:
+    """The gradient where it lies if its last axis is contiguous, as that of a mean over elements is; else a copy."""
+    return grad if grad.stride(-1) == 1 else grad.contiguous()
 
 
 def present_gradients(gradients: Gradients) -> list[Tensor]:
@@ -103,70 +108,70 @@ def gradients_of(tensors: Sequence[Tensor], absorbed: bool) -> Gradients:
 
 @operator("settx_fast::triton_aggregate")
 def aggregate(
-    x: Tensor, offsets: Tensor | None, lengths: Tensor | None, query: Tensor, weights: Sequence[Tensor], specs: str
+    rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, query: Tensor, weights: Sequence[Tensor], specs: str
 ) -> list[Tensor]:
-    """MAB(query, x) for few queries: what `pack` keeps, the output first."""
+    """MAB(query, sets) for few queries: what `pack` keeps, the output first."""
     stage = stage_of(weights, specs)
-    return pack(aggregate_forward(SetView(x, offsets, lengths), query, stage), query)
+    return pack(aggregate_forward(Sets(rows, lengths, offsets), query, stage), query)
 
 
 @register_fake(aggregate)
-def _(x, offsets, lengths, query, weights, specs):  # type: ignore[no-untyped-def]
+def _(rows, lengths, offsets, query, weights, specs):  # type: ignore[no-untyped-def]
     stage = stage_of(weights, specs)
-    return pack(allocate(problem_of(SetView(x, offsets, lengths), query.shape[1], stage), query, stage), query)
+    return pack(allocate(problem_of(Sets(rows, lengths, offsets), query.shape[1], stage), query, stage), query)
 
 
 @operator("settx_fast::triton_aggregate_backward")
 def aggregate_grad(
-    grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, query: Tensor,
+    grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, query: Tensor,
     weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradient of x, then those of `present_gradients`."""
-    stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
-    kept = unpack(list(saved), query, problem_of(view, query.shape[1], stage), stage)
-    dx = torch.empty_like(x) if lengths is None else torch.zeros_like(x)
-    return [dx, *present_gradients(aggregate_backward(view, query, stage, kept, grad.contiguous(), dx, add=False))]
+    """Gradient of the rows, then those of `present_gradients`."""
+    stage, sets = stage_of(weights, specs), Sets(rows, lengths, offsets)
+    kept = unpack(list(saved), query, problem_of(sets, query.shape[1], stage), stage)
+    dx = torch.empty_like(rows) if lengths is None else torch.zeros_like(rows)
+    return [dx, *present_gradients(aggregate_backward(sets, query, stage, kept, grad.contiguous(), dx, add=False))]
 
 
 @register_fake(aggregate_grad)
-def _(grad, x, offsets, lengths, query, weights, saved, specs):  # type: ignore[no-untyped-def]
+def _(grad, rows, lengths, offsets, query, weights, saved, specs):  # type: ignore[no-untyped-def]
     stage = stage_of(weights, specs)
-    absorbed = problem_of(SetView(x, offsets, lengths), query.shape[1], stage).absorbed
-    return [torch.empty_like(x), *empty_gradients(query, stage, absorbed)]
+    absorbed = problem_of(Sets(rows, lengths, offsets), query.shape[1], stage).absorbed
+    return [torch.empty_like(rows), *empty_gradients(query, stage, absorbed)]
 
 
 @operator("settx_fast::triton_broadcast")
 def broadcast(
-    x: Tensor, offsets: Tensor | None, lengths: Tensor | None, keys: Tensor, values: Tensor,
+    rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, keys: Tensor, values: Tensor,
     weights: Sequence[Tensor], spec: str,
 ) -> Tensor:  # fmt: skip
-    """MAB(x, latents) from the projected keys and values of few latents."""
-    return broadcast_forward(SetView(x, offsets, lengths), keys, values, named(weights, decode(spec)), decode(spec))
+    """MAB(sets, latents) from the projected keys and values of few latents."""
+    return broadcast_forward(Sets(rows, lengths, offsets), keys, values, named(weights, decode(spec)), decode(spec))
 
 
 @register_fake(broadcast)
-def _(x, offsets, lengths, keys, values, weights, spec):  # type: ignore[no-untyped-def]
-    return like(x, keys.shape[-1])
+def _(rows, lengths, offsets, keys, values, weights, spec):  # type: ignore[no-untyped-def]
+    return like(rows, keys.shape[-1])
 
 
 @operator("settx_fast::triton_broadcast_backward")
 def broadcast_grad(
-    grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, keys: Tensor, values: Tensor,
+    grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, keys: Tensor, values: Tensor,
     weights: Sequence[Tensor], spec: str,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of x, keys, values and of the weights that queries use."""
-    dx = torch.empty_like(x)
+    """Gradients of the rows, keys, values and of the weights that queries use."""
+    dx = torch.empty_like(rows)
     block = decode(spec)
     dk, dv, rest = broadcast_backward(
-        SetView(x, offsets, lengths), keys, values, named(weights, block), block, grad.contiguous(), dx
+        Sets(rows, lengths, offsets), keys, values, named(weights, block), block, readable(grad), dx
     )
     return [dx, dk.to(keys.dtype), dv.to(values.dtype), *present(rest)]
 
 
 @register_fake(broadcast_grad)
-def _(grad, x, offsets, lengths, keys, values, weights, spec):  # type: ignore[no-untyped-def]
+def _(grad, rows, lengths, offsets, keys, values, weights, spec):  # type: ignore[no-untyped-def]
     used = [w for n, w in zip(decode(spec).weight_names, weights, strict=True) if n not in KEY_WEIGHTS]
-    return [torch.empty_like(t) for t in (x, keys, values, *used)]
+    return [torch.empty_like(t) for t in (rows, keys, values, *used)]
 
 
 KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
@@ -174,65 +179,70 @@ KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
 
 @operator("settx_fast::triton_isab")
 def isab(
-    x: Tensor, offsets: Tensor | None, lengths: Tensor | None, inducing: Tensor, weights: Sequence[Tensor], specs: str
+    rows: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    inducing: Tensor,
+    weights: Sequence[Tensor],
+    specs: str,
 ) -> list[Tensor]:
-    """ISAB(x): the output, then what `pack` keeps of stage A, the keys and values of stage B among it."""
-    stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
-    if is_small(view, problem_of(view, inducing.shape[1], stage)):
-        out, kept = small_forward(view, inducing, stage)
+    """ISAB(sets): the output, then what `pack` keeps of stage A, the keys and values of stage B among it."""
+    stage, sets = stage_of(weights, specs), Sets(rows, lengths, offsets)
+    if is_small(sets, problem_of(sets, inducing.shape[1], stage)):
+        out, kept = small_forward(sets, inducing, stage)
         return [out, *pack(kept, inducing)]
-    kept = aggregate_forward(view, inducing, stage)
+    kept = aggregate_forward(sets, inducing, stage)
     keys, values = kept.latents.next_keys, kept.latents.next_values
     assert stage.next_spec is not None  # an ISAB has a block B, and stage A made its keys and values
     assert keys is not None
     assert values is not None
-    return [broadcast_forward(view, keys, values, stage.next_weights, stage.next_spec), *pack(kept, inducing)]
+    return [broadcast_forward(sets, keys, values, stage.next_weights, stage.next_spec), *pack(kept, inducing)]
 
 
 @register_fake(isab)
-def _(x, offsets, lengths, inducing, weights, specs):  # type: ignore[no-untyped-def]
-    stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
-    kept = allocate(problem_of(view, inducing.shape[1], stage), inducing, stage)
-    return [like(x, stage.next_dim), *pack(kept, inducing)]
+def _(rows, lengths, offsets, inducing, weights, specs):  # type: ignore[no-untyped-def]
+    stage, sets = stage_of(weights, specs), Sets(rows, lengths, offsets)
+    kept = allocate(problem_of(sets, inducing.shape[1], stage), inducing, stage)
+    return [like(rows, stage.next_dim), *pack(kept, inducing)]
 
 
 @operator("settx_fast::triton_isab_backward")
 def isab_grad(
-    grad: Tensor, x: Tensor, offsets: Tensor | None, lengths: Tensor | None, inducing: Tensor,
+    grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, inducing: Tensor,
     weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str, needs_x: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradient of x, those of `present_gradients`, then those of block B's weights that its queries use."""
-    stage, view = stage_of(weights, specs), SetView(x, offsets, lengths)
-    kept = unpack(list(saved), inducing, problem_of(view, inducing.shape[1], stage), stage)
+    """Gradient of the rows, those of `present_gradients`, then those of block B's weights that its queries use."""
+    stage, sets = stage_of(weights, specs), Sets(rows, lengths, offsets)
+    kept = unpack(list(saved), inducing, problem_of(sets, inducing.shape[1], stage), stage)
     keys, values = kept.latents.next_keys, kept.latents.next_values
     assert stage.next_spec is not None  # an ISAB has a block B, and stage A made its keys and values
     assert keys is not None
     assert values is not None
-    dx = torch.empty_like(x)
-    dk, dv, rest = broadcast_backward(view, keys, values, stage.next_weights, stage.next_spec, grad.contiguous(), dx)
+    dx = torch.empty_like(rows)
+    dk, dv, rest = broadcast_backward(sets, keys, values, stage.next_weights, stage.next_spec, readable(grad), dx)
     target = dx if needs_x else None
-    gradients = aggregate_backward(view, inducing, stage, kept, (dk, dv), target, add=True)
+    gradients = aggregate_backward(sets, inducing, stage, kept, (dk, dv), target, add=True)
     return [dx, *present_gradients(gradients), *present(rest)]
 
 
 @register_fake(isab_grad)
-def _(grad, x, offsets, lengths, inducing, weights, saved, specs, needs_x):  # type: ignore[no-untyped-def]
+def _(grad, rows, lengths, offsets, inducing, weights, saved, specs, needs_x):  # type: ignore[no-untyped-def]
     stage = stage_of(weights, specs)
-    absorbed = problem_of(SetView(x, offsets, lengths), inducing.shape[1], stage).absorbed
+    absorbed = problem_of(Sets(rows, lengths, offsets), inducing.shape[1], stage).absorbed
     used = [w for n, w in stage.next_weights._asdict().items() if w is not None and n not in KEY_WEIGHTS]
-    return [torch.empty_like(x), *empty_gradients(inducing, stage, absorbed), *(torch.empty_like(w) for w in used)]
+    return [torch.empty_like(rows), *empty_gradients(inducing, stage, absorbed), *(torch.empty_like(w) for w in used)]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor], first: int = 0) -> None:
     """Keep the inputs and the outputs from `first` on."""
-    x, offsets, lengths, query, weights, specs = inputs
+    rows, lengths, offsets, query, weights, specs = inputs
     ctx.set_materialize_grads(False)
     ctx.specs, ctx.count = specs, len(weights)
-    ctx.save_for_backward(x, offsets, lengths, query, *weights, *output[first:])
+    ctx.save_for_backward(rows, lengths, offsets, query, *weights, *output[first:])
 
 
 def _saved(ctx: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """(x, offsets, lengths, query), weights, kept outputs."""
+    """(rows, lengths, offsets, query), weights, kept outputs."""
     tensors = list(ctx.saved_tensors)
     return tensors[:4], tensors[4 : 4 + ctx.count], tensors[4 + ctx.count :]
 
@@ -242,7 +252,7 @@ def _aggregate_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]
     if grads[0] is None:
         return None, None, None, None, [None] * len(weights), None
     stage = stage_of(weights, ctx.specs)
-    absorbed = problem_of(SetView(*inputs[:3]), inputs[3].shape[1], stage).absorbed
+    absorbed = problem_of(Sets(*inputs[:3]), inputs[3].shape[1], stage).absorbed
     dx, *rest = aggregate_grad(grads[0], *inputs, weights, saved, ctx.specs)
     gradients = gradients_of(rest, absorbed)
     return dx, None, None, gradients.query, present(unpack_gradients(gradients, stage)[0]), None
@@ -254,7 +264,7 @@ def _isab_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
         return None, None, None, None, [None] * len(weights), None
     stage = stage_of(weights, ctx.specs)
     assert stage.next_spec is not None
-    absorbed = problem_of(SetView(*inputs[:3]), inputs[3].shape[1], stage).absorbed
+    absorbed = problem_of(Sets(*inputs[:3]), inputs[3].shape[1], stage).absorbed
     names = [n for n in stage.next_spec.weight_names if n not in KEY_WEIGHTS]
     dx, *rest = isab_grad(grads[0], *inputs, weights, saved, ctx.specs, ctx.needs_input_grad[0])
     gradients = gradients_of(rest[: -len(names)], absorbed)
@@ -269,13 +279,13 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def _save_broadcast(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, offsets, lengths, keys, values, weights, ctx.spec = inputs
-    ctx.save_for_backward(x, offsets, lengths, keys, values, *weights)
+    rows, lengths, offsets, keys, values, weights, ctx.spec = inputs
+    ctx.save_for_backward(rows, lengths, offsets, keys, values, *weights)
 
 
 def _broadcast_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, offsets, lengths, keys, values, *weights = ctx.saved_tensors
-    dx, dk, dv, *rest = broadcast_grad(grad, x, offsets, lengths, keys, values, weights, ctx.spec)
+    rows, lengths, offsets, keys, values, *weights = ctx.saved_tensors
+    dx, dk, dv, *rest = broadcast_grad(grad, rows, lengths, offsets, keys, values, weights, ctx.spec)
     names = decode(ctx.spec).weight_names
     from_queries = dict(zip([n for n in names if n not in KEY_WEIGHTS], rest, strict=True))
     return dx, None, None, dk, dv, [from_queries.get(n) for n in names], None

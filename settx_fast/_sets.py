@@ -21,9 +21,24 @@ class Sets(NamedTuple):
     offsets: Tensor | None = None
 
     @property
+    def packed(self) -> bool:
+        """Rows lie set after set."""
+        return self.offsets is not None
+
+    @property
     def num_sets(self) -> int:
         """B."""
         return self.rows.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
+
+    @property
+    def longest(self) -> int:
+        """An upper bound of the elements of one set."""
+        return self.rows.shape[-2]
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.rows.shape[-1]
 
     def valid(self) -> Tensor | None:
         """(B, N) bool, True for an element of padded sets; None when all are."""

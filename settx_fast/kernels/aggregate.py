@@ -12,11 +12,12 @@ import triton
 from torch import Tensor
 
 from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._sets import Sets
 from settx_fast.kernels import aggregate_forward as kernels
 from settx_fast.kernels.aggregate_forward import Latents, Queries
 from settx_fast.kernels.config import Problem, RowTile, forward_config, products_of, row_tile
 from settx_fast.kernels.primitives import matrix_precision, padded
-from settx_fast.kernels.sets import SetView
+from settx_fast.kernels.sets import rows_of
 
 LOG2_E = math.log2(math.e)
 NO_WEIGHTS = BlockWeights(*[None] * len(BlockWeights._fields))  # type: ignore[arg-type]
@@ -71,11 +72,11 @@ class Stage:
         return self.next_spec is not None and self.next_spec.norm_first and self.next_spec.norm != "none"
 
 
-def problem_of(view: SetView, num_queries: int, stage: Stage) -> Problem:
+def problem_of(sets: Sets, num_queries: int, stage: Stage) -> Problem:
     """The shape that tiles are chosen by."""
-    x, heads = view.x, stage.spec.num_heads
+    x, heads = sets.rows, stage.spec.num_heads
     return Problem(
-        view.num_sets, view.longest, view.width, stage.dim, heads, num_queries, products_of(x.dtype), x.device,
+        sets.num_sets, sets.longest, sets.width, stage.dim, heads, num_queries, products_of(x.dtype), x.device,
         stage.normed_inputs,
     )  # fmt: skip
 
@@ -131,9 +132,9 @@ def unpack(tensors: list[Tensor], query: Tensor, problem: Problem, stage: Stage)
     return Aggregated.of([None if i is None else query if i < 0 else tensors[i] for i in places])
 
 
-def aggregate_forward(view: SetView, query: Tensor, stage: Stage) -> Aggregated:
+def aggregate_forward(sets: Sets, query: Tensor, stage: Stage) -> Aggregated:
     """MAB(query, sets): query (B or 1, M, C_q) contiguous, one for all sets when its batch is 1."""
-    problem = problem_of(view, query.shape[1], stage)
+    problem = problem_of(sets, query.shape[1], stage)
     to = allocate(problem, query, stage)
     rows, width = query.shape[0] * problem.M, query.shape[2]
     tile = row_tile(problem, rows, width)
@@ -142,7 +143,7 @@ def aggregate_forward(view: SetView, query: Tensor, stage: Stage) -> Aggregated:
         stage.spec, width, problem.C, problem.D, problem.absorbed, BLOCK_CQ=padded(width),
         **row_arguments(problem, tile),
     )  # fmt: skip
-    attend(view, query.shape[0] != 1, to, problem, stage)
+    attend(sets, query.shape[0] != 1, to, problem, stage)
     residual = to.queries.query if stage.spec.residual == "projected" else query
     latents = problem.num_sets * problem.M
     tile = row_tile(problem, latents, problem.D)
@@ -163,21 +164,21 @@ def row_arguments(problem: Problem, tile: RowTile) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def attend(view: SetView, own: bool, to: Aggregated, problem: Problem, stage: Stage) -> None:
+def attend(sets: Sets, own: bool, to: Aggregated, problem: Problem, stage: Stage) -> None:
     """Read the sets into lse and Y or the attended values; every set has queries of its `own` or all share them."""
-    B, H, M = problem.num_sets, problem.H, problem.M
+    B, H, M, dtype = problem.num_sets, problem.H, problem.M, sets.rows.dtype
     tile, num_splits = forward_config(problem)
     width = problem.C if problem.absorbed else problem.E
     target = to.latents.attended if to.y is None else to.y
     split = num_splits > 1
     pieces = (B, num_splits, H * M) if split else (0,)
-    tops, totals = (view.x.new_empty(pieces, dtype=torch.float32) for _ in range(2))
-    ys = view.x.new_empty(*pieces, width, dtype=torch.float32)
+    tops, totals = (sets.rows.new_empty(pieces, dtype=torch.float32) for _ in range(2))
+    ys = sets.rows.new_empty(*pieces, width, dtype=torch.float32)
     kernels.scan_kernel[(B * num_splits * problem.blocks(tile.block_r),)](
-        *view.arguments, to.queries.folded, H * M * width if own else 0, stage.weights,
+        rows_of(sets), sets.longest, to.queries.folded, H * M * width if own else 0, stage.weights,
         to.lse, target, tops, totals, ys, B, num_splits, M, stage.spec, problem.C, problem.D, problem.absorbed, split,
         BLOCK_R=tile.block_r, BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_E=padded(problem.E),
-        PRECISION=matrix_precision(view.x.dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        PRECISION=matrix_precision(dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     if split:
         block_w = min(64, padded(width))

@@ -85,18 +85,19 @@ def prepare(
 
 
 @triton.jit
-def load_elements(
-    base_ptr, row_stride, tile, length, gain_ptr, bias_ptr,
-    C: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """Tile of a set's elements, normed where the block is and zero outside the set, with its rows (int64)."""
-    rows = tl.cast(tile, tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+def element_pointers(base_ptr, row_stride, tile, BLOCK_N: tl.constexpr, columns):
+    """Where a tile of BLOCK_N rows lies: what is int64 is a scalar for each tile, or the same for all tiles."""
+    start_ptr = base_ptr + tl.cast(tile, tl.int64) * BLOCK_N * row_stride
+    return start_ptr + tl.arange(0, BLOCK_N).to(tl.int64)[:, None] * row_stride + columns[None, :]
+
+
+@triton.jit
+def load_elements(base_ptr, row_stride, tile, length, C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Tile of a set's elements, zero outside the set, and which of its rows are inside."""
     columns = tl.arange(0, BLOCK_C)
-    ok = (rows < length)[:, None] & (columns < C)[None, :]
-    x = tl.load(base_ptr + rows[:, None] * row_stride + columns[None, :], mask=ok, other=0.0)
-    if NORM != "none":
-        x = normalise(x.to(tl.float32), gain_ptr, bias_ptr, C, NORM, EPS).to(x.dtype)
-    return x, rows
+    inside = tl.arange(0, BLOCK_N) < tl.minimum(length - tl.cast(tile, tl.int64) * BLOCK_N, BLOCK_N).to(tl.int32)
+    pointers = element_pointers(base_ptr, row_stride, tile, BLOCK_N, columns)
+    return tl.load(pointers, mask=inside[:, None] & (columns < C)[None, :], other=0.0), inside
 
 
 @triton.jit
@@ -117,7 +118,7 @@ def load_head(weight_ptr, h, E: tl.constexpr, C: tl.constexpr, BLOCK_E: tl.const
 
 @triton.jit
 def scan(
-    x_ptr, set_stride, row_stride, N, offsets_ptr, lengths_ptr, folded_ptr, w, b, split, num_splits, first, last, h,
+    x, N, folded_ptr, w, b, split, num_splits, first, last, h,
     spec: tl.constexpr, C: tl.constexpr, E: tl.constexpr, ABSORBED: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -125,8 +126,7 @@ def scan(
     NORM: tl.constexpr = spec.norm if spec.norm_first else "none"
     WIDTH: tl.constexpr = C if ABSORBED else E
     BLOCK_W: tl.constexpr = BLOCK_C if ABSORBED else BLOCK_E
-    length = set_length(b, N, offsets_ptr, lengths_ptr)
-    base_ptr = x_ptr + first_row(b, set_stride, row_stride, offsets_ptr)
+    length, base_ptr = set_length(x, N, b), x.ptr + first_row(x, b)
     r, columns = first + tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_W)
     # (BLOCK_R, BLOCK_W)
     ok = (r < last)[:, None] & (columns < WIDTH)[None, :]
@@ -139,22 +139,23 @@ def scan(
     y = tl.zeros((BLOCK_R, BLOCK_W), tl.float32)
     begin, end = piece(length, split, num_splits, BLOCK_N)
     for tile in range(begin, end):
-        x, rows = load_elements(
-            base_ptr, row_stride, tile, length, w.g0, w.b0, C, NORM, spec.norm_eps, BLOCK_N, BLOCK_C
-        )
+        elements, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, BLOCK_C)
+        if NORM != "none":
+            normed = normalise(elements.to(tl.float32), w.g0, w.b0, C, NORM, spec.norm_eps)
+            elements = normed.to(elements.dtype)
         if ABSORBED:
-            keys, values = x, x
+            keys, values = elements, elements
         else:
-            keys = tl.dot(x, w_k, input_precision=PRECISION).to(x.dtype)
-            values = tl.dot(x, w_v, input_precision=PRECISION).to(x.dtype)
+            keys = tl.dot(elements, w_k, input_precision=PRECISION).to(elements.dtype)
+            values = tl.dot(elements, w_v, input_precision=PRECISION).to(elements.dtype)
         # (BLOCK_R, BLOCK_N)
         s = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
-        s = tl.where((rows < length)[None, :], s, float("-inf"))
+        s = tl.where(inside[None, :], s, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         p = tl.exp2(s - higher[:, None])
         fade = tl.exp2(top - higher)
         total = total * fade + tl.sum(p, 1)
-        y = tl.dot(p.to(x.dtype), values, y * fade[:, None], input_precision=PRECISION)
+        y = tl.dot(p.to(values.dtype), values, y * fade[:, None], input_precision=PRECISION)
         top = higher
     return top, total, y
 
@@ -174,7 +175,7 @@ def store_attention(
     )
     if ABSORBED:
         ok = (r < last)[:, None] & (columns < C)[None, :]
-        target = y_ptr + ((h * num_sets + b) * M + m)[:, None] * C + columns[None, :]
+        target = y_ptr + ((b + tl.cast(h, tl.int64) * num_sets) * M + m)[:, None] * C + columns[None, :]
     else:
         ok = (r < last)[:, None] & (columns < E)[None, :]
         target = y_ptr + ((b * M + m) * (H * E) + h * E)[:, None] + columns[None, :]
@@ -273,7 +274,7 @@ def finish(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def prepare_kernel(
     input_ptr, w, to, num_rows, M, FACTOR,
     spec: tl.constexpr, CQ: tl.constexpr, C: tl.constexpr, D: tl.constexpr, ABSORBED: tl.constexpr,
@@ -290,9 +291,9 @@ def prepare_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "num_sets", "num_splits"])
 def scan_kernel(
-    x_ptr, set_stride, row_stride, N, offsets_ptr, lengths_ptr, folded_ptr, folded_stride, w,
+    x, N, folded_ptr, folded_stride, w,
     lse_ptr, y_ptr, tops_ptr, totals_ptr, ys_ptr, num_sets, num_splits, M,
     spec: tl.constexpr, C: tl.constexpr, D: tl.constexpr, ABSORBED: tl.constexpr, SPLIT: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -312,8 +313,8 @@ def scan_kernel(
     split = tl.program_id(0) // blocks % num_splits
     b = (tl.program_id(0) // blocks // num_splits).to(tl.int64)
     top, total, y = scan(
-        x_ptr, set_stride, row_stride, N, offsets_ptr, lengths_ptr, folded_ptr + b * folded_stride, w,
-        b, split, num_splits, first, last, h, spec, C, E, ABSORBED, BLOCK_R, BLOCK_N, BLOCK_C, BLOCK_E, PRECISION,
+        x, N, folded_ptr + b * folded_stride, w, b, split, num_splits, first, last, h,
+        spec, C, E, ABSORBED, BLOCK_R, BLOCK_N, BLOCK_C, BLOCK_E, PRECISION,
     )  # fmt: skip
     WIDTH: tl.constexpr = C if ABSORBED else E
     r, columns = first + tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_C if ABSORBED else BLOCK_E)
@@ -327,7 +328,7 @@ def scan_kernel(
         store_attention(top, total, y, lse_ptr, y_ptr, w.b_v, b, r, last, columns, M, num_sets, H, C, E, ABSORBED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_sets", "num_splits"])
 def merge_kernel(
     tops_ptr, totals_ptr, ys_ptr, b_v_ptr, lse_ptr, y_ptr, num_sets, num_splits, M,
     H: tl.constexpr, C: tl.constexpr, E: tl.constexpr, ABSORBED: tl.constexpr,
@@ -346,7 +347,7 @@ def merge_kernel(
     store_attention(top, total, y, lse_ptr, y_ptr, b_v_ptr, b, r, num_rows, columns, M, num_sets, H, C, E, ABSORBED)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["residual_period", "num_rows"])
 def finish_kernel(
     y_ptr, lse_ptr, residual_ptr, residual_period, w, w_next, to, num_rows, M,
     spec: tl.constexpr, spec_next: tl.constexpr, C: tl.constexpr, D: tl.constexpr, D_NEXT: tl.constexpr,

@@ -9,13 +9,14 @@ import triton
 from torch import Tensor
 
 from settx_fast._block import BlockWeights
+from settx_fast._sets import Sets
 from settx_fast.kernels import aggregate_backward as kernels
 from settx_fast.kernels import products, rows_backward
 from settx_fast.kernels.aggregate import LOG2_E, NO_WEIGHTS, Aggregated, Stage, problem_of, row_arguments
 from settx_fast.kernels.config import Problem, Tile, backward_config, row_tile
 from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.rows_backward import LatentGrads, QueryGrads
-from settx_fast.kernels.sets import SetView
+from settx_fast.kernels.sets import NO_ROWS, rows_of
 
 PRODUCT_BLOCK = 64
 
@@ -85,7 +86,7 @@ def like_weights(gradients: dict[str, Tensor], weights: BlockWeights) -> BlockWe
 
 
 def aggregate_backward(
-    view: SetView, query: Tensor, stage: Stage, saved: Aggregated, grad: Tensor | tuple[Tensor, Tensor],
+    sets: Sets, query: Tensor, stage: Stage, saved: Aggregated, grad: Tensor | tuple[Tensor, Tensor],
     dx: Tensor | None, add: bool,
 ) -> Gradients:  # fmt: skip
     """Backward of `aggregate_forward` from the gradient of its output, or of the next block's keys and values.
@@ -93,10 +94,10 @@ def aggregate_backward(
     Writes the elements' gradient into dx (laid out like the elements), on top of what it holds when `add`; rows outside
     the sets are not touched. dx may be None where nobody asks for it.
     """
-    problem = problem_of(view, query.shape[1], stage)
+    problem = problem_of(sets, query.shape[1], stage)
     grads, vector_parts = finish_backward(saved, grad, problem, stage)
     matrix_parts = latent_products(saved, grads, grad, problem, stage)
-    dfolded, projections, dnorm = attend_backward(view, query.shape[0] != 1, saved, grads, dx, add, problem, stage)
+    dfolded, projections, dnorm = attend_backward(sets, query.shape[0] != 1, saved, grads, dx, add, problem, stage)
     query_grads, query_parts = queries_backward(query, saved, dfolded, grads, problem, stage)
     query_matrices, query_vectors = sum_parts(
         query.dtype, query_products(saved, query_grads, problem, stage), query_parts
@@ -139,11 +140,11 @@ def finish_backward(
 
 
 def attend_backward(
-    view: SetView, own: bool, saved: Aggregated, grads: LatentGrads, dx: Tensor | None, add: bool,
+    sets: Sets, own: bool, saved: Aggregated, grads: LatentGrads, dx: Tensor | None, add: bool,
     problem: Problem, stage: Stage,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """Through the elements: parts of the folded queries' gradients, `projections` (2, D, C) and the norm's (2, C)."""
-    x, B, H, M, C = view.x, problem.num_sets, problem.H, problem.M, problem.C
+    x, B, H, M, C = sets.rows, problem.num_sets, problem.H, problem.M, problem.C
     config = backward_config(problem, not own)
     width = C if problem.absorbed else problem.E
     folded_stride = H * M * width if own else 0
@@ -156,29 +157,29 @@ def attend_backward(
     if normed:
         dnorm = x.new_empty(2, programs if fused else B * config.element_splits, C, dtype=torch.float32)
     dgain, dbias = (None, None) if dnorm is None else dnorm.unbind()
-    target = view.like(dx).arguments[:3] if dx is not None else (None, 0, 0)
+    target = NO_ROWS if dx is None else rows_of(sets, dx)
     launch = {"BLOCK_C": problem.width, "PRECISION": matrix_precision(x.dtype), "enable_fp_fusion": True}
     sums, elements = ({**launch, **tile_arguments(tile)} for tile in (config.sums, config.elements))
     projections = None
     if problem.absorbed:
         blocks = problem.blocks(config.sums.block_r)
         kernels.absorbed_kernel[(programs * blocks,)](
-            *view.arguments, *target, saved.queries.folded, folded_stride, stage.weights, grads.y, saved.lse,
+            rows_of(sets), target, sets.longest, saved.queries.folded, folded_stride, stage.weights, grads.y, saved.lse,
             grads.delta, dfolded, dgain, dbias, B, config.group, config.num_splits, H * M,
-            stage.spec, C, fused, add, **sums,
+            stage.spec, C, config.group == 1, fused, config.transposed, add, **sums,
         )  # fmt: skip
     else:
         blocks = triton.cdiv(M, config.sums.block_r)
         parts = x.new_empty(2, programs * blocks, problem.D * C, dtype=torch.float32)
         kernels.projected_kernel[(programs * blocks * H,)](
-            *view.arguments, saved.queries.folded, folded_stride, stage.weights, grads.attended, saved.lse, grads.delta,
-            dfolded, parts[0], parts[1], B, config.group, config.num_splits, M, stage.spec, C, problem.D,
-            BLOCK_E=padded(problem.E), **sums,
+            rows_of(sets), sets.longest, saved.queries.folded, folded_stride, stage.weights, grads.attended, saved.lse,
+            grads.delta, dfolded, parts[0], parts[1], B, config.group, config.num_splits, M, stage.spec, C, problem.D,
+            config.group == 1, BLOCK_E=padded(problem.E), **sums,
         )  # fmt: skip
         projections = sum_parts(x.dtype, parts)[0].view(2, problem.D, C)
     if wanted and not fused:
         kernels.elements_kernel[(B * config.element_splits,)](
-            *view.arguments, *target, saved.queries.folded, folded_stride, stage.weights,
+            rows_of(sets), target, sets.longest, saved.queries.folded, folded_stride, stage.weights,
             grads.attended if grads.y is None else grads.y, saved.lse, grads.delta, dgain, dbias, config.element_splits,
             M, stage.spec, C, problem.D, problem.absorbed, add, BLOCK_E=padded(problem.E), **elements,
         )  # fmt: skip

@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from settx_fast.kernels.blocks import blocks_of_set, elements_of_block, length_of, locate, row_offsets
 from settx_fast.kernels.broadcast_forward import attend, load_heads, softmax
 from settx_fast.kernels.primitives import (
     activate,
@@ -32,6 +31,7 @@ from settx_fast.kernels.primitives import (
     standardise,
     store_tile,
 )
+from settx_fast.kernels.sets import blocks_of_set, elements_of_block, locate, row_offsets, set_length
 
 
 class Chunk(NamedTuple):
@@ -50,24 +50,24 @@ class Chunk(NamedTuple):
 
 
 @triton.jit
-def find_tile(x, num_sets, first_run, run_rows, ROWS: tl.constexpr):
+def find_tile(x, N, num_sets, first_run, run_rows, ROWS: tl.constexpr):
     """This program's tile: its set, its rows in it and in the temporaries (int64), and which of them are elements."""
     tiles = run_rows // ROWS
     run, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    b, first = locate(first_run + run, x, num_sets, run_rows)
+    b, first = locate(first_run + run, x, N, num_sets, run_rows)
     rows = first + tile * ROWS + tl.arange(0, ROWS)
     packed = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    return b, rows, packed, rows < length_of(x, b)
+    return b, rows, packed, rows < set_length(x, N, b)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "num_sets", "first_run"])
 def recompute_kernel(
-    x, num_sets, first_run, run_rows, k_ptr, v_ptr, w, chunk, block: tl.constexpr, tiles: tl.constexpr
+    x, N, num_sets, first_run, run_rows, k_ptr, v_ptr, w, chunk, block: tl.constexpr, tiles: tl.constexpr
 ):  # fmt: skip
     """Attention of a tile again, up to the sum with the residual."""
     ROWS: tl.constexpr = tiles.rows
     WIDTH: tl.constexpr = block.width
-    b, rows, packed, valid = find_tile(x, num_sets, first_run, run_rows, ROWS)
+    b, rows, packed, valid = find_tile(x, N, num_sets, first_run, run_rows, ROWS)
     if tl.max(valid.to(tl.int32), 0) > 0:
         own_keys = b * (block.M * block.D)
         o = attend(
@@ -141,9 +141,9 @@ def layers_backward(u, d_y, w, chunk, packed, valid, block: tl.constexpr, tiles:
     return d_u
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "num_sets", "first_run"])
 def layers_backward_kernel(
-    x, num_sets, first_run, run_rows, grad, w, chunk, sums_ptr, sums_stride, block: tl.constexpr, tiles: tl.constexpr
+    x, N, num_sets, first_run, run_rows, grad, w, chunk, sums_ptr, sums_stride, block: tl.constexpr, tiles: tl.constexpr
 ):  # fmt: skip
     """Back through norms and feed-forward layers of a tile; sums_ptr (tiles, ·) gathers the norms' gradients."""
     D: tl.constexpr = block.D
@@ -152,7 +152,7 @@ def layers_backward_kernel(
     ROWS: tl.constexpr = tiles.rows
     WIDTH: tl.constexpr = block.width
     SECOND: tl.constexpr = 2 * (block.C if block.spec.norm_first else D)
-    b, rows, packed, valid = find_tile(x, num_sets, first_run, run_rows, ROWS)
+    b, rows, packed, valid = find_tile(x, N, num_sets, first_run, run_rows, ROWS)
     if tl.max(valid.to(tl.int32), 0) > 0:
         columns = tl.arange(0, WIDTH)
         inside = columns < D
@@ -192,9 +192,9 @@ def attended_gradient(chunk, rows, valid, features, own, w, block: tl.constexpr)
     return d_a
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "num_sets", "first_run", "num_runs"])
 def attention_backward_kernel(
-    x, num_sets, first_run, run_rows, k_ptr, v_ptr, w, chunk, partial_ptr, num_runs,
+    x, N, num_sets, first_run, run_rows, k_ptr, v_ptr, w, chunk, partial_ptr, num_runs,
     block: tl.constexpr, tiles: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the queries of a run, and this run's share (2, M, D) of those of its set's keys and values.
@@ -213,7 +213,7 @@ def attention_backward_kernel(
     run, part = tl.program_id(0) % num_runs, tl.program_id(0) // num_runs
     pieces = GROUP_WIDTH // PIECE
     head, skip = part // pieces * GROUP, part % pieces * PIECE
-    b, first = locate(first_run + run, x, num_sets, run_rows)
+    b, first = locate(first_run + run, x, N, num_sets, run_rows)
     k_ptr += b * (block.M * D)
     v_ptr += b * (block.M * D)
     mine = skip + tl.arange(0, PIECE)
@@ -224,7 +224,7 @@ def attention_backward_kernel(
     keys_mine = load_heads(k_ptr, head, skip, block, GROUP, PIECE)
     d_keys = tl.zeros((GROUP * KEYS, PIECE), tl.float32)
     d_values = tl.zeros((GROUP * KEYS, PIECE), tl.float32)
-    elements = elements_of_block(x, b, first, run_rows)
+    elements = elements_of_block(x, N, b, first, run_rows)
     for start in range(0, elements, ROWS):
         valid = start + tl.arange(0, ROWS) < elements
         rows = (run * run_rows + start).to(tl.int64) + tl.arange(0, ROWS)
@@ -266,9 +266,9 @@ def store_heads(ptr, tile, first, skip, block: tl.constexpr, GROUP: tl.constexpr
     tl.store(pointers, tile, mask=own & (rows % KEYS < block.M)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "num_sets", "first_run"])
 def input_backward_kernel(
-    x, d_x, num_sets, first_run, run_rows, w, chunk, sums_ptr, sums_stride, block: tl.constexpr, tiles: tl.constexpr
+    x, d_x, N, num_sets, first_run, run_rows, w, chunk, sums_ptr, sums_stride, block: tl.constexpr, tiles: tl.constexpr
 ):  # fmt: skip
     """Gradient of a tile of elements, zero outside the sets, from those of its queries and of its residual."""
     C: tl.constexpr = block.C
@@ -279,7 +279,7 @@ def input_backward_kernel(
     CHUNK: tl.constexpr = tiles.chunk
     EPS: tl.constexpr = block.spec.norm_eps
     PRECISION: tl.constexpr = block.precision
-    b, rows, packed, valid = find_tile(x, num_sets, first_run, run_rows, ROWS)
+    b, rows, packed, valid = find_tile(x, N, num_sets, first_run, run_rows, ROWS)
     inputs = tl.arange(0, INPUTS)
     inside = inputs < C
     d = tl.zeros((ROWS, INPUTS), tl.float32)
@@ -297,20 +297,20 @@ def input_backward_kernel(
         if block.spec.residual == "input":
             d += load_tile(chunk.d_o, packed * D, inputs, valid, inside).to(tl.float32)
         d = tl.where(valid[:, None], d, 0.0)
-    writable = valid if x.offsets is not None else rows < x.N
+    writable = valid if x.offsets is not None else rows < N
     store_tile(d_x.ptr, row_offsets(d_x, b, rows), inputs, writable, inside, d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "first_run", "num_runs", "first_set"])
 def merge_keys_kernel(
-    partial_ptr, dk_ptr, dv_ptr, x, first_run, num_runs, run_rows, first_set, SIZE: tl.constexpr, BLOCK: tl.constexpr
+    partial_ptr, dk_ptr, dv_ptr, x, N, first_run, num_runs, run_rows, first_set, SIZE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """Add a chunk's shares (runs, 2, SIZE) to their sets' gradients (B, SIZE), in order, from zero at a set's first."""
     parts: tl.constexpr = (SIZE + BLOCK - 1) // BLOCK
     b = (first_set + tl.program_id(0) // parts).to(tl.int64)
     columns = tl.program_id(0) % parts * BLOCK + tl.arange(0, BLOCK)
     inside = columns < SIZE
-    begin, end = blocks_of_set(b, x, run_rows)
+    begin, end = blocks_of_set(x, N, b, run_rows)
     first, last = tl.maximum(begin, first_run), tl.minimum(end, first_run + num_runs)
     dk_ptr, dv_ptr = dk_ptr + b * SIZE + columns, dv_ptr + b * SIZE + columns
     if first < last:

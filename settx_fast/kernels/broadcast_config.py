@@ -136,7 +136,7 @@ def backward_tiles(block: Block) -> BackwardTiles:
             AttentionTiles(16 if many else 32, 1, head, *features, 8, 2), InputTiles(32, inputs, 32, 8, 2),
         )  # fmt: skip
     return BackwardTiles(
-        replace(forward_tiles(block), warps=8), LayerTiles(32 if wide else 64, 32, True, 8, 2),
+        forward_tiles(block), LayerTiles(32 if wide else 64, 32, True, 8, 2),
         AttentionTiles(32 if many else 64, 1, head, *features, 8 if many else 4, 2),
         InputTiles(64 if inputs <= 128 else 32, inputs, 64, 8, 2),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from settx_fast._block import BlockSpec, BlockWeights
-from settx_fast.kernels.blocks import Rows, length_of, locate, num_blocks, row_offsets
+from settx_fast._sets import Sets
 from settx_fast.kernels.broadcast_config import Block, ForwardTiles, forward_tiles
 from settx_fast.kernels.primitives import (
     LOG2_E,
@@ -26,7 +26,7 @@ from settx_fast.kernels.primitives import (
     multiply_add,
     store_tile,
 )
-from settx_fast.kernels.sets import SetView
+from settx_fast.kernels.sets import locate, num_blocks, row_offsets, rows_of, set_length
 
 
 @triton.jit
@@ -79,11 +79,13 @@ def softmax(s, block: tl.constexpr, GROUP: tl.constexpr):
     """Of unscaled scores over the keys of each head of a group: (rows, GROUP · keys), zero for padded keys."""
     KEYS: tl.constexpr = block.keys
     ROWS: tl.constexpr = s.shape[0]
-    s = tl.reshape(s * (block.scale * LOG2_E), (ROWS, GROUP, KEYS))
+    SCALE: tl.constexpr = block.scale * LOG2_E
+    s = tl.reshape(s, (ROWS, GROUP, KEYS))
     if block.M < KEYS:
         s = tl.where((tl.arange(0, KEYS) < block.M)[None, None, :], s, float("-inf"))
-    p = tl.exp2(s - tl.max(s, 2)[:, :, None])
-    return tl.reshape(p / tl.sum(p, 2)[:, :, None], (ROWS, GROUP * KEYS))
+    # a multiply-add and an exponential for each score, one division for each row
+    p = tl.exp2(s * SCALE - (tl.max(s, 2) * SCALE)[:, :, None])
+    return tl.reshape(p * (1.0 / tl.sum(p, 2))[:, :, None], (ROWS, GROUP * KEYS))
 
 
 @triton.jit
@@ -184,11 +186,11 @@ def attend(
 
 
 @triton.jit
-def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles: tl.constexpr):
+def broadcast_tile(x, out, N, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles: tl.constexpr):
     """The block on rows first … first + tiles.rows of set b (both int64); zeros for padded rows past its length."""
     ROWS: tl.constexpr = tiles.rows
     WIDTH: tl.constexpr = block.width
-    length = length_of(x, b)
+    length = set_length(x, N, b)
     rows = first + tl.arange(0, ROWS)
     out_offsets = row_offsets(out, b, rows)
     columns = tl.arange(0, WIDTH)
@@ -201,20 +203,20 @@ def broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block: tl.constexpr, tiles
         )  # fmt: skip
         y = finish(o, out.ptr, out_offsets, rows < length, w, block, tiles)
         y = tl.where((rows < length)[:, None], y, 0.0)
-    writable = rows < (length if x.offsets is not None else x.N)
+    writable = rows < (length if x.offsets is not None else N)
     store_tile(out.ptr, out_offsets, columns, writable, columns < block.D, y)
 
 
-@triton.jit
-def broadcast_forward_kernel(x, out, num_sets, k_ptr, v_ptr, w, block: tl.constexpr, tiles: tl.constexpr):
+@triton.jit(do_not_specialize=["N", "num_sets"])
+def broadcast_forward_kernel(x, out, N, num_sets, k_ptr, v_ptr, w, block: tl.constexpr, tiles: tl.constexpr):
     """One program, one tile of rows of one set."""
     ROWS: tl.constexpr = tiles.rows
-    b, first = locate(tl.program_id(0), x, num_sets, ROWS)
-    broadcast_tile(x, out, k_ptr, v_ptr, w, b, first, block, tiles)
+    b, first = locate(tl.program_id(0), x, N, num_sets, ROWS)
+    broadcast_tile(x, out, N, k_ptr, v_ptr, w, b, first, block, tiles)
 
 
 def broadcast_forward(
-    x: SetView, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, tiles: ForwardTiles | None = None
+    x: Sets, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, tiles: ForwardTiles | None = None
 ) -> Tensor:
     """Output of the block whose queries are the elements of x: (B, N, D) or packed (R, D), zero outside the sets.
 
@@ -222,10 +224,10 @@ def broadcast_forward(
     """
     block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
     tiles = tiles or forward_tiles(block)
-    out = x.x.new_empty(*x.x.shape[:-1], block.D)
+    out = x.rows.new_empty(*x.rows.shape[:-1], block.D)
     if out.numel():
         broadcast_forward_kernel[(num_blocks(x, tiles.rows),)](
-            Rows(*x.arguments), Rows(*x.like(out).arguments), x.num_sets, k.contiguous(), v.contiguous(),
+            rows_of(x), rows_of(x, out), x.longest, x.num_sets, k.contiguous(), v.contiguous(),
             contiguous(weights), block, tiles,
             num_warps=tiles.warps, num_stages=tiles.stages, enable_fp_fusion=True,
         )  # fmt: skip

@@ -11,12 +11,12 @@ import triton
 from torch import Tensor
 
 from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._sets import Sets
 from settx_fast.kernels import broadcast_backward as kernels
-from settx_fast.kernels.blocks import Rows, num_blocks
 from settx_fast.kernels.broadcast_backward import Chunk
 from settx_fast.kernels.broadcast_config import CHUNK_ROWS, BackwardTiles, Block, backward_tiles, run_rows
 from settx_fast.kernels.primitives import contiguous
-from settx_fast.kernels.sets import SetView
+from settx_fast.kernels.sets import Rows, num_blocks, rows_of
 from settx_fast.kernels.weight_gradients import SPLITS, split_copies, sum_rows, weight_gradient_kernel
 
 KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")  # of the block, but read by stage A alone
@@ -24,15 +24,15 @@ NO_WEIGHTS = BlockWeights(*[None] * len(BlockWeights._fields))  # type: ignore[a
 
 
 def broadcast_backward(
-    x: SetView, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, grad_out: Tensor, dx: Tensor,
+    x: Sets, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, grad_out: Tensor, dx: Tensor,
     tiles: BackwardTiles | None = None, chunk_rows: int = CHUNK_ROWS,
 ) -> tuple[Tensor, Tensor, BlockWeights]:  # fmt: skip
-    """Gradients of k, v (B, M, D) and of the weights that queries use, the others None; writes dx, laid out like x.x.
+    """Gradients of k, v (B, M, D) and of the weights that queries use, the others None; writes dx, laid out like x.
 
     grad_out is the gradient of `broadcast_forward`'s output, in its layout; dx is zero outside the sets. Sums over rows
     run in an order that the shapes fix, so that the same inputs give the same bits.
     """
-    if not x.x.numel():
+    if not x.rows.numel():
         zeros = {n: torch.zeros_like(w) for n, w in weights._asdict().items() if w is not None and n not in KEY_WEIGHTS}
         return torch.zeros_like(k), torch.zeros_like(v), NO_WEIGHTS._replace(**zeros)
     block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
@@ -43,11 +43,11 @@ def broadcast_backward(
 
 
 def new_job(
-    x: SetView, k: Tensor, v: Tensor, weights: BlockWeights, block: Block, tiles: BackwardTiles,
+    x: Sets, k: Tensor, v: Tensor, weights: BlockWeights, block: Block, tiles: BackwardTiles,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Job:  # fmt: skip
     """Cut the sets into runs and the runs into chunks, by shapes alone."""
-    rows = run_rows(x.longest, x.x.shape[:-1].numel())
+    rows = run_rows(x.longest, x.rows.shape[:-1].numel())
     runs = num_blocks(x, rows)
     chunk_runs = min(runs, max(1, chunk_rows // rows))
     return Job(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles, rows, runs, chunk_runs)
@@ -57,7 +57,7 @@ def new_job(
 class Job:
     """One backward pass: its inputs, how it is cut, the temporaries of a chunk and the sums that grow over chunks."""
 
-    view: SetView
+    sets: Sets
     k: Tensor
     v: Tensor
     weights: BlockWeights
@@ -126,9 +126,9 @@ class Job:
 
     def backward(self, grad_out: Tensor, dx: Tensor, first_run: int, num_runs: int) -> None:
         """One chunk, from runs first_run … first_run + num_runs."""
-        view, block, tiles, w = self.view, self.block, self.tiles, self.weights
-        x, grad, d_x = (Rows(*view.like(t).arguments) for t in (view.x, grad_out, dx))
-        where = (view.num_sets, first_run, self.run_rows)
+        sets, block, tiles, w = self.sets, self.block, self.tiles, self.weights
+        x, grad, d_x = (rows_of(sets, t) for t in (sets.rows, grad_out, dx))
+        where = (sets.longest, sets.num_sets, first_run, self.run_rows)
         rows = num_runs * self.run_rows
         kernels.recompute_kernel[(rows // tiles.recompute.rows,)](
             x, *where, self.k, self.v, w, self.chunk, block, tiles.recompute, **launch_options(tiles.recompute)
@@ -151,25 +151,25 @@ class Job:
 
     def _merge_keys(self, x: Rows, first_run: int, num_runs: int) -> None:
         size = self.block.M * self.block.D
-        runs_of_set = num_blocks(self.view, self.run_rows) // self.view.num_sets
-        first_set, num_sets = 0, self.view.num_sets
-        if not self.view.packed:
+        runs_of_set = num_blocks(self.sets, self.run_rows) // self.sets.num_sets
+        first_set, num_sets = 0, self.sets.num_sets
+        if not self.sets.packed:
             first_set = first_run // runs_of_set
             num_sets = (first_run + num_runs - 1) // runs_of_set + 1 - first_set
         kernels.merge_keys_kernel[(num_sets * triton.cdiv(size, 256),)](
-            self.key_sums, self.dk, self.dv, x, first_run, num_runs, self.run_rows, first_set,
+            self.key_sums, self.dk, self.dv, x, self.sets.longest, first_run, num_runs, self.run_rows, first_set,
             SIZE=size, BLOCK=256, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
 
     def _add_weights(self, x: Rows, first_run: int, num_runs: int) -> None:
-        splits, stride = self.weight_sums.shape
+        sets, (splits, stride) = self.sets, self.weight_sums.shape
         step = 16 if self.block.products == "exact" else 64
         start = 0
         for grad, seen in self.products.values():
             outs, ins = grad.shape[1], seen.shape[1]
             pieces = triton.cdiv(outs, 64) * triton.cdiv(ins, 64)
             weight_gradient_kernel[(splits * pieces,)](
-                grad, seen, self.weight_sums[:, start:], stride, x, self.view.num_sets, first_run, num_runs,
+                grad, seen, self.weight_sums[:, start:], stride, x, sets.longest, sets.num_sets, first_run, num_runs,
                 self.run_rows, splits, outs, ins, BLOCK=64, STEP=step, PRECISION=self.block.precision,
                 num_warps=4, num_stages=3, enable_fp_fusion=True,
             )  # fmt: skip

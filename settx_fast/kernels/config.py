@@ -110,7 +110,10 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """The passes of the backward: `sums` adds over elements, `elements` makes dX; `fused` where the first does both."""
+    """The passes of the backward: `sums` adds over elements, `elements` makes dX; `fused` where the first does both.
+
+    `transposed` makes dX of absorbed queries as sm_90 likes it.
+    """
 
     sums: Tile
     group: int  # sets a program adds up
@@ -118,6 +121,7 @@ class Backward(NamedTuple):
     elements: Tile
     element_splits: int
     fused: bool
+    transposed: bool
 
 
 def products_of(dtype: torch.dtype) -> str:
@@ -127,15 +131,24 @@ def products_of(dtype: torch.dtype) -> str:
     return "exact" if matrix_precision(dtype) == "ieee" else "tf32"
 
 
+class Gpu(NamedTuple):
+    """What rules ask of a GPU."""
+
+    arch: int  # compute capability, such as 90
+    shared: int  # bytes of shared memory that one program may use
+    table: str  # the name of its tuned table, such as sm_90-nvidia-h100
+
+
 @cache
-def gpu_of(device: torch.device) -> tuple[int, str]:
-    """Bytes of shared memory one program may use, and the name of this GPU's tuned table, such as sm_90-nvidia-h100."""
+def gpu_of(device: torch.device) -> Gpu:
+    """The GPU of a device; of any other, the smallest that the kernels run on."""
     if device.type != "cuda":
-        return min(SHARED_MEMORY.values()), ""
+        return Gpu(80, min(SHARED_MEMORY.values()), "")
     index = torch.cuda.current_device() if device.index is None else device.index
     shared = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
     major, minor = torch.cuda.get_device_capability(index)
-    return shared, f"sm_{major}{minor}-{torch.cuda.get_device_name(index).lower().replace(' ', '-')}"
+    name = torch.cuda.get_device_name(index).lower().replace(" ", "-")
+    return Gpu(10 * major + minor, shared, f"sm_{major}{minor}-{name}")
 
 
 def forward_config(problem: Problem) -> Forward:
@@ -152,7 +165,8 @@ def backward_config(problem: Problem, shared_queries: bool) -> Backward:
     group = max(1, problem.num_sets * blocks // (2 * PROGRAMS)) if shared_queries else 1
     num_splits = splits(problem, blocks) if group == 1 else 1
     fused = problem.absorbed and problem.rows <= sums.block_r
-    return Backward(sums, group, num_splits, elements, splits(problem, 1), fused)
+    transposed = gpu_of(problem.device).arch >= 90 and problem.products == "half"
+    return Backward(sums, group, num_splits, elements, splits(problem, 1), fused, transposed)
 
 
 def forward_tile(problem: Problem) -> Tile:
@@ -162,7 +176,8 @@ def forward_tile(problem: Problem) -> Tile:
     block_n = {"half": 128 if narrow else 64, "tf32": 64 if narrow else 32, "exact": 32 if problem.absorbed else 16}[
         problem.products
     ]
-    large = problem.products == "exact" or block_r * max(problem.width, block_n) >= 128 * 128
+    held = problem.width if problem.absorbed else padded(problem.E)
+    large = problem.products == "exact" or block_r * max(held, block_n) >= 128 * 128
     return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 3)
 
 
@@ -170,18 +185,24 @@ def sums_tile(problem: Problem) -> Tile:
     """What the sums over elements would like."""
     block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
     wide = problem.width > 128
-    block_n = {"half": 32 if wide else 64, "tf32": 16 if wide else 32, "exact": 16}[problem.products]
-    large = problem.products == "exact" or block_r * max(problem.width, block_n) >= 64 * 64
-    return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 2)
+    # programs of several sets, which backward_config makes, have fewer registers left
+    grouped = problem.num_sets * problem.blocks(block_r) >= 4 * PROGRAMS
+    block_n = {"half": 32 if wide or grouped else 64, "tf32": 16 if wide else 32, "exact": 16}[problem.products]
+    large = problem.products == "exact" or block_r * max(problem.width, block_n) > 64 * 64
+    # Triton 3.6 cannot pipeline the projected loop where products go through tensor memory
+    tensor_memory = 100 <= gpu_of(problem.device).arch < 120
+    single = problem.products == "exact" or (tensor_memory and not problem.absorbed)
+    return Tile(block_r, block_n, 8 if large else 4, 1 if single else 2)
 
 
 def elements_tile(problem: Problem) -> Tile:
     """What dX would like, where it has a pass of its own."""
     tile = sums_tile(problem)
-    most = 64 if problem.absorbed or problem.width < 128 else 32
-    # projected and normed, 64 elements spill where Triton 3.6 and 3.7 compile them
-    block_n = tile.block_n if problem.absorbed or not problem.normed else min(tile.block_n, 32)
-    return Tile(min(tile.block_r, most), block_n, 8, 1)
+    if problem.absorbed or problem.products != "half":
+        most = 64 if problem.absorbed or problem.width < 128 else 32
+        return Tile(min(tile.block_r, most), tile.block_n, 8, 1)
+    # 4 warps: 8 have twice the rows of a product of 32 elements or 64 queries, and would compute it twice
+    return Tile(min(tile.block_r, 64), 32, 4, 1)
 
 
 def row_tile(problem: Problem, num_rows: int, width: int) -> RowTile:
@@ -197,7 +218,7 @@ def _block_r(problem: Problem, registers: dict[str, int]) -> int:
 
 def fit(problem: Problem, tile: Tile, resident: int) -> Tile:
     """The tile, made smaller until it fits shared memory: fewer stages first, then elements, then queries."""
-    while shared_bytes(problem, tile, resident) > gpu_of(problem.device)[0]:
+    while shared_bytes(problem, tile, resident) > gpu_of(problem.device).shared:
         if tile.stages > 1:
             tile = tile._replace(stages=tile.stages - 1)
         elif tile.block_n > 16:
@@ -227,7 +248,7 @@ def splits(problem: Problem, blocks: int) -> int:
 
 def tuned(problem: Problem, name: str) -> Tile | None:
     """The measured tile of a pass on this GPU and bucket, if there is one."""
-    return load_table(gpu_of(problem.device)[1]).get(problem.key, {}).get(name)
+    return load_table(gpu_of(problem.device).table).get(problem.key, {}).get(name)
 
 
 @cache

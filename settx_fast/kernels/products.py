@@ -55,7 +55,7 @@ def add_product(
     tl.store(target, total.to(out_ptr.dtype.element_ty), mask=(outs < OUT)[:, None] & in_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits", "num_rows"])
 def latent_products_kernel(
     latents, grads, dk_ptr, dv_ptr, y_ptr, out_ptr, num_splits, num_rows, size,
     C: tl.constexpr, D: tl.constexpr, F: tl.constexpr, D_NEXT: tl.constexpr, H: tl.constexpr,
@@ -84,7 +84,7 @@ def latent_products_kernel(
     add_product(chosen, split, num_splits, num_rows, BLOCK, STEP, PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits", "num_rows"])
 def query_products_kernel(
     queries, grads, out_ptr, num_splits, num_rows, size,
     CQ: tl.constexpr, C: tl.constexpr, D: tl.constexpr, H: tl.constexpr,

@@ -192,7 +192,7 @@ def values_backward(
         tl.store(to.delta + folded_rows, delta, mask=rows_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def finish_backward_kernel(
     dk_ptr, dv_ptr, latents, y_ptr, lse_ptr, w, w_next, to, parts_ptr, num_rows, M, WIDEST,
     spec: tl.constexpr, spec_next: tl.constexpr, C: tl.constexpr, D: tl.constexpr, D_NEXT: tl.constexpr,
@@ -254,7 +254,7 @@ def finish_backward_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def queries_backward_kernel(
     dfolded_ptr, dresidual_ptr, input_ptr, w, to, parts_ptr, num_rows, M, FACTOR, WIDEST,
     spec: tl.constexpr, CQ: tl.constexpr, C: tl.constexpr, D: tl.constexpr, ABSORBED: tl.constexpr,
@@ -331,7 +331,7 @@ def sum_parts(
     return tile - outer * blocks
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["outer", "num_parts", "outer2", "num_parts2"])
 def sum_parts_kernel(
     parts_ptr, sum_ptr, outer, num_parts, size, parts2_ptr, sum2_ptr, outer2, num_parts2, size2,
     BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,

@@ -11,21 +11,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from settx_fast._sets import Sets
 from settx_fast.kernels.aggregate import LOG2_E, Aggregated, Stage, allocate, problem_of
 from settx_fast.kernels.aggregate_forward import finish, prepare, scan, store_attention
-from settx_fast.kernels.blocks import Rows
 from settx_fast.kernels.broadcast_config import Block, ForwardTiles, forward_tiles
 from settx_fast.kernels.broadcast_forward import broadcast_tile
 from settx_fast.kernels.config import PROGRAMS, Problem, forward_config
 from settx_fast.kernels.primitives import matrix_precision, padded
-from settx_fast.kernels.sets import SetView
+from settx_fast.kernels.sets import rows_of
 
 MAX_ELEMENTS, MAX_QUERIES = 256, 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "num_sets"])
 def small_kernel(
-    x, out, input_ptr, residual_ptr, w, w_next, to, num_sets, M, FACTOR,
+    x, out, N, input_ptr, residual_ptr, w, w_next, to, num_sets, M, FACTOR,
     spec: tl.constexpr, spec_next: tl.constexpr, C: tl.constexpr, D: tl.constexpr, D_NEXT: tl.constexpr,
     block: tl.constexpr, tiles: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -45,7 +45,7 @@ def small_kernel(
     columns = tl.arange(0, BLOCK_C)
     for first in range(0, num_rows, BLOCK_R):
         top, total, y = scan(
-            x.ptr, x.set_stride, x.row_stride, x.N, x.offsets, x.lengths, to.queries.folded, w, b, 0, 1, first,
+            x, N, to.queries.folded, w, b, 0, 1, first,
             num_rows, 0, spec, C, E, True, BLOCK_R, BLOCK_N, BLOCK_C, BLOCK_E, PRECISION,
         )  # fmt: skip
         r = first + tl.arange(0, BLOCK_R)
@@ -55,29 +55,29 @@ def small_kernel(
         to.y, to.lse, residual_ptr, m, w, w_next, to.latents, b * M + m, m < M, M, num_sets * M,
         spec, spec_next, C, D, D_NEXT, True, BLOCK_D, BLOCK_E, BLOCK_K, PRECISION,
     )  # fmt: skip
-    for start in range(0, x.N, tiles.rows):
+    for start in range(0, N, tiles.rows):
         place = tl.cast(start, tl.int64)
-        broadcast_tile(x, out, to.latents.next_keys, to.latents.next_values, w_next, b, place, block, tiles)
+        broadcast_tile(x, out, N, to.latents.next_keys, to.latents.next_values, w_next, b, place, block, tiles)
 
 
-def is_small(view: SetView, problem: Problem) -> bool:
+def is_small(sets: Sets, problem: Problem) -> bool:
     """Whether one launch does the whole forward: enough sets to fill a GPU, each a few tiles."""
-    few = view.longest <= MAX_ELEMENTS and problem.M <= MAX_QUERIES and problem.width <= 128 and problem.D <= 128
-    return not view.packed and problem.num_sets >= PROGRAMS and few and problem.absorbed and problem.products != "exact"
+    few = sets.longest <= MAX_ELEMENTS and problem.M <= MAX_QUERIES and problem.width <= 128 and problem.D <= 128
+    return not sets.packed and problem.num_sets >= PROGRAMS and few and problem.absorbed and problem.products != "exact"
 
 
-def small_forward(view: SetView, query: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
+def small_forward(sets: Sets, query: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
     """Output of induced set attention and what stage A leaves, see `aggregate_forward`."""
-    problem = problem_of(view, query.shape[1], stage)
+    problem = problem_of(sets, query.shape[1], stage)
     to = allocate(problem, query, stage)
     tile = forward_config(problem).tile
     assert stage.next_spec is not None
     block = Block.of(stage.next_spec, problem.C, stage.next_dim, problem.M, query.dtype)
     tiles: ForwardTiles = forward_tiles(block)
-    out = view.x.new_empty(*view.x.shape[:-1], stage.next_dim)
+    out = sets.rows.new_empty(*sets.rows.shape[:-1], stage.next_dim)
     residual = to.queries.query if stage.spec.residual == "projected" else query
     small_kernel[(problem.num_sets,)](
-        Rows(*view.arguments), Rows(*view.like(out).arguments), query, residual, stage.weights, stage.next_weights, to,
+        rows_of(sets), rows_of(sets, out), sets.longest, query, residual, stage.weights, stage.next_weights, to,
         problem.num_sets, problem.M, stage.spec.score_scale(problem.D) * LOG2_E, stage.spec, stage.next_spec,
         problem.C, problem.D, stage.next_dim, block, tiles, BLOCK_M=padded(problem.M), BLOCK_R=tile.block_r,
         BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_D=padded(problem.D), BLOCK_E=min(64, padded(problem.E)),

@@ -7,14 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from settx_fast.kernels.blocks import elements_of_block, locate
+from settx_fast.kernels.sets import elements_of_block, locate
 
 SPLITS = 64  # programs that share the rows of one piece of a gradient
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "num_sets", "first_run", "num_runs", "num_splits"])
 def weight_gradient_kernel(
-    grad_ptr, input_ptr, sums_ptr, stride, x, num_sets, first_run, num_runs, run_rows, num_splits, OUT, IN,
+    grad_ptr, input_ptr, sums_ptr, stride, x, N, num_sets, first_run, num_runs, run_rows, num_splits, OUT, IN,
     BLOCK: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add gradᵀ input (OUT, IN) and the column sums of grad (OUT,) over the runs of one split to its partial sums.
@@ -36,8 +36,8 @@ def weight_gradient_kernel(
     weight = tl.load(weight_ptr, mask=weight_ok & begun[:, None], other=0.0)
     bias = tl.load(bias_ptr, mask=bias_ok & begun, other=0.0)
     for run in range(split, num_runs, num_splits):
-        b, first = locate(first_run + run, x, num_sets, run_rows)
-        elements = elements_of_block(x, b, first, run_rows)
+        b, first = locate(first_run + run, x, N, num_sets, run_rows)
+        elements = elements_of_block(x, N, b, first, run_rows)
         for start in range(0, elements, STEP):
             local = start + tl.arange(0, STEP)
             rows = (run * run_rows + local).to(tl.int64)[:, None]
@@ -51,7 +51,7 @@ def weight_gradient_kernel(
     tl.store(bias_ptr, bias, mask=bias_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def sum_rows_kernel(sums_ptr, total_ptr, num_rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """total (width,) = the sum over rows of sums (num_rows, width), in the type of total."""
     columns = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -16,7 +16,6 @@ from settx_fast._sets import Sets
 from settx_fast.kernels.broadcast_config import Block, backward_tiles, forward_tiles
 from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.broadcast_grad import broadcast_backward
-from settx_fast.kernels.sets import SetView
 from settx_fast.testing import assert_close_to_oracle, make_weights
 
 
@@ -83,11 +82,6 @@ def make_problem(case: Case, seed: int = 0, junk: float = float("nan")) -> Probl
     return Problem(x, h, weights, grad).to(torch.bfloat16)
 
 
-def view(x: Sets) -> SetView:
-    """What kernels read."""
-    return SetView(x.rows, x.offsets, x.lengths)
-
-
 def keys_values(problem: Problem, spec: BlockSpec) -> tuple[Tensor, Tensor]:
     """The keys' and values' projections (B, M, D) of a problem."""
     w = problem.weights
@@ -104,7 +98,7 @@ def forward(problem: Problem, case: Case) -> Tensor:
     """The kernels' output."""
     with torch.no_grad():
         return broadcast_forward(
-            view(problem.x), *keys_values(problem, case.spec), problem.weights, case.spec, forward_tiles(block_of(case))
+            problem.x, *keys_values(problem, case.spec), problem.weights, case.spec, forward_tiles(block_of(case))
         )  # fmt: skip
 
 
@@ -116,12 +110,12 @@ class Broadcast(torch.autograd.Function):
         k, v, *weights = tensors
         ctx.save_for_backward(rows, *tensors)
         ctx.spec, ctx.x, ctx.options = spec, x, options
-        return broadcast_forward(view(x._replace(rows=rows)), k, v, BlockWeights(*weights), spec)
+        return broadcast_forward(x._replace(rows=rows), k, v, BlockWeights(*weights), spec)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, k, v, *weights = ctx.saved_tensors
-        sets, dx = view(ctx.x._replace(rows=rows)), torch.full_like(rows, float("nan"))
+        sets, dx = ctx.x._replace(rows=rows), torch.full_like(rows, float("nan"))
         dk, dv, dw = broadcast_backward(sets, k, v, BlockWeights(*weights), ctx.spec, grad, dx, **ctx.options)
         return None, None, None, dx, dk, dv, *dw
 

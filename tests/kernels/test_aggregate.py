@@ -139,7 +139,7 @@ def test_a_measured_tile_replaces_the_rule_in_its_bucket_only(tmp_path: Path, mo
     tile = {"block_r": 64, "block_n": 32, "warps": 4, "stages": 2}
     (tmp_path / "gpu.json").write_text(json.dumps({asked.key: {"forward": tile}}))
     monkeypatch.setattr(config, "CONFIGS", tmp_path)
-    monkeypatch.setattr(config, "gpu_of", lambda device: (101_376, "gpu"))
+    monkeypatch.setattr(config, "gpu_of", lambda device: config.Gpu(80, 101_376, "gpu"))
     config.load_table.cache_clear()
     assert forward_config(asked).tile == Tile(**tile)
     assert forward_config(problem(C=64)).tile != Tile(**tile)

@@ -10,9 +10,9 @@ import torch
 from broadcast_case import Case, check_backward, check_forward, forward, kernel_gradients, make_problem
 
 from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._sets import Sets
 from settx_fast.kernels.broadcast_config import Block, backward_tiles
 from settx_fast.kernels.broadcast_grad import new_job
-from settx_fast.kernels.sets import SetView
 from settx_fast.testing import TABULAR, VARIANTS
 
 SHAPES = {
@@ -146,7 +146,7 @@ def test_temporaries_of_the_backward_do_not_grow_with_the_sets(device: torch.dev
         block = Block.of(BlockSpec(4, norm="layer"), 128, 128, 32, torch.bfloat16)
         weights = BlockWeights(*(torch.empty(128, 128, **meta) for _ in BlockWeights._fields))
         k = torch.empty(4, 32, 128, **meta)
-        job = new_job(SetView(torch.empty(4, elements, 128, **meta)), k, k, weights, block, backward_tiles(block))
+        job = new_job(Sets(torch.empty(4, elements, 128, **meta)), k, k, weights, block, backward_tiles(block))
         sums = (job.key_sums, job.weight_sums, job.norm_sums)
         return sum(t.nbytes for t in (*job.chunk, *sums) if t is not None)
 

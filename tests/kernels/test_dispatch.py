@@ -102,9 +102,9 @@ def test_operators_pass_opcheck(device: torch.device) -> None:
     a, b = library.present(inputs.weights_a), library.present(inputs.weights_b)
     specs = f"{inputs.spec_a.text}; {inputs.spec_b.text}"
     keys, values = torch.randn(2, 2, 3, 16, device=device).requires_grad_().unbind()
-    torch.library.opcheck(library.isab, (inputs.x, None, lengths, inputs.inducing, [*a, *b], specs))
-    torch.library.opcheck(library.aggregate, (inputs.x, None, lengths, inputs.inducing, a, inputs.spec_a.text))
-    torch.library.opcheck(library.broadcast, (inputs.x, None, lengths, keys, values, b, inputs.spec_b.text))
+    torch.library.opcheck(library.isab, (inputs.x, lengths, None, inputs.inducing, [*a, *b], specs))
+    torch.library.opcheck(library.aggregate, (inputs.x, lengths, None, inputs.inducing, a, inputs.spec_a.text))
+    torch.library.opcheck(library.broadcast, (inputs.x, lengths, None, keys, values, b, inputs.spec_b.text))
 
 
 def test_one_graph_serves_every_number_of_elements(device: torch.device) -> None:

@@ -20,7 +20,7 @@ from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast.kernels import config
 from settx_fast.kernels.broadcast_config import Block, forward_tiles
 from settx_fast.kernels.broadcast_forward import broadcast_forward
-from settx_fast.kernels.sets import SetView
+from settx_fast._sets import Sets
 
 spec = BlockSpec(4, norm="layer")
 meta = {"device": "meta", "dtype": torch.bfloat16}
@@ -44,7 +44,7 @@ with tempfile.TemporaryDirectory() as folder:
         (scan,) = [one for one in record("hidden", 90, step, table) if one.name == "scan_kernel"]
         found["scan" + table[:5]] = [scan.queries, scan.options.num_warps]
 for name, tiles in {"shipped": fitting, "oversized": dataclasses.replace(fitting, rows=256)}.items():
-    launches = unique(record(name, 90, lambda: broadcast_forward(SetView(x), k, k, weights, spec, tiles)))
+    launches = unique(record(name, 90, lambda: broadcast_forward(Sets(x), k, k, weights, spec, tiles)))
     found[name] = [dataclasses.asdict(compile_ahead(launch)) for launch in launches]
 shipped = launches[0]
 found["limits"] = [

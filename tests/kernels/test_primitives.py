@@ -8,9 +8,9 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-from settx_fast.kernels.blocks import Rows, locate, num_blocks
+from settx_fast._sets import Sets
 from settx_fast.kernels.primitives import activate, activation_slope, matrix_precision, normalise_backward, standardise
-from settx_fast.kernels.sets import SetView
+from settx_fast.kernels.sets import locate, num_blocks, rows_of
 
 
 @triton.jit
@@ -58,8 +58,8 @@ def test_norm_gradients_match_autograd_and_leave_padding_zero(norm: str, width: 
 
 
 @triton.jit
-def locate_kernel(x, num_sets, size, set_ptr, row_ptr):
-    b, row = locate(tl.program_id(0), x, num_sets, size)
+def locate_kernel(x, N, num_sets, size, set_ptr, row_ptr):
+    b, row = locate(tl.program_id(0), x, N, num_sets, size)
     tl.store(set_ptr + tl.program_id(0), b)
     tl.store(row_ptr + tl.program_id(0), row)
 
@@ -67,11 +67,11 @@ def locate_kernel(x, num_sets, size, set_ptr, row_ptr):
 @pytest.mark.parametrize("lengths", [[0, 5, 0, 64, 65, 1, 0], [128], [0], [1] * 7, [63, 64, 65]])
 def test_blocks_of_packed_sets_hold_every_row_once(lengths: list[int], device: torch.device) -> None:
     offsets = torch.tensor([0, *lengths], device=device).cumsum(0)
-    view = SetView(torch.empty(sum(lengths), 1, device=device), offsets)
-    count = num_blocks(view, 64)
-    sets, rows = (torch.full((count,), -1, dtype=torch.int64, device=device) for _ in range(2))
-    locate_kernel[(count,)](Rows(*view.arguments), len(lengths), 64, sets, rows)
-    held = [(b, row + i) for b, row in zip(sets.tolist(), rows.tolist(), strict=True) for i in range(64)]
+    sets = Sets(torch.empty(sum(lengths), 1, device=device), offsets=offsets)
+    count = num_blocks(sets, 64)
+    owners, rows = (torch.full((count,), -1, dtype=torch.int64, device=device) for _ in range(2))
+    locate_kernel[(count,)](rows_of(sets), sets.longest, len(lengths), 64, owners, rows)
+    held = [(b, row + i) for b, row in zip(owners.tolist(), rows.tolist(), strict=True) for i in range(64)]
     inside = [(b, row) for b, row in held if row < lengths[b]]
     assert sorted(inside) == [(b, row) for b, length in enumerate(lengths) for row in range(length)]
 
