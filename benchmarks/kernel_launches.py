@@ -99,7 +99,7 @@ def _train_step(problem: Problem) -> None:
 
 def _forward(sets: Sets, queries: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
     if is_small(sets, problem_of(sets, queries.shape[1], stage)):
-        return small_forward(sets, queries, stage)
+        return small_forward(sets, sets, queries, stage)
     kept = aggregate_forward(sets, queries, stage)
     assert stage.next_spec is not None
     return broadcast_forward(sets, *_keys_values(kept), stage.next_weights, stage.next_spec), kept

@@ -30,7 +30,7 @@ def induced_set_attention(
     """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
     weights = [*ops.present(weights_a), *ops.present(weights_b)]
     specs = f"{spec_a.text}; {spec_b.text}"
-    return ops.isab(*x, inducing.contiguous(), weights, specs)[0]
+    return ops.isab(*x, context.lengths, inducing.contiguous(), weights, specs)[0]
 
 
 def _aggregate(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:

@@ -182,16 +182,21 @@ def isab(
     rows: Tensor,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    context_lengths: Tensor | None,
     inducing: Tensor,
     weights: Sequence[Tensor],
     specs: str,
 ) -> list[Tensor]:
-    """ISAB(sets): the output, then what `pack` keeps of stage A, the keys and values of stage B among it."""
+    """ISAB(sets): the output, then what `pack` keeps of stage A, the keys and values of stage B among it.
+
+    The inducing points read the first context_lengths (B,) rows of padded sets.
+    """
     stage, sets = stage_of(weights, specs), Sets(rows, lengths, offsets)
+    context = Sets(rows, context_lengths, offsets)
     if is_small(sets, problem_of(sets, inducing.shape[1], stage)):
-        out, kept = small_forward(sets, inducing, stage)
+        out, kept = small_forward(sets, context, inducing, stage)
         return [out, *pack(kept, inducing)]
-    kept = aggregate_forward(sets, inducing, stage)
+    kept = aggregate_forward(context, inducing, stage)
     keys, values = kept.latents.next_keys, kept.latents.next_values
     assert stage.next_spec is not None  # an ISAB has a block B, and stage A made its keys and values
     assert keys is not None
@@ -200,7 +205,7 @@ def isab(
 
 
 @register_fake(isab)
-def _(rows, lengths, offsets, inducing, weights, specs):  # type: ignore[no-untyped-def]
+def _(rows, lengths, offsets, context_lengths, inducing, weights, specs):  # type: ignore[no-untyped-def]
     stage, sets = stage_of(weights, specs), Sets(rows, lengths, offsets)
     kept = allocate(problem_of(sets, inducing.shape[1], stage), inducing, stage)
     return [like(rows, stage.next_dim), *pack(kept, inducing)]
@@ -208,8 +213,8 @@ def _(rows, lengths, offsets, inducing, weights, specs):  # type: ignore[no-unty
 
 @operator("settx_fast::triton_isab_backward")
 def isab_grad(
-    grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, inducing: Tensor,
-    weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str, needs_x: bool,
+    grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, context_lengths: Tensor | None,
+    inducing: Tensor, weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str, needs_x: bool,
 ) -> list[Tensor]:  # fmt: skip
     """Gradient of the rows, those of `present_gradients`, then those of block B's weights that its queries use."""
     stage, sets = stage_of(weights, specs), Sets(rows, lengths, offsets)
@@ -221,12 +226,13 @@ def isab_grad(
     dx = torch.empty_like(rows)
     dk, dv, rest = broadcast_backward(sets, keys, values, stage.next_weights, stage.next_spec, readable(grad), dx)
     target = dx if needs_x else None
-    gradients = aggregate_backward(sets, inducing, stage, kept, (dk, dv), target, add=True)
+    context = Sets(rows, context_lengths, offsets)
+    gradients = aggregate_backward(context, inducing, stage, kept, (dk, dv), target, add=True)
     return [dx, *present_gradients(gradients), *present(rest)]
 
 
 @register_fake(isab_grad)
-def _(grad, rows, lengths, offsets, inducing, weights, saved, specs, needs_x):  # type: ignore[no-untyped-def]
+def _(grad, rows, lengths, offsets, context_lengths, inducing, weights, saved, specs, needs_x):  # type: ignore[no-untyped-def]
     stage = stage_of(weights, specs)
     absorbed = problem_of(Sets(rows, lengths, offsets), inducing.shape[1], stage).absorbed
     used = [w for n, w in stage.next_weights._asdict().items() if w is not None and n not in KEY_WEIGHTS]
@@ -235,16 +241,16 @@ def _(grad, rows, lengths, offsets, inducing, weights, saved, specs, needs_x):  
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor], first: int = 0) -> None:
     """Keep the inputs and the outputs from `first` on."""
-    rows, lengths, offsets, query, weights, specs = inputs
+    *tensors, weights, ctx.specs = inputs
     ctx.set_materialize_grads(False)
-    ctx.specs, ctx.count = specs, len(weights)
-    ctx.save_for_backward(rows, lengths, offsets, query, *weights, *output[first:])
+    ctx.ends = len(tensors), len(tensors) + len(weights)
+    ctx.save_for_backward(*tensors, *weights, *output[first:])
 
 
 def _saved(ctx: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """(rows, lengths, offsets, query), weights, kept outputs."""
-    tensors = list(ctx.saved_tensors)
-    return tensors[:4], tensors[4 : 4 + ctx.count], tensors[4 + ctx.count :]
+    """The tensors before the weights, the query last; the weights; the kept outputs."""
+    tensors, (first, last) = list(ctx.saved_tensors), ctx.ends
+    return tensors[:first], tensors[first:last], tensors[last:]
 
 
 def _aggregate_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
@@ -261,17 +267,17 @@ def _aggregate_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]
 def _isab_backward(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     inputs, weights, saved = _saved(ctx)
     if grads[0] is None:
-        return None, None, None, None, [None] * len(weights), None
+        return None, None, None, None, None, [None] * len(weights), None
     stage = stage_of(weights, ctx.specs)
     assert stage.next_spec is not None
-    absorbed = problem_of(Sets(*inputs[:3]), inputs[3].shape[1], stage).absorbed
+    absorbed = problem_of(Sets(*inputs[:3]), inputs[-1].shape[1], stage).absorbed
     names = [n for n in stage.next_spec.weight_names if n not in KEY_WEIGHTS]
     dx, *rest = isab_grad(grads[0], *inputs, weights, saved, ctx.specs, ctx.needs_input_grad[0])
     gradients = gradients_of(rest[: -len(names)], absorbed)
     block_a, from_keys = unpack_gradients(gradients, stage)
     from_queries = dict(zip(names, rest[-len(names) :], strict=True))
     block_b = [_sum(from_queries.get(n), getattr(from_keys, n)) for n in stage.next_spec.weight_names]
-    return dx, None, None, gradients.query, [*present(block_a), *block_b], None
+    return dx, None, None, None, gradients.query, [*present(block_a), *block_b], None
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

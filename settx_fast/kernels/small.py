@@ -25,13 +25,13 @@ MAX_ELEMENTS, MAX_QUERIES = 256, 32
 
 @triton.jit(do_not_specialize=["N", "num_sets"])
 def small_kernel(
-    x, out, N, input_ptr, residual_ptr, w, w_next, to, num_sets, M, FACTOR,
+    x, context, out, N, input_ptr, residual_ptr, w, w_next, to, num_sets, M, FACTOR,
     spec: tl.constexpr, spec_next: tl.constexpr, C: tl.constexpr, D: tl.constexpr, D_NEXT: tl.constexpr,
     block: tl.constexpr, tiles: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program: one set, absorbed; all sets share the M query rows (M, D)."""
+    """One program: one set, absorbed; all sets share the M query rows (M, D), which read its rows in `context`."""
     H: tl.constexpr = spec.num_heads
     E: tl.constexpr = D // H
     b = tl.program_id(0).to(tl.int64)
@@ -45,7 +45,7 @@ def small_kernel(
     columns = tl.arange(0, BLOCK_C)
     for first in range(0, num_rows, BLOCK_R):
         top, total, y = scan(
-            x, N, to.queries.folded, w, b, 0, 1, first,
+            context, N, to.queries.folded, w, b, 0, 1, first,
             num_rows, 0, spec, C, E, True, BLOCK_R, BLOCK_N, BLOCK_C, BLOCK_E, PRECISION,
         )  # fmt: skip
         r = first + tl.arange(0, BLOCK_R)
@@ -66,7 +66,7 @@ def is_small(sets: Sets, problem: Problem) -> bool:
     return not sets.packed and problem.num_sets >= PROGRAMS and few and problem.absorbed and problem.products != "exact"
 
 
-def small_forward(sets: Sets, query: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
+def small_forward(sets: Sets, context: Sets, query: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
     """Output of induced set attention and what stage A leaves, see `aggregate_forward`."""
     problem = problem_of(sets, query.shape[1], stage)
     to = allocate(problem, query, stage)
@@ -77,7 +77,7 @@ def small_forward(sets: Sets, query: Tensor, stage: Stage) -> tuple[Tensor, Aggr
     out = sets.rows.new_empty(*sets.rows.shape[:-1], stage.next_dim)
     residual = to.queries.query if stage.spec.residual == "projected" else query
     small_kernel[(problem.num_sets,)](
-        rows_of(sets), rows_of(sets, out), sets.longest, query, residual, stage.weights, stage.next_weights, to,
+        rows_of(sets), rows_of(context), rows_of(sets, out), sets.longest, query, residual, stage.weights, stage.next_weights, to,
         problem.num_sets, problem.M, stage.spec.score_scale(problem.D) * LOG2_E, stage.spec, stage.next_spec,
         problem.C, problem.D, stage.next_dim, block, tiles, BLOCK_M=padded(problem.M), BLOCK_R=tile.block_r,
         BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_D=padded(problem.D), BLOCK_E=min(64, padded(problem.E)),

@@ -21,11 +21,16 @@ def step(inputs: Inputs, impl: str, **ragged: Any) -> dict[str, Tensor]:
 
 
 def assert_block_matches_oracle(
-    shape: Shape, device: torch.device, dtype: torch.dtype = torch.float32, lengths: list[int] | None = None
+    shape: Shape,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    lengths: list[int] | None = None,
+    context: list[int] | None = None,
 ) -> None:
     """The kernels' output and gradients against the reference in fp64; padding holds NaN for the kernels only."""
     inputs = make_inputs(shape, dtype=dtype, device=device)
-    ragged = {} if lengths is None else {"lengths": torch.tensor(lengths, device=device)}
+    given = {"lengths": lengths, "context_lengths": context}
+    ragged = {name: torch.tensor(value, device=device) for name, value in given.items() if value is not None}
     poisoned = inputs
     if lengths is not None:
         x = inputs.x.detach().clone()

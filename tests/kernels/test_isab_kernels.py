@@ -38,6 +38,14 @@ def test_projected_variants_match_the_oracle(variant: str, device: torch.device)
     assert_block_matches_oracle(replace(PROJECTED, options=VARIANTS[variant]), device, lengths=[40, 19])
 
 
+@pytest.mark.parametrize(
+    "shape", [ABSORBED, replace(PROJECTED, options=VARIANTS["tabular"])], ids=["absorbed", "projected"]
+)
+def test_inducing_points_read_only_the_context(shape: Shape, device: torch.device) -> None:
+    """One ends inside a tile, one is empty, one is longer than its set."""
+    assert_block_matches_oracle(replace(shape, batch=3, elements=40), device, lengths=[40, 33, 19], context=[21, 0, 30])
+
+
 @pytest.mark.parametrize("elements", [0, 1, 2, 257])
 def test_any_number_of_elements(elements: int, device: torch.device) -> None:
     """None, one, fewer than a tile, several tiles and one element more."""
@@ -126,5 +134,5 @@ def test_many_small_sets_go_from_end_to_end_in_one_launch(variant: str, device: 
         mock.patch.object(small, "PROGRAMS", 1),
         mock.patch.object(_library, "small_forward", wraps=small.small_forward) as launched,
     ):
-        assert_block_matches_oracle(shape, device, lengths=[40, 0, 13])
+        assert_block_matches_oracle(shape, device, lengths=[40, 0, 13], context=[25, 0, 13])
     assert launched.call_count == 1
