@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -161,11 +162,35 @@ def assert_close_to_oracle(actual: Tensor, reference: Tensor, oracle: Tensor, na
     `oracle` is the fp64 reference, `reference` the reference in the dtype of `actual`; |·| is the root mean square (a
     maximum is decided by one unlucky element) and a rounding step is that dtype's epsilon times |oracle|.
     """
+    _assert_within(2, name, *_error_and_allowance(actual, reference, oracle, name))
+
+
+def assert_step_close_to_oracle(
+    actual: Mapping[str, Tensor], reference: Mapping[str, Tensor], oracle: Mapping[str, Tensor]
+) -> None:
+    """The same for a training step: the output `out` and every gradient, by name.
+
+    A gradient that sums over all rows errs by one draw of a random variable, and so does the reference's: by chance the
+    one is three times the other. So a gradient alone is allowed four times, in root mean square over all of them two.
+    """
+    ratios = []
+    for name, value in actual.items():
+        error, allowed = _error_and_allowance(value, reference[name], oracle[name], name)
+        _assert_within(2 if name == "out" else 4, name, error, allowed)
+        ratios.append(error / allowed if error else 0.0)
+    together = math.sqrt(sum(ratio**2 for ratio in ratios) / max(1, len(ratios)))
+    assert together <= 2, f"all results together: {together:.2f} times the allowance, expected 2 at most"
+
+
+def _error_and_allowance(actual: Tensor, reference: Tensor, oracle: Tensor, name: str) -> tuple[float, float]:
     assert actual.shape == oracle.shape, f"{name}: expected shape {tuple(oracle.shape)}, got {tuple(actual.shape)}"
     exact = oracle.detach().double().cpu()
-    error, allowed = (_rms(t.detach().double().cpu() - exact) for t in (actual, reference))
-    limit = 2 * (allowed + torch.finfo(actual.dtype).eps * _rms(exact))
-    assert error <= limit, f"{name}: error {error:.3e} exceeds {limit:.3e} (the reference's own error is {allowed:.3e})"
+    error, own = (_rms(t.detach().double().cpu() - exact) for t in (actual, reference))
+    return error, own + torch.finfo(actual.dtype).eps * _rms(exact)
+
+
+def _assert_within(times: int, name: str, error: float, allowed: float) -> None:
+    assert error <= times * allowed, f"{name}: error {error:.3e} exceeds {times} × {allowed:.3e}, the reference's own"
 
 
 def _rms(t: Tensor) -> float:

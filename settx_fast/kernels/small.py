@@ -77,7 +77,8 @@ def small_forward(sets: Sets, context: Sets, query: Tensor, stage: Stage) -> tup
     out = sets.rows.new_empty(*sets.rows.shape[:-1], stage.next_dim)
     residual = to.queries.query if stage.spec.residual == "projected" else query
     small_kernel[(problem.num_sets,)](
-        rows_of(sets), rows_of(context), rows_of(sets, out), sets.longest, query, residual, stage.weights, stage.next_weights, to,
+        rows_of(sets), rows_of(context), rows_of(sets, out), sets.longest, query, residual,
+        stage.weights, stage.next_weights, to,
         problem.num_sets, problem.M, stage.spec.score_scale(problem.D) * LOG2_E, stage.spec, stage.next_spec,
         problem.C, problem.D, stage.next_dim, block, tiles, BLOCK_M=padded(problem.M), BLOCK_R=tile.block_r,
         BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_D=padded(problem.D), BLOCK_E=min(64, padded(problem.E)),
