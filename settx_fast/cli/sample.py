@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from settx_fast import scm
 
 PRESETS = ("chain", "lucas", "random", "random_linear")
+PRIOR_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 def sample(

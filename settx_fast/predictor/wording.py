@@ -33,6 +33,21 @@ PROPERTIES = {
     "direct_effect_of_target": Wording("Effect of the target", "direct effect of the target on the feature"),
     "total_effect": Wording("Total effect", "total effect of the feature on the target"),
 }
+UNITS = {  # of everything that has one
+    "risk": "({target})²",
+    "covariate_shift": "nats",
+    "mechanism_shift": "nats",
+    "direct_effect_on_target": "{target} per unit of the column",
+    "direct_effect_of_target": "units of the column per {target}",
+    "total_effect": "{target} per unit of the column",
+}
+PREDICTED_BY = {
+    "model": "model",
+    "mean": "mean of the training distribution",
+    "majority": "always the commoner one",
+    "classical": "classical estimator",
+    "informed": "classical estimator, told the true graph",
+}
 METRICS = {
     "r2": "R²",
     "mae": "MAE",
@@ -41,6 +56,11 @@ METRICS = {
     "accuracy": "accuracy",
     "calibration": "calibration error",
 }
+
+
+def units(target: str) -> dict[str, str]:
+    """The unit of every property but the roles, "1" where it has none; `target` stands for its own unit."""
+    return {name: UNITS.get(name, "1").format(target=target) for name in PROPERTIES if name != "role"}
 
 
 def title(key: str, names: tuple[str, ...] = (), target: str = "target") -> str:
