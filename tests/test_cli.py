@@ -126,7 +126,7 @@ def test_files_that_are_no_table_exit_with_2(tmp_path: Path, model: Path) -> Non
 def test_a_directory_without_a_model_exits_with_2(table: Path, tmp_path: Path) -> None:
     result = run("predict", table, "--target", "y", "--environment", "site", "--model", tmp_path)
     assert result.exit_code == 2
-    assert "no trained model" in sentence(result)
+    assert "no training run" in sentence(result)
     assert run("report", tmp_path).exit_code == 2
 
 
@@ -154,11 +154,21 @@ def test_help_and_errors_of_usage_need_neither_torch_nor_pandas() -> None:
     assert run_without(hidden, "nonsense").returncode == 2
 
 
-@pytest.mark.parametrize("missing", ["lightning", "safetensors", "yaml"])
-def test_a_missing_extra_says_how_to_install_it(missing: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("lightning", ("train", "chain", "--out", "unused")),
+        ("safetensors", ("evaluate", ".")),
+        ("yaml", ("sample", "prior.yaml", "--out", "unused.parquet")),
+    ],
+)
+def test_a_missing_extra_says_how_to_install_it(
+    missing: str, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(scm.__file__).parents[2]))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "prior.yaml").write_text("{}")
-    command = ("sample", str(tmp_path / "prior.yaml"), "--out", str(tmp_path / "x.parquet"))
-    result = run_without((missing,), *(command if missing == "yaml" else ("train", "chain", "--out", "unused")))
+    result = run_without((missing,), *command)
     assert result.returncode == 1
     assert "pip install 'settx_fast[app]'" in sentence(result)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from os import cpu_count
 from pathlib import Path
-from platform import platform, python_version
+from platform import machine, python_version, system
 from typing import Any
 
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 
 from settx_fast.predictor import figures
 from settx_fast.predictor.baselines import has_fixed_graph
@@ -106,15 +108,20 @@ def read_run(directory: Path) -> Run:
 def _made_with() -> str:
     """Versions and machine of the report."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("settx_fast", "torch", "numpy"))
-    return f"Written by {versions} with Python {python_version()} on {platform(terse=True)}, {cpu_count()} cores."
+    return f"Written by {versions} with Python {python_version()} on {system()} {machine()}, {cpu_count()} cores."
 
 
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "words": title}
+    environment.filters |= {"number": number, "words": title, "code": _code}
     environment.undefined = jinja2.StrictUndefined
     return environment.get_template("report.html.j2")
+
+
+def _code(sentence: str) -> Markup:
+    """What stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
 def _loss(path: Path) -> Image | None:

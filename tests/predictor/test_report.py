@@ -173,7 +173,7 @@ def test_missing_labels_and_infinite_intervals_are_shown_as_such(tmp_path: Path)
     run = write_run(tmp_path / "run", evaluated=False)
     prediction.save(run)
     text = Page(write_report(run).read_text()).text
-    assert "no labels" in text
+    assert "not measured" in text
     assert "none: predicts the mean" in text
     assert "0.5 … –" in text
 
