@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from settx_fast.predictor.wording import METRICS, PROPERTIES, number, title, titles
+from settx_fast.predictor.wording import EXPLANATIONS, METRICS, PROPERTIES, number, title, titles
 
 if TYPE_CHECKING:
     from settx_fast.predictor.evaluation import Evaluation
@@ -23,8 +23,6 @@ PREDICTORS = ("model", "mean", "classical")
 
 def show_prediction(prediction: Prediction, console: Console) -> None:
     """Recommendation first, then risks, columns, properties and notes."""
-    from settx_fast.predictor.frameworks import EXPLANATIONS
-
     best = next(each for each in prediction.frameworks if each.name == prediction.recommended)
     where = f"deployed in '{prediction.deploy}'" if prediction.deploy else "deployed in an environment like these"
     model = f"model {prediction.model['directory']}, seed {prediction.model['seed']}"

@@ -8,8 +8,8 @@ from math import sqrt
 from pathlib import Path
 
 from settx_fast.predictor.familiarity import Unfamiliar
-from settx_fast.predictor.frameworks import TITLES, MeasuredRisk, best_of
-from settx_fast.predictor.wording import number
+from settx_fast.predictor.frameworks import MeasuredRisk, best_of
+from settx_fast.predictor.wording import TITLES, number
 
 
 def advise(

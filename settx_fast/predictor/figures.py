@@ -42,10 +42,10 @@ class Image:
 
 def loss_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Image:
     """Losses over training steps; `curves` holds (steps, losses) by name."""
-    with _drawing(7.2, 2.7, left=0.75) as (figure, axes):
+    with _drawing(7.2, 2.7, left=0.75, right=0.25) as (figure, axes):
         for (name, (steps, losses)), colour in zip(curves.items(), (COLOURS["mean"], COLOURS["model"]), strict=False):
             axes.plot(steps, losses, color=colour, label=name, linewidth=1.8, marker="o", markersize=2.5)
-        axes.set(xlabel="step", ylabel="loss")
+        axes.set(xlabel="step", ylabel="loss, sum over properties")
         axes.legend()
     return _image(figure, "Loss over training steps", vector=True)
 

@@ -22,7 +22,7 @@ from settx_fast.predictor.frameworks import MeasuredRisk
 from settx_fast.predictor.model import Estimate, PropertyPredictor
 from settx_fast.predictor.table import Table
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES, TARGETS
-from settx_fast.predictor.wording import units
+from settx_fast.predictor.wording import TITLES, units
 
 SCHEMA = "settx_fast.prediction/1"
 STAND_IN_SHARE = 0.2
@@ -214,7 +214,7 @@ def _framework(name: str, columns: tuple[Column, ...], risk: Estimate, measured:
     used = frameworks.features_of(name, [column.role for column in columns])
     return Framework(
         name,
-        frameworks.TITLES[name],
+        TITLES[name],
         tuple(columns[index].name for index in used),
         _interval(risk, (FRAMEWORKS.index(name),)),
         measured,

@@ -48,6 +48,12 @@ PREDICTED_BY = {
     "classical": "classical estimator",
     "informed": "classical estimator, told the true graph",
 }
+TITLES = {"erm": "ERM on all features", "causal": "causal ERM", "anticausal": "anticausal ERM"}
+EXPLANATIONS = {
+    "erm": "least squares on every feature",
+    "causal": "least squares on the causes (parents) of the target",
+    "anticausal": "least squares on the causes and effects (parents and children) of the target",
+}
 METRICS = {
     "r2": "R²",
     "mae": "MAE",
@@ -68,7 +74,7 @@ def title(key: str, names: tuple[str, ...] = (), target: str = "target") -> str:
     name, _, part = key.partition("/")
     known = PROPERTIES[name].title if name in PROPERTIES else name.replace("_", " ")
     if not part.isdecimal():
-        return f"{known}: {part}" if part else known
+        return f"{known}: {TITLES.get(part, part)}" if part else known
     feature = names[int(part)] if int(part) < len(names) else f"column {part}"
     cause, effect = (target, feature) if name == "direct_effect_of_target" else (feature, target)
     return f"{'Total effect' if name == 'total_effect' else 'Effect'} {cause} → {effect}"

@@ -13,11 +13,11 @@ import torch
 
 from settx_fast.predictor.config import preset
 from settx_fast.predictor.familiarity import Unfamiliar
-from settx_fast.predictor.frameworks import TITLES, MeasuredRisk
+from settx_fast.predictor.frameworks import MeasuredRisk
 from settx_fast.predictor.prediction import Column, Framework, Interval, Prediction
 from settx_fast.predictor.report import write_report
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES, TARGETS
-from settx_fast.predictor.wording import number, titles, units
+from settx_fast.predictor.wording import TITLES, number, titles, units
 
 DATASETS = 60
 NUMBERS = [target for target in TARGETS if target.kind == "number"]
@@ -205,7 +205,7 @@ def test_effects_under_a_fixed_graph_are_named_by_their_edge() -> None:
         "direct_effect_on_target/0": "Effect X → Y",
         "direct_effect_of_target/1": "Effect Y → Z",
         "total_effect/0": "Total effect X → Y",
-        "risk/erm": "Risk: erm",
+        "risk/erm": "Risk: ERM on all features",
     }
     assert titles(keys, ("X", "Y", "Z"), 1) == titles(keys, ("X", "Y", "Z"), "Y")
     assert titles(["total_effect/2"], (), "inner") == {"total_effect/2": "Total effect column 2 → target"}
