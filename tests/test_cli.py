@@ -427,6 +427,22 @@ def test_every_option_of_train_arrives(trained: list, tmp_path: Path) -> None:
     assert given == {"resume": True, "accelerator": "auto", "devices": 2, "progress": False}
 
 
+@pytest.mark.parametrize(("checkpoint", "what"), [(True, "goes on with --resume"), (False, "starts anew")])
+def test_an_interrupted_training_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: bool, what: str
+) -> None:
+    def interrupted(config: TrainConfig, out: Path, **options: Any) -> None:
+        if checkpoint:
+            (out / training.CHECKPOINT).parent.mkdir(parents=True)
+            (out / training.CHECKPOINT).touch()
+        sys.exit(1)  # as Lightning does
+
+    monkeypatch.setattr(training, "train", interrupted)
+    result = run("train", "chain", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert sentence(result) == f"Interrupted; the same command {what}."
+
+
 def test_without_options_train_runs_the_preset(trained: list, tmp_path: Path) -> None:
     run("train", "random_linear", "--out", tmp_path / "run")
     assert trained[0][0] == preset("random_linear")

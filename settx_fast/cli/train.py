@@ -47,6 +47,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train a predictor on datasets sampled while it learns."""
+    from settx_fast.predictor.training import CHECKPOINT, is_first_process
     from settx_fast.predictor.training import train as run
 
     changes = {
@@ -62,15 +63,21 @@ def train(
     }
     config = configure(prior, loss, steps, {name: value for name, value in changes.items() if value is not None})
     _quieten_lightning()
-    directory = run(
-        config,
-        out,
-        resume=resume,
-        accelerator=accelerator,
-        devices=int(devices) if devices.isdecimal() else devices,
-        progress=not quiet,
-    )
-    Console(stderr=True).print(f"Trained model in [bold]{directory}[/]; next: settx-fast evaluate {directory}")
+    console = Console(stderr=True, quiet=not is_first_process())
+    try:
+        run(
+            config,
+            out,
+            resume=resume,
+            accelerator=accelerator,
+            devices=int(devices) if devices.isdecimal() else devices,
+            progress=not quiet,
+        )
+    except (KeyboardInterrupt, SystemExit):  # Lightning exits where it is interrupted
+        goes_on = (out / CHECKPOINT).exists()
+        console.print(f"Interrupted; the same command {'goes on with --resume' if goes_on else 'starts anew'}.")
+        raise
+    console.print(f"Trained model in [bold]{out}[/]; next: settx-fast evaluate {out}")
 
 
 def configure(prior: str, loss: str | None, steps: int | None, changes: dict[str, Any]) -> TrainConfig:

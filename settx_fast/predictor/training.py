@@ -29,7 +29,7 @@ from settx_fast.predictor.losses import penalty
 from settx_fast.predictor.model import CONFIG, WEIGHTS, PropertyPredictor
 from settx_fast.predictor.targets import TARGETS
 
-METRICS = "metrics.csv"
+CHECKPOINT, METRICS = Path("checkpoints", "last.ckpt"), "metrics.csv"
 WARMUP = 0.05  # share of the steps over which the learning rate rises; it then falls along a cosine
 VALIDATION_SEED = 2**31  # added to the training seed: datasets that training never sees
 
@@ -151,8 +151,8 @@ def train(
     resume, ValueError where the configs differ.
     """
     out = Path(out)
-    checkpoint = out / "checkpoints" / "last.ckpt"
-    if _is_first_process():  # the others are started when the directory is there already
+    checkpoint = out / CHECKPOINT
+    if is_first_process():  # the others are started when the directory is there already
         _check_directory(config, out, checkpoint, resume)
         if not resume:
             shutil.rmtree(out / "tensorboard", ignore_errors=True)
@@ -184,7 +184,8 @@ def _check_directory(config: TrainConfig, out: Path, checkpoint: Path, resume: b
         raise ValueError(f"resume: expected the config of the run in {out}, got another")
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Whether this is the process that writes and speaks; the others only train along."""
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
@@ -227,7 +228,7 @@ def _quiet() -> Iterator[None]:
 
 def _loggers(out: Path) -> list[Logger]:
     table = CSVLogger(out, name="", version="")
-    if _is_first_process():
+    if is_first_process():
         history = _history(out / METRICS)
         table.experiment.metrics.extend(history)
     return [table, TensorBoardLogger(out, name="tensorboard", version="")]
