@@ -50,9 +50,11 @@ def test_traits_depend_neither_on_units_nor_on_labels_of_the_deployment() -> Non
 
 
 def test_traits_of_a_dataset_made_by_hand() -> None:
-    features = torch.tensor([[0.0, 1.0, 0.0, 1.0, 3.5, 5.5], [2.0] * 6]).T[None]
+    features = torch.tensor([[0.0, 1.0, 0.0, 1.0, 3.5, 5.5], [2.0] * 6, [torch.nan] * 6]).T[None]
     is_target = torch.tensor([[False] * 4 + [True] * 2])
-    seen = Observed(features, features[..., 0], is_target.long(), is_target, ~is_target, torch.ones(1, 2).bool())
+    seen = Observed(
+        features, features[..., 0], is_target.long(), is_target, ~is_target, torch.tensor([[True, True, False]])
+    )
     assert {name.split(" (")[0]: value.item() for name, value in traits(seen).items()} == pytest.approx(
         {
             "columns": 2,

@@ -135,6 +135,14 @@ def test_a_constant_target_is_refused(frame: pd.DataFrame) -> None:
         read(frame.assign(y=2.0))
 
 
+@pytest.mark.parametrize("column", ["a", "y"])
+@pytest.mark.parametrize("factor", [1e-200, 1e-18, 1e18, 1e300])
+def test_units_in_which_squares_do_not_fit_are_refused(frame: pd.DataFrame, column: str, factor: float) -> None:
+    frame[column] *= factor
+    with pytest.raises(TableError, match=f"Column '{column}': expected values that spread over 1e-15 to 1e.15"):
+        read(frame)
+
+
 def test_too_few_labelled_rows_are_refused(frame: pd.DataFrame) -> None:
     with pytest.raises(TableError, match="Only 5 labelled rows"):
         read(frame.iloc[15:25], "s")
