@@ -42,7 +42,7 @@ def commands(out: Path, quick: bool) -> Iterator[tuple[str, list[str]]]:
         yield f"train {prior}", ["train", prior, "--out", directory, *training]
         yield f"evaluate {prior}", ["evaluate", directory, *evaluation]
     table = ["--target", "body_mass_g", "--environment", "island", "--deploy", "Torgersen"]
-    yield "predict penguins", ["predict", str(penguins()), *table, "--model", str(out / "random_linear")]
+    yield "predict penguins", ["predict", f"{out / 'penguins.csv'}", *table, "--model", str(out / "random_linear")]
     yield "report", ["report", str(out)]
 
 
@@ -55,6 +55,7 @@ def main() -> None:
     for run in ("chain", "random_linear"):  # an earlier demo's
         shutil.rmtree(arguments.out / run, ignore_errors=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    shutil.copy(penguins(), arguments.out / "penguins.csv")
     timings = Table("stage", "seconds", title="Where the time went", title_justify="left", box=None, padding=(0, 2))
     for stage, command in commands(arguments.out, arguments.quick):
         console.rule(f"[bold]{stage}", align="left")

@@ -22,3 +22,4 @@ for column in prediction.columns:
     print(f"{column.name}: {column.role} ({column.probability[column.role]:.0%})")
 risks = {each.title: round(each.risk.value, 2) for each in prediction.frameworks}
 print(f"use {prediction.recommended}; predicted risks {risks}")
+print(*prediction.advice, sep="\n")

@@ -92,6 +92,16 @@ def check_set(name: str, x: Tensor, like: Tensor | None = None) -> None:
         raise TypeError(f"{name}: expected {like.dtype} on {like.device}, got {x.dtype} on {x.device}")
 
 
+def check_fits(name: str, x: Tensor, weight: Tensor) -> None:
+    """Raise unless x (B, N, C) has the width, dtype and device that `weight` (D, C) reads."""
+    if x.shape[-1] != weight.shape[-1]:
+        raise ValueError(f"{name}: expected shape (B, N, {weight.shape[-1]}), got {tuple(x.shape)}")
+    if (x.dtype, x.device) != (weight.dtype, weight.device):
+        raise TypeError(
+            f"{name}: expected {weight.dtype} on {weight.device} (as the weights), got {x.dtype} on {x.device}"
+        )
+
+
 def _dtype(value: object) -> object:
     return value.dtype if isinstance(value, Tensor) else type(value).__name__
 

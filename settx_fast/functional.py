@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from settx_fast import blockwise, composed, reference
-from settx_fast._arguments import autocast, check_block, check_set, enter, prefix
+from settx_fast._arguments import autocast, check_block, check_fits, check_set, enter, prefix
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._dispatch import why_not_triton
 from settx_fast._sets import Sets
@@ -76,6 +76,8 @@ def attention_block(
     weights = weights.map(autocast)
     queries, restore = enter("query", query, query_lengths, query_mask)
     keys, _ = enter("key", key, key_lengths, key_mask)
+    check_fits("query", queries.rows, weights.w_q)
+    check_fits("key", keys.rows, weights.w_k)
     check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
     _check_batches(queries, keys)
     long, short = (queries, keys) if queries.rows.shape[-2] > keys.rows.shape[-2] else (keys, queries)
@@ -114,6 +116,7 @@ def induced_set_attention(
     sets, restore = enter("x", x, lengths, mask)
     context = sets if context_lengths is None else prefix("context_lengths", sets, context_lengths)
     inducing = autocast(inducing)
+    check_fits("x", sets.rows, weights_a.w_k)
     check_set("inducing", inducing, like=sets.rows)
     if inducing.shape[0] != 1:
         raise ValueError(f"inducing: expected shape (1, M, D), got {tuple(inducing.shape)}")

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from settx_fast import scm
 from settx_fast.cli import _parquet, app
+from settx_fast.cli.doctor import Advice, Diagnosis, show
 from settx_fast.cli.sample import PRESETS, load_prior
 from settx_fast.predictor import training
 from settx_fast.predictor.config import TrainConfig, preset
@@ -124,7 +126,7 @@ def test_files_that_are_no_table_exit_with_2(tmp_path: Path, model: Path) -> Non
 def test_a_directory_without_a_model_exits_with_2(table: Path, tmp_path: Path) -> None:
     result = run("predict", table, "--target", "y", "--environment", "site", "--model", tmp_path)
     assert result.exit_code == 2
-    assert "no trained model" in sentence(result)
+    assert "no training run" in sentence(result)
     assert run("report", tmp_path).exit_code == 2
 
 
@@ -152,10 +154,28 @@ def test_help_and_errors_of_usage_need_neither_torch_nor_pandas() -> None:
     assert run_without(hidden, "nonsense").returncode == 2
 
 
-def test_a_missing_extra_says_how_to_install_it() -> None:
-    result = run_without(("lightning",), "train", "chain", "--out", "unused")
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("lightning", ("train", "chain", "--out", "unused")),
+        ("safetensors", ("evaluate", ".")),
+        ("yaml", ("sample", "prior.yaml", "--out", "unused.parquet")),
+    ],
+)
+def test_a_missing_extra_says_how_to_install_it(
+    missing: str, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(scm.__file__).parents[2]))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prior.yaml").write_text("{}")
+    result = run_without((missing,), *command)
     assert result.returncode == 1
     assert "pip install 'settx_fast[app]'" in sentence(result)
+
+
+def test_doctor_prints_advice_with_its_brackets(capsys: pytest.CaptureFixture) -> None:
+    show(Diagnosis({}, {}, {}, (), (Advice(True, "Do `pip install 'settx_fast[app]'`."),)), Console())
+    assert "'settx_fast[app]'" in capsys.readouterr().out
 
 
 # doctor ---------------------------------------------------------------------------------------------------------------
@@ -397,12 +417,30 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainConfig, Path, di
 
 def test_every_option_of_train_arrives(trained: list, tmp_path: Path) -> None:
     options = "--resume --batch-size 8 --loss pinball --learning-rate 0.01 --l1 1e-5 --l2 1e-4 --seed 3 --devices 2 -q"
+    options += " --rows 64 200 --workers 1"
     assert run("train", "chain", "--out", tmp_path / "run", *options.split()).exit_code == 0
     ((config, out, given),) = trained
     assert (config.name, config.batch_size, config.model.loss, config.learning_rate) == ("chain", 8, "pinball", 0.01)
     assert (config.l1, config.l2, config.seed) == (1e-5, 1e-4, 3)
+    assert (config.min_rows, config.max_rows, config.workers) == (64, 200, 1)
     assert out == tmp_path / "run"
     assert given == {"resume": True, "accelerator": "auto", "devices": 2, "progress": False}
+
+
+@pytest.mark.parametrize(("checkpoint", "what"), [(True, "goes on with --resume"), (False, "starts anew")])
+def test_an_interrupted_training_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: bool, what: str
+) -> None:
+    def interrupted(config: TrainConfig, out: Path, **options: Any) -> None:
+        if checkpoint:
+            (out / training.CHECKPOINT).parent.mkdir(parents=True)
+            (out / training.CHECKPOINT).touch()
+        sys.exit(1)  # as Lightning does
+
+    monkeypatch.setattr(training, "train", interrupted)
+    result = run("train", "chain", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert sentence(result) == f"Interrupted; the same command {what}."
 
 
 def test_without_options_train_runs_the_preset(trained: list, tmp_path: Path) -> None:
@@ -418,9 +456,11 @@ def test_steps_are_rounded_up_to_whole_epochs(trained: list, tmp_path: Path, ste
     assert steps <= config.steps < steps + config.epoch_steps
 
 
-def test_a_prior_file_is_trained_on(trained: list, tmp_path: Path) -> None:
-    (tmp_path / "mine.json").write_text(scm.presets.lucas().to_json())
-    assert run("train", tmp_path / "mine.json", "--out", tmp_path / "run").exit_code == 0
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_a_prior_file_is_trained_on(trained: list, tmp_path: Path, suffix: str) -> None:
+    prior = scm.presets.lucas()
+    (tmp_path / f"mine.{suffix}").write_text(prior.to_json() if suffix == "json" else prior.to_yaml())
+    assert run("train", tmp_path / f"mine.{suffix}", "--out", tmp_path / "run").exit_code == 0
     assert trained[0][0].name == "mine"
     assert trained[0][0].prior == scm.presets.lucas()
 
@@ -452,7 +492,8 @@ def test_json_is_all_that_stdout_holds_and_has_the_promised_schema(table: Path, 
     found = json.loads(result.stdout)
     assert found["schema"] == "settx_fast.prediction/1"
     assert list(found) == ["schema", "table", "target", "rows", "deploy", "model", "properties", "columns",
-                           "frameworks", "recommended", "decisive", "notes"]  # fmt: skip
+                           "frameworks", "recommended", "decisive", "variance", "unfamiliar", "units", "advice",
+                           "notes"]  # fmt: skip
     assert found["rows"] == {"a": 30, "b": 30, "c": 30}
     assert [column["name"] for column in found["columns"]] == ["x", "colour=green"]
     for column in found["columns"]:
@@ -470,7 +511,8 @@ def test_json_is_all_that_stdout_holds_and_has_the_promised_schema(table: Path, 
 def test_the_printed_prediction_answers_first_and_keeps_the_notes(table: Path, model: Path) -> None:
     result = run("predict", table, "-t", "y", "-e", "site", "-d", "c", "-m", model, "--no-save")
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.index("Recommended:") < result.stdout.index("Risk in deployment")
+    places = [result.stdout.index(text) for text in ("Recommended:", "has not been measured yet", "Risk in deployment")]
+    assert places == sorted(places)
     assert "Column 'constant' was left out: it is constant." in result.stdout
     assert "Column 'x': 1 of 90 values were missing" in result.stdout
 

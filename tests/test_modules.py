@@ -174,9 +174,14 @@ def test_autocast_decides_the_dtype_of_the_output() -> None:
         (lambda: BlockSpec(4, norm="batch"), ValueError, "norm: expected one of"),  # type: ignore[arg-type]
         (lambda: BlockSpec(0), ValueError, "num_heads: expected at least 1, got 0"),
         (lambda: ISAB(3, 8, 2, 2)(torch.randn(4, 3)), ValueError, r"x: expected shape \(B, N, C\), got \(4, 3\)"),
-        (lambda: ISAB(3, 8, 2, 2)(torch.randn(1, 4, 5)), ValueError, r"w_k: expected shape \(8, 5\), got \(8, 3\)"),
+        (lambda: ISAB(3, 8, 2, 2)(torch.randn(1, 4, 5)), ValueError, r"x: expected shape \(B, N, 3\), got \(1, 4, 5\)"),
+        (
+            lambda: MAB(3, 5, 4, 2)(*torch.ones(2, 2, 4, 3)),
+            ValueError,
+            r"key: expected shape \(B, N, 5\), got \(2, 4, 3\)",
+        ),
         (lambda: ISAB(3, 8, 2, 2)(torch.ones(1, 4, 3).long()), TypeError, "x: expected a floating-point tensor"),
-        (lambda: ISAB(3, 8, 2, 2)(torch.ones(1, 4, 3).double()), TypeError, "expected torch.float64 on cpu"),
+        (lambda: ISAB(3, 8, 2, 2)(torch.ones(1, 4, 3).double()), TypeError, "x: expected torch.float32 on cpu"),
         (lambda: ISAB(3, 8, 2, 2)([[1.0]]), TypeError, "x: expected a tensor, got list"),
         (lambda: ISAB(3, 8, 2, 2, impl="cuda")(torch.ones(1, 4, 3)), ValueError, "impl: expected None, 'triton' or"),  # type: ignore[arg-type]
         (lambda: ISAB(3, 8, 2, 2, impl="triton")(torch.ones(1, 4, 3)), ValueError, "'triton' cannot take this call"),

@@ -9,17 +9,6 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
-APP_EXTRA = {
-    "lightning",
-    "torchmetrics",
-    "tensorboard",
-    "pandas",
-    "pyarrow",
-    "sklearn",
-    "scipy",
-    "matplotlib",
-    "jinja2",
-}
 
 
 class Commands(TyperGroup):
@@ -43,7 +32,7 @@ class Commands(TyperGroup):
 def explain(error: Exception) -> str:
     """The sentence that tells the user what went wrong and, where known, what to do."""
     text = " ".join(str(error).split())
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in APP_EXTRA:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "settx_fast":
         return f"{text}: install it with `pip install 'settx_fast[app]'`."
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.strerror}: '{error.filename}'."

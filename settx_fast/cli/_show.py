@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from settx_fast.predictor.wording import METRICS, number, title, titles
+from settx_fast.predictor.wording import EXPLANATIONS, METRICS, PROPERTIES, number, title, titles
 
 if TYPE_CHECKING:
     from settx_fast.predictor.evaluation import Evaluation
@@ -25,13 +25,16 @@ def show_prediction(prediction: Prediction, console: Console) -> None:
     """Recommendation first, then risks, columns, properties and notes."""
     best = next(each for each in prediction.frameworks if each.name == prediction.recommended)
     where = f"deployed in '{prediction.deploy}'" if prediction.deploy else "deployed in an environment like these"
-    console.print(f"\n[bold]{escape(prediction.table)}[/]: '{escape(prediction.target)}', {escape(where)}")
+    model = f"model {prediction.model['directory']}, seed {prediction.model['seed']}"
     console.print(
-        f"[bold green]Recommended: {best.title}[/]" + ("" if prediction.decisive else "  (intervals overlap)"), ""
+        f"\n[bold]{escape(prediction.table)}[/]: '{escape(prediction.target)}', {escape(where)}; {escape(model)}"
     )
-    console.print(_frameworks(prediction), "", _columns(prediction), "", _properties(prediction))
-    for note in prediction.notes:
-        console.print(f"[dim]• {escape(note)}[/]")
+    console.print(f"[bold green]Recommended: {best.title}[/], {EXPLANATIONS[best.name]}")
+    _bullets(prediction.advice, console)
+    console.print("", _frameworks(prediction), "", _columns(prediction), "", _properties(prediction))
+    if prediction.notes:
+        console.print("\n[bold]What was done to the table[/]")
+        _bullets(prediction.notes, console, style="dim")
 
 
 def show_evaluation(evaluation: Evaluation, prior: Prior, console: Console) -> None:
@@ -49,6 +52,13 @@ def show_evaluation(evaluation: Evaluation, prior: Prior, console: Console) -> N
     console.print(
         f"Better of causal and anticausal ERM named correctly: {shares} (of {evaluation.framework_datasets} datasets)"
     )
+    costs = ", ".join(f"{name} {each['excess_risk']:+.1%}" for name, each in evaluation.recommendation.items())
+    console.print(f"Risk of the framework each recommends, over the least of the three (geometric mean): {costs}")
+
+
+def _bullets(sentences: tuple[str, ...], console: Console, style: str = "") -> None:
+    for sentence in sentences:
+        console.print(f"• {escape(sentence)}", style=style, highlight=False)
 
 
 def interval(value: Interval | MeasuredRisk) -> str:
@@ -64,7 +74,11 @@ def _table(title: str, *headers: str) -> Table:
 
 
 def _frameworks(prediction: Prediction) -> Table:
-    table = _table("Risk in deployment (squared units of the target)", "framework", "predicted", "measured", "features")
+    variance = f"the variance of '{escape(prediction.target)}' in the sources is {number(prediction.variance)}"
+    table = _table(
+        f"Risk in deployment: mean squared error, with 90 % intervals; {variance}",
+        "framework", "predicted", "measured", "features",
+    )  # fmt: skip
     for each in prediction.frameworks:
         style = "green" if each.name == prediction.recommended else ""
         measured = interval(each.measured) if each.measured else "–"
@@ -78,7 +92,10 @@ def _features(names: tuple[str, ...], limit: int = 4) -> str:
 
 
 def _columns(prediction: Prediction) -> Table:
-    table = _table("Columns", "column", "role", "chance", *EFFECTS.values())
+    table = _table(
+        "Columns (direct effects per unit of the cause; dim where the interval holds zero)",
+        "column", "role", "probability", *EFFECTS.values(),
+    )  # fmt: skip
     for column in prediction.columns:
         role = f"[{ROLE_STYLES[column.role]}]{column.role}[/]"
         effects = (_effect(column.effects[name]) for name in EFFECTS)
@@ -92,7 +109,7 @@ def _effect(value: Interval) -> str:
 
 
 def _properties(prediction: Prediction) -> Table:
-    table = _table("Properties", "property", "value (90 % interval)")
+    table = _table("Properties of the table as a sample from its SCM", "property", "value (90 % interval)", "meaning")
     for name, value in prediction.properties.items():
-        table.add_row(title(name), interval(value))
+        table.add_row(title(name), interval(value), PROPERTIES[name].meaning)
     return table

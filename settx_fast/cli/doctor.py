@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -200,9 +201,8 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
         table.add_row("\n".join(operations), device, name, reason)
     console.print(table, "")
     for advice in diagnosis.advice:
-        console.print(
-            f"[{'red' if advice.needed else 'yellow'}]•[/] ", advice.text, sep="", markup=True, highlight=False
-        )
+        bullet = f"[{'red' if advice.needed else 'yellow'}]•[/]"
+        console.print(f"{bullet} {escape(advice.text)}", highlight=False, soft_wrap=True)
     if not diagnosis.advice:
         console.print("[green]✓[/] Nothing to install, nothing to fix.")
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from settx_fast.cli.sample import PRIOR_SUFFIXES, load_prior
+
 if TYPE_CHECKING:
     from settx_fast.predictor.config import TrainConfig
 
@@ -20,12 +22,15 @@ RunDirectory = Annotated[Path, typer.Argument(help="Run directory that `train` w
 
 def train(
     prior: Annotated[
-        str, typer.Argument(help="Preset to train on (chain, lucas, random_linear) or a prior's JSON file.")
+        str, typer.Argument(help="Preset to train on (chain, lucas, random_linear) or a prior's JSON or YAML file.")
     ],
     out: Out,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of DIR.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, rounded up to whole epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Datasets in a batch.")] = None,
+    rows: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="MIN MAX", help="Rows of a dataset, least and most.")
+    ] = None,
     loss: Annotated[
         str | None, typer.Option(help="Loss of the numbers: mse, mae, huber, gaussian_nll or pinball.")
     ] = None,
@@ -36,11 +41,13 @@ def train(
         int | None, typer.Option(min=1, help="Held-out datasets that validation losses are measured on.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of datasets and initial weights.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that sample beside the training.")] = None,
     accelerator: Annotated[str, typer.Option(help="As in Lightning: auto, cpu, gpu …")] = "auto",
     devices: Annotated[str, typer.Option(help="As in Lightning: auto or a number.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train a predictor on datasets sampled while it learns."""
+    from settx_fast.predictor.training import CHECKPOINT, is_first_process
     from settx_fast.predictor.training import train as run
 
     changes = {
@@ -50,29 +57,35 @@ def train(
         "l2": l2,
         "validation_datasets": validation_datasets,
         "seed": seed,
+        "workers": workers,
+        "min_rows": rows and rows[0],
+        "max_rows": rows and rows[1],
     }
     config = configure(prior, loss, steps, {name: value for name, value in changes.items() if value is not None})
     _quieten_lightning()
-    directory = run(
-        config,
-        out,
-        resume=resume,
-        accelerator=accelerator,
-        devices=int(devices) if devices.isdecimal() else devices,
-        progress=not quiet,
-    )
-    Console(stderr=True).print(f"Trained model in [bold]{directory}[/]; next: settx-fast evaluate {directory}")
+    console = Console(stderr=True, quiet=not is_first_process())
+    try:
+        run(
+            config,
+            out,
+            resume=resume,
+            accelerator=accelerator,
+            devices=int(devices) if devices.isdecimal() else devices,
+            progress=not quiet,
+        )
+    except (KeyboardInterrupt, SystemExit):  # Lightning exits where it is interrupted
+        goes_on = (out / CHECKPOINT).exists()
+        console.print(f"Interrupted; the same command {'goes on with --resume' if goes_on else 'starts anew'}.")
+        raise
+    console.print(f"Trained model in [bold]{out}[/]; next: settx-fast evaluate {out}")
 
 
 def configure(prior: str, loss: str | None, steps: int | None, changes: dict[str, Any]) -> TrainConfig:
-    """The training configuration of a preset or of a prior's JSON file, with some fields changed; else ValueError."""
-    from settx_fast import scm
+    """The training configuration of a preset or of a prior's file, with some fields changed; else ValueError."""
     from settx_fast.predictor.config import for_prior, preset
 
-    if prior.endswith(".json"):
-        config = for_prior(Path(prior).stem, scm.Prior.from_json(Path(prior).read_text()))
-    else:
-        config = preset(prior)
+    is_file = prior.endswith(PRIOR_SUFFIXES)
+    config = for_prior(Path(prior).stem, load_prior(prior)) if is_file else preset(prior)
     if steps is not None:
         epoch_steps = min(config.epoch_steps, steps)
         changes = changes | {"epoch_steps": epoch_steps, "epochs": -(-steps // epoch_steps)}

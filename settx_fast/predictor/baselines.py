@@ -28,27 +28,28 @@ class TrainingMean:
     """Predicts what the training distribution holds on average, whatever the dataset.
 
     constants: per property its mean on the scale on which it is compared; for classes their frequencies. Under a prior
-    with a fixed graph every column has a mean of its own.
+    with a fixed graph (`graph_is_fixed`) every column has a mean of its own.
     anticausal_wins: the better of causal and anticausal ERM in most training datasets is the anticausal one.
     """
 
     constants: dict[str, Tensor]
+    graph_is_fixed: bool
     anticausal_wins: bool
 
     @classmethod
     def of(cls, config: TrainConfig, datasets: int = 2048) -> TrainingMean:
         """From the first datasets of the training stream."""
         example = draw(config, config.seed, 0, datasets, config.min_rows)
-        learned, constants = example.model_truth(), {}
+        learned, constants, fixed = example.model_truth(), {}, has_fixed_graph(config.prior)
         for target in TARGETS:
-            values = (learned if target.compare == "model" else example.truth)[target.name]
+            values = (learned if target.is_compared_unit_free(fixed) else example.truth)[target.name]
             if target.kind == "classes":
                 values = one_hot(values.clamp(min=0), target.width).where((values >= 0)[..., None], torch.nan)
-            if target.level == "variable" and not has_fixed_graph(config.prior):
+            if target.level == "variable" and not fixed:
                 values = values.flatten(0, 1)
             constants[target.name] = values.where(values.isfinite(), torch.nan).nanmean(0)
         wins = anticausal_wins(example.truth["risk"])
-        return cls(constants, bool(wins[~tied(example.truth["risk"])].float().mean() > 0.5))
+        return cls(constants, fixed, bool(wins[~tied(example.truth["risk"])].float().mean() > 0.5))
 
     def predict(self, inputs: SetInputs) -> dict[str, Estimate]:
         """Every property in its own units."""
@@ -57,7 +58,8 @@ class TrainingMean:
             leading = inputs.present.shape if target.level == "variable" else inputs.present.shape[:1]
             trailing = (target.width,) if target.kind == "classes" else target.shape
             value = self.constants[target.name].expand(*leading, *trailing)
-            estimates[target.name] = Estimate(target.to_raw(value, inputs) if target.compare == "model" else value)
+            unit_free = target.is_compared_unit_free(self.graph_is_fixed)
+            estimates[target.name] = Estimate(target.to_raw(value, inputs) if unit_free else value)
         return estimates
 
 

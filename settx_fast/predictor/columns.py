@@ -115,7 +115,8 @@ def _encode_text(name: str, column: pd.Series) -> Encoded:
     counts = text.value_counts()
     levels = sorted(counts.index, key=lambda level: (-counts[level], level))
     if len(levels) > max(MAX_INDICATOR_LEVELS, text.notna().sum() / _ROWS_PER_LEVEL):
-        return Encoded.left_out(name, len(column), f"its {len(levels)} different texts are too many for categories")
+        texts = f"{len(levels)} different texts ({', '.join(map(repr, levels[:2]))} …)"
+        return Encoded.left_out(name, len(column), f"its {texts} are too many for categories")
     if len(levels) > MAX_INDICATOR_LEVELS:
         return _encode_codes(name, text, levels)
     return _encode_indicators(name, text, levels)

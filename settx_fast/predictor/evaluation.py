@@ -17,9 +17,10 @@ from settx_fast.predictor.baselines import TrainingMean, anticausal_wins, classi
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.data import Example, view
 from settx_fast.predictor.features import SetInputs
+from settx_fast.predictor.losses import TIE
 from settx_fast.predictor.metrics import METRICS, measure
 from settx_fast.predictor.model import Estimate, PropertyPredictor
-from settx_fast.predictor.targets import TARGETS, Target
+from settx_fast.predictor.targets import BY_NAME, TARGETS, Target
 
 SEED_OFFSET = 2**32  # added to the evaluation seed: never a training or validation stream
 CHUNK = 50  # datasets encoded at a time
@@ -29,13 +30,17 @@ CHUNK = 50  # datasets encoded at a time
 class Evaluation:
     """What `evaluate` measured; the content of `evaluation.json`.
 
-    metrics[property][predictor][metric] with predictor in "model", "mean", "classical" and the metrics that fit the
-    property: r2, mae, coverage (of the 90 % interval) for numbers; auroc, accuracy, calibration for roles; null where
-    undefined. `risk` has a key per framework, `risk/erm`; effects of variables also one per column,
-    `direct_effect_on_target/0`, under a prior whose graph is fixed. Properties that never vary are left out. Noise to
-    signal, shifts and risks are compared on the unit-free scale of `targets.TARGETS`, everything else in raw units.
-    framework: share of datasets whose better framework of causal and anticausal ERM was named correctly, by "model",
-    "majority" (of the training distribution) and "classical"; `framework_datasets` of them, where the two differ.
+    metrics[property][predictor][metric]: predictor is "model", "mean", "classical" or, where the prior does not fix the
+    graph, "informed", the classical estimator told the true graph. Metrics are those that fit the property: r2, mae,
+    coverage (of the 90 % interval) for numbers; auroc, accuracy, calibration for roles; null where undefined. `risk`
+    has a key per framework, `risk/erm`; effects of variables also one per column, `direct_effect_on_target/0`, under a
+    prior whose graph is fixed. Properties that never vary are left out. Noise to signal, shifts, risks, and effects
+    where graphs differ, are compared on the unit-free scale of `targets.TARGETS`, everything else in raw units.
+    framework: share of datasets whose better framework of causal and anticausal ERM was named correctly, by the same
+    predictors, "majority" (of the training distribution) for "mean"; of `framework_datasets`, where the two differ.
+    recommendation[predictor]: what comes of using, in every dataset, the framework of least predicted risk; "best", the
+    share of the datasets in which none is better, and "excess_risk", the geometric mean of its risk over the least,
+    less 1.
     """
 
     prior: str
@@ -45,6 +50,7 @@ class Evaluation:
     metrics: dict[str, dict[str, dict[str, float | None]]]
     framework: dict[str, float]
     framework_datasets: int
+    recommendation: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def evaluate(directory: Path | str, num_datasets: int = 500, seed: int = 1, num_
         metrics=_metrics(compared, by_column=has_fixed_graph(config.prior)),
         framework=_framework(compared, differ, mean.anticausal_wins),
         framework_datasets=int(differ.sum()),
+        recommendation=_recommendation(compared),
     )
     (Path(directory) / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=2) + "\n")
     np.savez_compressed(Path(directory) / "evaluation.npz", **_arrays(compared))  # type: ignore[arg-type]
@@ -93,12 +100,12 @@ def compare(
         size = min(CHUNK, count - first)
         batch = scm.sample(config.prior, size, rows, seed=SEED_OFFSET + seed, first_index=first)
         example = view(batch, config.features)
-        graph = known_graph(batch, example) if has_fixed_graph(config.prior) else None
-        said = {
-            "model": model.predict(example.inputs),
-            "mean": mean.predict(example.inputs),
-            "classical": classical(example.observed, graph),
-        }
+        informed = classical(example.observed, known_graph(batch, example))
+        said = {"model": model.predict(example.inputs), "mean": mean.predict(example.inputs)}
+        if has_fixed_graph(config.prior):
+            said |= {"classical": informed}
+        else:
+            said |= {"classical": classical(example.observed), "informed": informed}
         parts.append(Compared(example.inputs._replace(elements=torch.empty(size, 0)), example.truth, said))
     return _joined(parts)
 
@@ -130,7 +137,7 @@ def _joined(parts: list[Compared]) -> Compared:
 def _metrics(compared: Compared, by_column: bool) -> dict[str, dict[str, dict[str, float | None]]]:
     result = {}
     for key, target, column in _keys(by_column, compared.inputs.present.shape[1]):
-        truth, estimates = _on_scale(compared, target)
+        truth, estimates = _on_scale(compared, target, target.is_compared_unit_free(graph_is_fixed=by_column))
         known = truth >= 0 if target.kind == "classes" else truth.isfinite()
         if column is not None:
             known = known & (torch.arange(known.shape[1]) == column)
@@ -153,16 +160,23 @@ def _keys(by_column: bool, features: int) -> Iterator[tuple[str, Target, int | N
             yield from ((f"{target.name}/{column}", target, column) for column in range(features))
 
 
-def _on_scale(compared: Compared, target: Target) -> tuple[Tensor, dict[str, Estimate]]:
-    """Truth and estimates on the scale on which the property is compared."""
+def _on_scale(compared: Compared, target: Target, unit_free: bool) -> tuple[Tensor, dict[str, Estimate]]:
+    """Truth and estimates in the property's own units or on the scale on which it is learned."""
     truth = compared.truth[target.name]
     estimates = {name: by_name[target.name] for name, by_name in compared.estimates.items()}
-    if target.compare == "raw":
+    if not unit_free:
         return truth, estimates
     return target.to_model(truth, compared.inputs), {
-        name: Estimate._make(None if x is None else target.to_model(x, compared.inputs) for x in estimate)
-        for name, estimate in estimates.items()
+        name: _unit_free(target, estimate, compared.inputs) for name, estimate in estimates.items()
     }
+
+
+def _unit_free(target: Target, estimate: Estimate, inputs: SetInputs) -> Estimate:
+    value, lower, upper = estimate.value, estimate.lower, estimate.upper
+    if lower is None or upper is None:
+        return Estimate(target.to_model(value, inputs))
+    ends = target.to_model(lower, inputs), target.to_model(upper, inputs)  # swapped for a negated column
+    return Estimate(target.to_model(value, inputs), None, torch.minimum(*ends), torch.maximum(*ends))
 
 
 def _measured(target: Target, estimate: Estimate, truth: Tensor) -> dict[str, float | None]:
@@ -173,9 +187,20 @@ def _measured(target: Target, estimate: Estimate, truth: Tensor) -> dict[str, fl
 def _framework(compared: Compared, differ: Tensor, majority: bool) -> dict[str, float]:
     """Share of the datasets in which the better of causal and anticausal ERM was named correctly."""
     truth = anticausal_wins(compared.truth["risk"])[differ]
-    said = {name: anticausal_wins(compared.estimates[name]["risk"].value)[differ] for name in ("model", "classical")}
-    said["majority"] = torch.full_like(truth, majority)
-    return {name: float((said[name] == truth).double().mean()) for name in ("model", "majority", "classical")}
+    said = {name: anticausal_wins(each["risk"].value)[differ] for name, each in compared.estimates.items()}
+    said["mean"] = torch.full_like(truth, majority)
+    named = {"mean": "majority"}
+    return {named.get(name, name): float((said[name] == truth).double().mean()) for name in said}
+
+
+def _recommendation(compared: Compared) -> dict[str, dict[str, float]]:
+    truth, estimates = _on_scale(compared, BY_NAME["risk"], unit_free=True)  # logarithms
+    result = {}
+    for name, estimate in estimates.items():
+        chosen = truth.gather(1, estimate.value.argmin(1, keepdim=True)).squeeze(1)
+        excess = (chosen - truth.amin(1)).double()
+        result[name] = {"best": float((excess <= TIE).double().mean()), "excess_risk": float(excess.mean().expm1())}
+    return result
 
 
 def _arrays(compared: Compared) -> dict[str, np.ndarray]:

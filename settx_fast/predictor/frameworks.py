@@ -15,12 +15,6 @@ from sklearn.preprocessing import StandardScaler
 from settx_fast.predictor.table import Table
 from settx_fast.predictor.targets import FRAMEWORKS
 
-TITLES = {"erm": "ERM on all features", "causal": "causal ERM", "anticausal": "anticausal ERM"}
-EXPLANATIONS = {
-    "erm": "least squares on every feature",
-    "causal": "least squares on the causes (parents) of the target",
-    "anticausal": "least squares on the causes and effects (parents and children) of the target",
-}
 _ROLES = {"causal": ("cause",), "anticausal": ("cause", "effect")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +14,15 @@ import numpy as np
 import torch
 
 from settx_fast.predictor import frameworks
+from settx_fast.predictor.advice import advise
+from settx_fast.predictor.config import TrainConfig
+from settx_fast.predictor.familiarity import Unfamiliar, unfamiliar
 from settx_fast.predictor.features import FeatureConfig, Observed, encode
 from settx_fast.predictor.frameworks import MeasuredRisk
 from settx_fast.predictor.model import Estimate, PropertyPredictor
 from settx_fast.predictor.table import Table
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES, TARGETS
+from settx_fast.predictor.wording import TITLES, units
 
 SCHEMA = "settx_fast.prediction/1"
 STAND_IN_SHARE = 0.2
@@ -60,7 +65,10 @@ class Prediction:
 
     properties: one `Interval` per property of the dataset. columns: in the table's order. frameworks: in the order of
     `FRAMEWORKS`. recommended: name of the one with the least predicted risk; decisive: its interval overlaps no other.
+    variance: of the target in the sources, the risk of always predicting its mean where nothing changes.
     rows: per environment. deploy: name of the deployment environment or None. model: directory, prior and seed.
+    unfamiliar: how the table is unlike the model's training datasets. units: of risk, properties and effects.
+    advice: how far to trust the recommendation, and what to do next. notes: what was done to the table.
     """
 
     table: str
@@ -73,6 +81,10 @@ class Prediction:
     frameworks: tuple[Framework, ...]
     recommended: str
     decisive: bool
+    variance: float
+    unfamiliar: tuple[Unfamiliar, ...]
+    units: dict[str, str]
+    advice: tuple[str, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
@@ -81,7 +93,8 @@ class Prediction:
 
     def save(self, directory: str | Path) -> Path:
         """Write prediction-TABLE.json into a run directory, where the report finds it."""
-        path = Path(directory) / f"prediction-{self.table.split('.')[0]}.json"
+        name = re.sub(r"\.(csv|tsv|parquet|pq)(\.gz)?$", "", self.table, flags=re.IGNORECASE)
+        path = Path(directory) / f"prediction-{name}.json"
         path.write_text(self.to_json() + "\n")
         return path
 
@@ -93,13 +106,14 @@ def predict(table: Table, directory: str | Path) -> Prediction:
     deployment every environment plays that part in turn and predictions are averaged over rows. A table of one
     environment gets a random fifth of its rows for that part. Raises FileNotFoundError if there is no trained model.
     """
-    model = PropertyPredictor.load(directory)
+    config, model = TrainConfig.load(directory), PropertyPredictor.load(directory)
     table = table.limited_to(model.features.max_features, model.features.max_environments)
     parts, note = _deployments(table)
     weights = np.array([is_target.sum() for _, is_target in parts], dtype=float)
-    estimates = [model.predict(encode(observe(table, model.features, *part), model.features)) for part in parts]
+    observed = [observe(table, model.features, *part) for part in parts]
+    estimates = [model.predict(encode(each, model.features)) for each in observed]
     averaged = {name: _average([each[name] for each in estimates], weights) for name in estimates[0]}
-    return _assemble(table, Path(directory), averaged, note)
+    return _assemble(table, config, Path(directory), averaged, unfamiliar(config, observed), note)
 
 
 def observe(table: Table, config: FeatureConfig, environment: np.ndarray, is_target: np.ndarray) -> Observed:
@@ -143,19 +157,26 @@ def _average(estimates: list[Estimate], weights: np.ndarray) -> Estimate:
     return Estimate._make(mean(list(values)) for values in zip(*estimates, strict=True))
 
 
-def _assemble(table: Table, directory: Path, estimates: Mapping[str, Estimate], note: str | None) -> Prediction:
+def _assemble(
+    table: Table,
+    config: TrainConfig,
+    directory: Path,
+    estimates: Mapping[str, Estimate],
+    strange: tuple[Unfamiliar, ...],
+    note: str | None,
+) -> Prediction:
     columns = tuple(_column(table, index, estimates) for index in range(len(table.feature_names)))
     measured = frameworks.measure(table, [column.role for column in columns])
     compared = tuple(_framework(name, columns, estimates["risk"], measured.get(name)) for name in FRAMEWORKS)
     recommended = frameworks.best_of({each.name: each.risk.value for each in compared})
     best = compared[FRAMEWORKS.index(recommended)]
-    config = json.loads((directory / "config.json").read_text())
+    decisive = all(best.risk.high < other.risk.low for other in compared if other is not best)
     return Prediction(
         table=table.name,
         target=table.target_name,
         rows=table.rows_per_environment,
         deploy=None if table.deploy is None else table.environment_names[table.deploy],
-        model={"directory": str(directory), "prior": config["prior"], "seed": config["seed"]},
+        model={"directory": str(directory), "prior": json.loads(config.prior.to_json()), "seed": config.seed},
         properties={
             target.name: _interval(estimates[target.name], ())
             for target in TARGETS
@@ -164,7 +185,11 @@ def _assemble(table: Table, directory: Path, estimates: Mapping[str, Estimate], 
         columns=columns,
         frameworks=compared,
         recommended=recommended,
-        decisive=all(best.risk.high < other.risk.low for other in compared if other is not best),
+        decisive=decisive,
+        variance=float(np.var(table.target[table.is_labelled & ~table.is_deploy])),
+        unfamiliar=strange,
+        units=units(table.target_name),
+        advice=advise(directory, strange, recommended, decisive, measured),
         notes=(*table.notes, *([note] if note else []), *_empty_note(best)),
     )
 
@@ -189,7 +214,7 @@ def _framework(name: str, columns: tuple[Column, ...], risk: Estimate, measured:
     used = frameworks.features_of(name, [column.role for column in columns])
     return Framework(
         name,
-        frameworks.TITLES[name],
+        TITLES[name],
         tuple(columns[index].name for index in used),
         _interval(risk, (FRAMEWORKS.index(name),)),
         measured,

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from os import cpu_count
 from pathlib import Path
+from platform import machine, python_version, system
 from typing import Any
 
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 
 from settx_fast.predictor import figures
 from settx_fast.predictor.baselines import has_fixed_graph
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.figures import Image
 from settx_fast.predictor.targets import BY_NAME, ROLES
-from settx_fast.predictor.wording import METRICS, PROPERTIES, number, title, titles
+from settx_fast.predictor.wording import METRICS, PREDICTED_BY, PROPERTIES, number, title, titles
 
 REPORT = "report.html"
 PREDICTORS = ("model", "mean", "classical")
@@ -64,7 +69,13 @@ def write_report(directory: str | Path) -> Path:
     )
     if not runs:
         raise FileNotFoundError(f"There is no training run in '{directory}': `settx-fast train` writes one.")
-    page = _template().render(runs=[read_run(run) for run in runs], wording=PROPERTIES, colours=figures.COLOURS)
+    page = _template().render(
+        runs=[read_run(run) for run in runs],
+        wording=PROPERTIES,
+        named_by=PREDICTED_BY,
+        colours=figures.COLOURS,
+        made_with=_made_with(),
+    )
     path = directory / REPORT
     path.write_text(page, encoding="utf-8")
     return path
@@ -94,12 +105,23 @@ def read_run(directory: Path) -> Run:
     )
 
 
+def _made_with() -> str:
+    """Versions and machine of the report."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("settx_fast", "torch", "numpy"))
+    return f"Written by {versions} with Python {python_version()} on {system()} {machine()}, {cpu_count()} cores."
+
+
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "words": title}
+    environment.filters |= {"number": number, "words": title, "code": _code}
     environment.undefined = jinja2.StrictUndefined
     return environment.get_template("report.html.j2")
+
+
+def _code(sentence: str) -> Markup:
+    """What stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
 def _loss(path: Path) -> Image | None:
@@ -189,7 +211,8 @@ def _prediction(path: Path) -> dict[str, Any]:
     best = [each["name"] for each in compared].index(prediction["recommended"])
     measured = [each["measured"] and _bounds(each["measured"]) for each in compared]
     predicted = [_bounds(each["risk"]) for each in compared]
-    picture = figures.risks([each["title"] for each in compared], predicted, measured, best)
+    titles = [each["title"] for each in compared]
+    picture = figures.risks(titles, predicted, measured, best, prediction["variance"])
     return prediction | {"figure": picture, "best": compared[best]}
 
 

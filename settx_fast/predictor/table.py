@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from settx_fast.predictor.columns import encode_column
 
 MIN_SOURCE_ROWS = 10
 MERGED_ENVIRONMENT = "(merged)"
+NARROWEST, WIDEST = 1e-15, 1e15  # spread of a column: its square must fit float32
 _SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 
 
@@ -115,8 +118,12 @@ def _read_frame(path: Path) -> pd.DataFrame:
         raise TableError(f"There is no file '{path}'.")
     try:
         frame = pd.read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_text(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError, ValueError, OSError) as error:
-        raise TableError(f"'{path}' could not be read: {str(error).rstrip('.')}.") from error
+    except TableError:
+        raise
+    except UnicodeDecodeError as error:
+        raise TableError(f"'{path}' is not text in UTF-8: save it again with that encoding, or as Parquet.") from error
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError, OSError) as error:
+        raise TableError(f"'{path}' could not be read: {str(error).strip().rstrip('.')}.") from error
     if frame.empty:
         raise TableError(f"'{path}' holds no rows.")
     return frame
@@ -126,14 +133,21 @@ def _read_text(path: Path) -> pd.DataFrame:
     """Comma, semicolon and tab are told apart by which one the header holds most often."""
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     with opened(path, "rt", encoding="utf-8-sig") as lines:
-        separator = max(",;\t", key=lines.readline().count)
+        header = lines.readline()
+    separator = max(",;\t", key=header.count)
+    _check_names(next(csv.reader([header], delimiter=separator), []))  # pandas would rename what is repeated
     return pd.read_csv(path, sep=separator, decimal="," if separator == ";" else ".", encoding="utf-8-sig")
+
+
+def _check_names(names: Sequence[str]) -> None:
+    repeated = [name for name, count in Counter(names).items() if name and count > 1]
+    if repeated:
+        raise TableError(f"Column names must differ; repeated: {_listed(repeated)}.")
 
 
 def _check_columns(frame: pd.DataFrame, target: str, environment: str | None) -> None:
     frame.columns = frame.columns.map(str)
-    if not frame.columns.is_unique:
-        raise TableError(f"Column names must differ; repeated: {_listed(frame.columns[frame.columns.duplicated()])}.")
+    _check_names(frame.columns.tolist())
     for option, column in (("target", target), ("environment", environment)):
         if column is not None and column not in frame.columns:
             raise TableError(f"There is no {option} column '{column}'; the columns are {_listed(frame.columns)}.")
@@ -214,8 +228,19 @@ def _check_sources(target: str, values: np.ndarray) -> None:
         raise TableError(
             f"Only {len(values)} labelled rows are left outside the deployment; at least {MIN_SOURCE_ROWS} are needed."
         )
-    if np.ptp(values) == 0:
+    if values.min() == values.max():
         raise TableError(f"The target column '{target}' is constant: there is nothing to predict.")
+    _check_spread(target, values)
+
+
+def _check_spread(name: str, values: np.ndarray) -> None:
+    with np.errstate(over="ignore"):
+        spread = np.ptp(values)
+    if not NARROWEST <= spread <= WIDEST:
+        raise TableError(
+            f"Column '{name}': expected values that spread over {NARROWEST:g} to {WIDEST:g}, got {spread:.2g}; "
+            "choose another unit."
+        )
 
 
 def _encode_features(frame: pd.DataFrame, is_source: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
@@ -243,9 +268,10 @@ def _fill(name: str, values: np.ndarray, is_source: np.ndarray) -> tuple[np.ndar
     source = values[is_source & np.isfinite(values)]
     if not len(source):
         return None, [f"Column '{name}' was left out: it holds no values outside the deployment."]
-    if np.ptp(source) == 0:
+    if source.min() == source.max():
         where = "" if np.nanmin(values) == np.nanmax(values) else " outside the deployment"
         return None, [f"Column '{name}' was left out: it is constant{where}."]
+    _check_spread(name, source)
     missing = np.isnan(values)
     if not missing.any():
         return values, []

@@ -22,7 +22,8 @@ class Target:
 
     level: one answer per "dataset" or per "variable" (feature). kind: "number" or "classes". labels: the names of
     the classes, or of the several numbers of a dataset. to_model and to_raw convert between the property's own units
-    and the unit-free scale on which it is learned. compare: the scale on which errors are measured.
+    and the unit-free scale on which it is learned. compare: the scale on which errors are measured, where "either" is
+    raw under a fixed graph, where a column means the same in every dataset, and unit-free otherwise.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Target:
     labels: tuple[str, ...] = ()
     to_model: Convert = lambda raw, inputs: raw
     to_raw: Convert = lambda value, inputs: value
-    compare: Literal["raw", "model"] = "raw"
+    compare: Literal["raw", "model", "either"] = "raw"
 
     @property
     def width(self) -> int:
@@ -42,6 +43,10 @@ class Target:
     def shape(self) -> tuple[int, ...]:
         """Of the numbers of one dataset or variable: () for one, (several,) for more."""
         return (len(self.labels),) if self.kind == "number" and self.labels else ()
+
+    def is_compared_unit_free(self, graph_is_fixed: bool) -> bool:
+        """Whether errors are measured on the scale of the model."""
+        return self.compare == "model" or (self.compare == "either" and not graph_is_fixed)
 
 
 def _within(low: float, high: float) -> Convert:
@@ -92,18 +97,21 @@ TARGETS: tuple[Target, ...] = (
     Target(
         "direct_effect_on_target",
         level="variable",
+        compare="either",
         to_model=lambda raw, inputs: raw * _feature_per_target(inputs),
         to_raw=lambda value, inputs: value / _feature_per_target(inputs),
     ),
     Target(
         "direct_effect_of_target",
         level="variable",
+        compare="either",
         to_model=lambda raw, inputs: raw / _feature_per_target(inputs),
         to_raw=lambda value, inputs: value * _feature_per_target(inputs),
     ),
     Target(
         "total_effect",
         level="variable",
+        compare="either",
         to_model=lambda raw, inputs: raw * _feature_per_target(inputs),
         to_raw=lambda value, inputs: value / _feature_per_target(inputs),
     ),

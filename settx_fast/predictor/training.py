@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -24,9 +26,10 @@ from torch.utils.data import DataLoader
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.data import Example, Stream, draw
 from settx_fast.predictor.losses import penalty
-from settx_fast.predictor.model import CONFIG, PropertyPredictor
+from settx_fast.predictor.model import CONFIG, WEIGHTS, PropertyPredictor
 from settx_fast.predictor.targets import TARGETS
 
+CHECKPOINT, METRICS = Path("checkpoints", "last.ckpt"), "metrics.csv"
 WARMUP = 0.05  # share of the steps over which the learning rate rises; it then falls along a cosine
 VALIDATION_SEED = 2**31  # added to the training seed: datasets that training never sees
 
@@ -142,14 +145,18 @@ def train(
     """Train and write a run directory: config.json, model.safetensors, checkpoints/last.ckpt, metrics.csv, TensorBoard.
 
     resume: go on from checkpoints/last.ckpt of `out`, whose config must be the same but for `epochs` and `workers`.
+    Without it, a directory in which no run came to a checkpoint is started anew.
     accelerator, devices, strategy: passed to Lightning's Trainer; each rank draws its own slice of the datasets.
     Raises FileExistsError where `out` holds a run and `resume` is False, FileNotFoundError where there is none to
     resume, ValueError where the configs differ.
     """
     out = Path(out)
-    checkpoint = out / "checkpoints" / "last.ckpt"
-    if _is_first_process():  # the others are started when the directory is there already
+    checkpoint = out / CHECKPOINT
+    if is_first_process():  # the others are started when the directory is there already
         _check_directory(config, out, checkpoint, resume)
+        if not resume:
+            shutil.rmtree(out / "tensorboard", ignore_errors=True)
+            (out / METRICS).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(config.to_json())
     training = Training(config)
@@ -167,7 +174,7 @@ def train(
 
 def _check_directory(config: TrainConfig, out: Path, checkpoint: Path, resume: bool) -> None:
     if not resume:
-        if (out / CONFIG).exists():
+        if checkpoint.exists() or (out / WEIGHTS).exists():
             raise FileExistsError(f"{out} holds a training run; resume it, or choose another directory")
         return
     if not checkpoint.exists():
@@ -177,7 +184,8 @@ def _check_directory(config: TrainConfig, out: Path, checkpoint: Path, resume: b
         raise ValueError(f"resume: expected the config of the run in {out}, got another")
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Whether this is the process that writes and speaks; the others only train along."""
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
@@ -185,19 +193,22 @@ def _trainer(config: TrainConfig, out: Path, checkpoint: Path, progress: bool, *
     keep = ModelCheckpoint(
         checkpoint.parent, filename=checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
-    return lightning.Trainer(
-        max_epochs=config.epochs,
-        limit_train_batches=config.epoch_steps,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        log_every_n_steps=max(1, config.epoch_steps // 4),
-        gradient_clip_val=1.0,
-        logger=_loggers(out),
-        callbacks=[keep, RichProgressBar()] if progress else [keep],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        **hardware,
-    )
+    try:
+        return lightning.Trainer(
+            max_epochs=config.epochs,
+            limit_train_batches=config.epoch_steps,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=max(1, config.epoch_steps // 4),
+            gradient_clip_val=1.0,
+            logger=_loggers(out),
+            callbacks=[keep, RichProgressBar()] if progress else [keep],
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            **hardware,
+        )
+    except (TypeError, MisconfigurationException) as error:
+        raise ValueError(f"{', '.join(hardware)}: expected what this machine has, got {hardware} ({error})") from error
 
 
 @contextmanager
@@ -217,8 +228,8 @@ def _quiet() -> Iterator[None]:
 
 def _loggers(out: Path) -> list[Logger]:
     table = CSVLogger(out, name="", version="")
-    if _is_first_process():
-        history = _history(out / "metrics.csv")
+    if is_first_process():
+        history = _history(out / METRICS)
         table.experiment.metrics.extend(history)
     return [table, TensorBoardLogger(out, name="tensorboard", version="")]
 

@@ -33,6 +33,27 @@ PROPERTIES = {
     "direct_effect_of_target": Wording("Effect of the target", "direct effect of the target on the feature"),
     "total_effect": Wording("Total effect", "total effect of the feature on the target"),
 }
+UNITS = {  # of everything that has one
+    "risk": "({target})²",
+    "covariate_shift": "nats",
+    "mechanism_shift": "nats",
+    "direct_effect_on_target": "{target} per unit of the column",
+    "direct_effect_of_target": "units of the column per {target}",
+    "total_effect": "{target} per unit of the column",
+}
+PREDICTED_BY = {
+    "model": "model",
+    "mean": "mean of the training distribution",
+    "majority": "always the commoner one",
+    "classical": "classical estimator",
+    "informed": "classical estimator, told the true graph",
+}
+TITLES = {"erm": "ERM on all features", "causal": "causal ERM", "anticausal": "anticausal ERM"}
+EXPLANATIONS = {
+    "erm": "least squares on every feature",
+    "causal": "least squares on the causes (parents) of the target",
+    "anticausal": "least squares on the causes and effects (parents and children) of the target",
+}
 METRICS = {
     "r2": "R²",
     "mae": "MAE",
@@ -43,12 +64,17 @@ METRICS = {
 }
 
 
+def units(target: str) -> dict[str, str]:
+    """The unit of every property but the roles, "1" where it has none; `target` stands for its own unit."""
+    return {name: UNITS.get(name, "1").format(target=target) for name in PROPERTIES if name != "role"}
+
+
 def title(key: str, names: tuple[str, ...] = (), target: str = "target") -> str:
     """A property by its key; `key/part` where it has several, a number being the index of a feature in `names`."""
     name, _, part = key.partition("/")
     known = PROPERTIES[name].title if name in PROPERTIES else name.replace("_", " ")
     if not part.isdecimal():
-        return f"{known}: {part}" if part else known
+        return f"{known}: {TITLES.get(part, part)}" if part else known
     feature = names[int(part)] if int(part) < len(names) else f"column {part}"
     cause, effect = (target, feature) if name == "direct_effect_of_target" else (feature, target)
     return f"{'Total effect' if name == 'total_effect' else 'Effect'} {cause} → {effect}"

@@ -14,9 +14,10 @@ from settx_fast import scm
 from settx_fast.predictor import evaluation
 from settx_fast.predictor.config import for_prior, preset
 from settx_fast.predictor.data import draw
-from settx_fast.predictor.evaluation import evaluate
+from settx_fast.predictor.evaluation import Compared, evaluate
+from settx_fast.predictor.features import SetInputs
 from settx_fast.predictor.metrics import METRICS, measure
-from settx_fast.predictor.model import Estimate, ModelConfig
+from settx_fast.predictor.model import Estimate, ModelConfig, PropertyPredictor
 from settx_fast.predictor.targets import BY_NAME, TARGETS
 from settx_fast.predictor.training import train
 
@@ -130,6 +131,35 @@ def test_priors_with_random_graphs_are_evaluated_too(tmp_path):
     assert 0 < result.framework_datasets <= 20
     assert "direct_effect_on_target/0" not in result.metrics
     assert {"edge_density", "num_parents", "role", "covariate_shift"} <= result.metrics.keys()
+    assert list(result.framework) == ["model", "majority", "classical", "informed"]
+
+
+def test_recommendations_cost_nothing_where_the_risks_are_known_and_the_ratio_of_risks_elsewhere():
+    risk = torch.tensor([[1.0, 2.0, 4.0], [8.0, 2.0, 2.0]])
+    inputs = SetInputs(*(torch.empty(0),) * 4, target_scale=torch.ones(2))
+    said = {"model": risk, "mean": torch.tensor([[1.0, 2.0, 3.0]]).expand(2, 3)}
+    compared = Compared(inputs, {"risk": risk}, {name: {"risk": Estimate(value)} for name, value in said.items()})
+    found = evaluation._recommendation(compared)
+    assert found["model"] == {"best": 1.0, "excess_risk": 0.0}
+    assert found["mean"] == {"best": 0.5, "excess_risk": pytest.approx(1.0)}  # √(1 · 4) − 1
+
+
+def test_effects_are_raw_under_a_fixed_graph_and_unit_free_elsewhere():
+    effect, inputs = BY_NAME["total_effect"], SetInputs(*(torch.empty(0),) * 3, torch.tensor([[-2.0]]), torch.ones(1))
+    said = Estimate(torch.tensor([[3.0]]), None, torch.tensor([[1.0]]), torch.tensor([[4.0]]))
+    assert not effect.is_compared_unit_free(graph_is_fixed=True)
+    assert effect.is_compared_unit_free(graph_is_fixed=False)
+    unit_free = evaluation._unit_free(effect, said, inputs)
+    assert (unit_free.lower.item(), unit_free.value.item(), unit_free.upper.item()) == (-8, -6, -2)
+
+
+def test_who_is_told_the_graph_knows_the_parents():
+    prior = scm.presets.random_linear(5)
+    config = for_prior("random", prior, **TINY)
+    model, mean = PropertyPredictor(config.features, config.model), evaluation.TrainingMean.of(config, 64)
+    compared = evaluation.compare(config, model, mean, 6, 1, 50)
+    assert torch.equal(compared.estimates["informed"]["num_parents"].value, compared.truth["num_parents"])
+    assert not torch.equal(compared.estimates["classical"]["num_parents"].value, compared.truth["num_parents"])
 
 
 def test_an_evaluation_of_nothing_is_refused(chain_run, tmp_path):

@@ -128,5 +128,5 @@ def test_json_holds_null_for_what_is_not_finite_and_reads_back(directory: Path, 
 
 
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no trained model"):
+    with pytest.raises(FileNotFoundError, match="no training run"):
         predict(make_table(), tmp_path)

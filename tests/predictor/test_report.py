@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from settx_fast.predictor.config import preset
-from settx_fast.predictor.frameworks import TITLES, MeasuredRisk
+from settx_fast.predictor.familiarity import Unfamiliar
+from settx_fast.predictor.frameworks import MeasuredRisk
 from settx_fast.predictor.prediction import Column, Framework, Interval, Prediction
 from settx_fast.predictor.report import write_report
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES, TARGETS
-from settx_fast.predictor.wording import number, titles
+from settx_fast.predictor.wording import TITLES, number, titles, units
 
 DATASETS = 60
 NUMBERS = [target for target in TARGETS if target.kind == "number"]
@@ -56,8 +58,11 @@ def write_evaluation(directory: Path, features: int) -> None:
     arrays |= {"role/true": true, "role/model": generator.dirichlet(np.ones(4), size=true.shape)}
     metrics["role"] = {"model": {"auroc": 0.933, "accuracy": 0.8}, "mean": {"auroc": 0.5, "accuracy": 0.25}}
     evaluation = {"prior": "random_linear", "seed": 4711, "num_datasets": DATASETS, "num_rows": 500, "metrics": metrics}
-    evaluation["framework"] = {"model": 0.876, "majority": 0.612, "classical": 0.743}
+    evaluation["framework"] = {"model": 0.876, "majority": 0.612, "classical": 0.743, "informed": 0.798}
     evaluation["framework_datasets"] = 59
+    evaluation["recommendation"] = {
+        name: {"best": 0.5 + excess, "excess_risk": excess} for name, excess in (("model", 0.213), ("mean", 0.334))
+    }
     (directory / "evaluation.json").write_text(json.dumps(evaluation))
     np.savez(directory / "evaluation.npz", **arrays)
 
@@ -89,6 +94,10 @@ def make_prediction(**changes: object) -> Prediction:
         "frameworks": compared,
         "recommended": "causal",
         "decisive": False,
+        "variance": 643_131.0,
+        "unfamiliar": (Unfamiliar("columns", 9.0, 2.0, 7.0),),
+        "units": units("body_mass_g"),
+        "advice": ("Trust <i>nothing</i> here.",),
         "notes": ("Column 'sex': 10 of 343 values were missing and became the mean.",),
     }
     return Prediction(**(known | changes))
@@ -125,7 +134,10 @@ class Page(HTMLParser):
 def test_the_report_shows_everything_the_run_directory_holds(report: Path) -> None:
     page = Page(report.read_text())
     for fact in ("Use causal ERM", "95,500", "105,050", "Torgersen 51 (deployment)", "0.421", "70%", "10 of 343 values",
-                 "0.961", "0.871", "0.933", "87.6%", "61.2%", "74.3%", "4711", "Erdős–Rényi"):  # fmt: skip
+                 "0.961", "0.871", "0.933", "87.6%", "61.2%", "74.3%", "4711", "Erdős–Rényi",
+                 "told the true graph", "79.8%", "71.3%", "+21.3%", "+33.4%", "643,131", "(body_mass_g)²",
+                 "body_mass_g per unit of the column",
+                 "Trust <i>nothing</i> here.", f"torch {torch.__version__}"):  # fmt: skip
         assert fact in page.text, fact
     scatters = sum(len(target.labels) or 1 for target in NUMBERS)
     assert len(page.images) == scatters + 4  # loss, risk, two calibrations
@@ -161,7 +173,7 @@ def test_missing_labels_and_infinite_intervals_are_shown_as_such(tmp_path: Path)
     run = write_run(tmp_path / "run", evaluated=False)
     prediction.save(run)
     text = Page(write_report(run).read_text()).text
-    assert "no labels" in text
+    assert "not measured" in text
     assert "none: predicts the mean" in text
     assert "0.5 … –" in text
 
@@ -193,7 +205,7 @@ def test_effects_under_a_fixed_graph_are_named_by_their_edge() -> None:
         "direct_effect_on_target/0": "Effect X → Y",
         "direct_effect_of_target/1": "Effect Y → Z",
         "total_effect/0": "Total effect X → Y",
-        "risk/erm": "Risk: erm",
+        "risk/erm": "Risk: ERM on all features",
     }
     assert titles(keys, ("X", "Y", "Z"), 1) == titles(keys, ("X", "Y", "Z"), "Y")
     assert titles(["total_effect/2"], (), "inner") == {"total_effect/2": "Total effect column 2 → target"}

@@ -48,7 +48,8 @@ def test_semicolons_and_decimal_commas_are_recognised(frame: pd.DataFrame, tmp_p
         ("table.xlsx", b"", "expected one of .csv"),
         ("table.csv", b"", "could not be read"),
         ("table.csv", b"a,b,site,y\n", "holds no rows"),
-        ("table.csv", b"\xff\xfe\x00\x81", "could not be read"),
+        ("table.csv", b"\xff\xfe\x00\x81", "is not text in UTF-8"),
+        ("table.csv", b"a,b,a,y\n1,2,3,n\n", "repeated: a"),
         ("table.parquet", b"not parquet", "could not be read"),
         ("table.csv.gz", b"not gzip", "could not be read"),
     ],
@@ -132,6 +133,14 @@ def test_a_table_without_usable_features_says_why(frame: pd.DataFrame) -> None:
 def test_a_constant_target_is_refused(frame: pd.DataFrame) -> None:
     with pytest.raises(TableError, match="target column 'y' is constant"):
         read(frame.assign(y=2.0))
+
+
+@pytest.mark.parametrize("column", ["a", "y"])
+@pytest.mark.parametrize("factor", [1e-200, 1e-18, 1e18, 1e300])
+def test_units_in_which_squares_do_not_fit_are_refused(frame: pd.DataFrame, column: str, factor: float) -> None:
+    frame[column] *= factor
+    with pytest.raises(TableError, match=f"Column '{column}': expected values that spread over 1e-15 to 1e.15"):
+        read(frame)
 
 
 def test_too_few_labelled_rows_are_refused(frame: pd.DataFrame) -> None:

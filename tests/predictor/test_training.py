@@ -118,6 +118,14 @@ def test_a_finished_run_is_not_overwritten_and_another_is_not_resumed(tmp_path):
         train(replace(TINY, learning_rate=0.5), tmp_path, resume=True)
 
 
+def test_a_run_that_never_came_to_a_checkpoint_can_be_started_anew(tmp_path):
+    with pytest.raises(ValueError, match="accelerator, devices, strategy: expected what this machine has"):
+        train(TINY, tmp_path, accelerator="cpu", devices="x", progress=False)
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n7,1.0\n")
+    fit(TINY, tmp_path)
+    assert [step for step, _ in history(tmp_path, "train/loss")] == [2, 5]
+
+
 def test_two_processes_train_one_model(tmp_path):
     alone = fit(replace(TINY, epochs=1), tmp_path / "alone")
     together = fit(replace(TINY, epochs=1), tmp_path / "together", devices=2, strategy="ddp_fork")
