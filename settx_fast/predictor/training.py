@@ -154,7 +154,7 @@ def train(
     checkpoint = out / CHECKPOINT
     if is_first_process():  # the others are started when the directory is there already
         _check_directory(config, out, checkpoint, resume)
-        if not resume:
+        if not resume and (out / CONFIG).exists():  # what a run left that came to no checkpoint
             shutil.rmtree(out / "tensorboard", ignore_errors=True)
             (out / METRICS).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
