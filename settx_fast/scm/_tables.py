@@ -225,11 +225,12 @@ def check_out(out: object, shape: tuple[int, int, int], device: torch.device) ->
     """Raise ValueError unless values of that shape can be written to `out` as they are."""
     check(isinstance(out, Tensor), "out", "None or a tensor", type(out).__name__)
     assert isinstance(out, Tensor)
+    check(out.layout == torch.strided and not out.is_nested, "out.layout", "torch.strided, not nested", out.layout)
     check(out.dtype == torch.float32, "out.dtype", "torch.float32", out.dtype)
     here = out.device.type == device.type and device.index in (None, out.device.index)
     check(here, "out.device", repr(str(device)), str(out.device))
     check(tuple(out.shape) == shape, "out.shape", f"(num_datasets, num_rows, variables) = {shape}", tuple(out.shape))
-    check(out.is_contiguous(), "out.stride()", "a contiguous tensor", out.stride())
+    check(out.is_contiguous() and not out.is_neg(), "out.stride()", "a contiguous tensor", out.stride())
     check(not out.requires_grad, "out.requires_grad", "False", out.requires_grad)
 
 

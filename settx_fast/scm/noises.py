@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from settx_fast.scm._fields import check
-from settx_fast.scm.distributions import Parameter, as_distribution
+from settx_fast.scm._fields import check, is_number
+from settx_fast.scm.distributions import SMALLEST, Parameter, as_distribution
 
 NOISES = (
     "gaussian", "laplace", "uniform", "student_t", "exponential", "gumbel", "logistic", "clipped_cauchy", "mixture",
@@ -94,8 +94,8 @@ class ClippedCauchy:
     limit: float = 10.0
 
     def __post_init__(self) -> None:
-        check(isinstance(self.limit, int | float) and 0 < self.limit <= 1e6, "ClippedCauchy.limit",
-              "a number in (0, 1e6]", self.limit)  # fmt: skip
+        within = is_number(self.limit) and SMALLEST <= float(self.limit) <= 1e6
+        check(within, "ClippedCauchy.limit", f"a number in [{SMALLEST:g}, 1e6]", self.limit)
         object.__setattr__(self, "limit", float(self.limit))
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from settx_fast.scm import distributions, graphs, mechanisms, noises, observation
 from settx_fast.scm._fields import MAX_VARIABLES, as_range, check, decode, encode, is_int, parse_json, parse_yaml
-from settx_fast.scm.distributions import Parameter, Uniform, as_distribution
+from settx_fast.scm.distributions import MOST_WEIGHT, Parameter, Uniform, as_distribution
 from settx_fast.scm.graphs import ErdosRenyi, Graph, UserGraph, topological_order
 from settx_fast.scm.interventions import ROLES, Intervention
 from settx_fast.scm.mechanisms import Linear, Mechanism
@@ -229,7 +229,7 @@ class Prior:
         def keep(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        keep("weight", as_distribution(self.weight, "weight", -1e6, 1e6))
+        keep("weight", as_distribution(self.weight, "weight", -MOST_WEIGHT, MOST_WEIGHT))
         for name, low in (("bias", -1e30), ("noise_scale", 0.0)):
             value = getattr(self, name)
             if isinstance(value, PerVariable):

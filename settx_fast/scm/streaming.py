@@ -78,6 +78,7 @@ class Stream(IterableDataset[Batch]):
 
         Raises ValueError if that was another stream: another seed, batch_size or stream_version.
         """
+        check(isinstance(state, dict), "state_dict", "what `state_dict` gives", state)
         for name, here in self._identity().items():
             check(state.get(name) == here, f"state_dict[{name!r}]", f"{here} as in this stream", state.get(name))
         check_request(self.prior, self.batch_size, self.num_rows[0], state.get("first_index"))

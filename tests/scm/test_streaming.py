@@ -196,6 +196,12 @@ def test_a_state_of_another_stream_is_refused(change, message):
         stream().load_state_dict(stream().state_dict() | change)
 
 
+@pytest.mark.parametrize("state", [None, "state", 3])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ValueError, match="state_dict: expected what `state_dict` gives, got"):
+        stream().load_state_dict(state)
+
+
 # ---- Refusals --------------------------------------------------------------------------------------------------------
 
 
