@@ -15,7 +15,6 @@ from torch import Tensor
 
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._native import native, native_prior
-from settx_fast.scm.mechanisms import Linear
 from settx_fast.scm.prior import Prior
 
 
@@ -77,7 +76,7 @@ COLUMNS: tuple[Columns, ...] = get_args(Columns)
 def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int) -> Tensor:
     """(B,) int64: numbers of mechanism parameters of datasets first_index, first_index + 1, …"""
     counts = torch.zeros(num_datasets, dtype=torch.int64)
-    if any(not isinstance(mechanism, Linear) for mechanism in prior.mechanisms):
+    if prior.has_parameters:
         arrays = {"num_parameters": counts.numpy()}
         native().count_parameters(native_prior(prior), seed, first_index, arrays, num_datasets, num_threads, "best")
     return counts

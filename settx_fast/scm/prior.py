@@ -162,6 +162,11 @@ class Prior:
         return bool(self.observation) or self.rejects_rows
 
     @property
+    def has_parameters(self) -> bool:
+        """Whether mechanisms have parameters beside the weights."""
+        return any(not isinstance(mechanism, Linear) for mechanism in self.mechanisms)
+
+    @property
     def needs_pilot(self) -> bool:
         """Whether something rests on pilot rows."""
         return self.is_observed or self.standardisation == "internal"

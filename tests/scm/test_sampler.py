@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from priors import EVERYTHING, LINEAR, NAMED, UNOBSERVED
+from priors import CASES, EVERYTHING, LINEAR, NAMED, UNOBSERVED
 from rounding import rounding_bound
 
 from settx_fast import scm
@@ -57,11 +57,12 @@ def test_named_draws_have_their_golden_checksums(name):
 WHOLE = {name: NAMED[name] for name in ("everything", "internal", "by_sample", "observed", "observed_by_sample")}
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("num_threads", [2, 7])
 def test_number_of_threads_never_changes_a_bit(num_threads, name):
-    one = scm.sample(WHOLE[name], 60, 130, seed=3, num_threads=1)
-    assert_same(one, scm.sample(WHOLE[name], 60, 130, seed=3, num_threads=num_threads))
+    size = (4 if name == "wide" else 60, 130)
+    one = scm.sample(CASES[name], *size, seed=3, num_threads=1)
+    assert_same(one, scm.sample(CASES[name], *size, seed=3, num_threads=num_threads))
 
 
 @pytest.mark.parametrize("standardisation", ["none", "sample"])
@@ -89,15 +90,29 @@ def test_splitting_a_batch_never_changes_a_bit(start, split, seed, prior):
     assert torch.equal(whole.mechanism_parameters, parameters)
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("path", native().path_names())
 def test_every_instruction_set_gives_the_same_bits(path, name):
-    best = scm.sample(WHOLE[name], 40, 150, seed=5, return_noise=True)
-    tables = draw_tables(WHOLE[name], 40, 5, 0, 1, path)
-    offset = split_rows(best.is_target_environment, best.num_environments, 150, EVERYTHING.target_share)
-    rows = evaluate_tables(tables, offset, 150, 5, 1, path, _wanted(WHOLE[name], noise=True))
+    prior, size = CASES[name], 4 if name == "wide" else 40
+    best = scm.sample(prior, size, 150, seed=5, return_noise=True)
+    tables = draw_tables(prior, size, 5, 0, 1, path)
+    offset = split_rows(best.is_target_environment, best.num_environments, 150, prior.target_share)
+    rows = evaluate_tables(tables, offset, 150, 5, 1, path, _wanted(prior, noise=True))
     for name, expected in (tables | rows).items():
         assert same(getattr(best, name), expected), name
+
+
+def test_a_system_without_threads_to_give_changes_no_bit():
+    """Stacks of 1,000 threads do not fit in what memory the process may still map."""
+    code = (
+        "import resource, torch; from settx_fast import scm;"
+        "one = scm.sample(scm.Prior(3), 2000, 20, seed=0, num_threads=1);"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (500 << 20),) * 2);"
+        "few = scm.sample(scm.Prior(3), 2000, 20, seed=0, num_threads=1000);"
+        "assert torch.equal(one.values, few.values)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_another_process_draws_the_same_bits():
