@@ -90,10 +90,8 @@ def load_prior(name: str) -> scm.Prior:
     """A preset by name or a prior from a JSON or YAML file; ValueError if it is neither."""
     from settx_fast import scm
 
-    if name.endswith(".json"):
-        return scm.Prior.from_json(Path(name).read_text())
-    if name.endswith((".yaml", ".yml")):
-        return scm.Prior.from_yaml(Path(name).read_text())
+    if name.endswith((".json", ".yaml", ".yml")):
+        return scm.Prior.read(name)
     if name not in PRESETS:
         known = f"{', '.join(PRESETS)} or a file that ends in .json or .yaml"
         raise ValueError(f"There is no preset '{name}': expected {known}.")

@@ -111,7 +111,7 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Bipartite:
-    """Causes and effects: an edge from every cause to every effect with `probability`.
+    """Causes and effects: an edge from every cause to every effect with `probability` (Newman et al. 2001).
 
     The share `causes` of the variables, rounded, are causes.
     """

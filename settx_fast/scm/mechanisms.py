@@ -25,7 +25,7 @@ FUNCTIONS: tuple[str, ...] = get_args(FunctionName)
 
 @dataclass(frozen=True)
 class Linear:
-    """f(z) = Σ z_p over the weighted parents z_p = w_p·x_p."""
+    """f(z) = Σ z_p over the weighted parents z_p = w_p·x_p (Wright 1921)."""
 
     def __str__(self) -> str:
         return "linear"
@@ -35,7 +35,8 @@ class Linear:
 class MLP:
     """A random network of the weighted parents: f(z) = c · g(W z + b), layer by layer.
 
-    Entries of W are N(0, 1/fan_in), of b N(0, 1), of c N(0, 1/hidden).
+    Entries of W are N(0, 1/fan_in), of b N(0, 1), of c N(0, 1/hidden). Networks as mechanisms: Hollmann et al. 2023,
+    arXiv:2207.01848.
     `hidden` units (int or range) in each of `layers` hidden layers (int or range, at most 3), both drawn per variable;
     activation: one of `FUNCTIONS`, or several, one of them drawn per variable.
     """
@@ -92,7 +93,10 @@ class Elementwise:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """f(z) = Σ z_p + Σ_{p ≤ q} c_pq z_p z_q: squares and interactions, c_pq ~ N(0, strength² / number of them)."""
+    """f(z) = Σ z_p + Σ_{p ≤ q} c_pq z_p z_q: squares and interactions, a response surface (Box & Wilson 1951).
+
+    c_pq ~ N(0, strength² / number of them).
+    """
 
     strength: Parameter = 0.3
 

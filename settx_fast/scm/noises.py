@@ -1,4 +1,7 @@
-"""Noises: what is added to a variable that its parents do not explain. All have mean 0 and variance 1."""
+"""Noises: what is added to a variable that its parents do not explain. All have mean 0 and variance 1.
+
+Where nothing else is said they are drawn by inversion of the distribution function (Devroye 1986, section II.2).
+"""
 
 from __future__ import annotations
 
@@ -110,9 +113,10 @@ class ClippedCauchy:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Two normals: the second has `share`, lies `distance` away and is `ratio` as wide; then mean 0, variance 1.
+    """Two normals (Pearson 1894): the second has `share`, lies `distance` away and is `ratio` as wide.
 
-    distance 0 and a large ratio give outliers, ratio 1 and a distance above 2 two modes. All drawn per variable.
+    Then mean 0 and variance 1. distance 0 and a large ratio give outliers, ratio 1 and a distance above 2 two modes.
+    All drawn per variable.
     """
 
     share: Parameter = 0.5

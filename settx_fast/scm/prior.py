@@ -18,6 +18,7 @@ from settx_fast.scm.noises import NOISE_EFFECTS, Noise, as_noise
 from settx_fast.scm.observation import Hidden, Levels, Missing, Observation, Selection
 
 MAX_ENVIRONMENTS = 1024
+MAX_INTERVENTIONS = 64
 MAX_OBSERVATIONS = 64
 
 Standardisation = Literal["none", "internal", "sample"]
@@ -279,8 +280,9 @@ class Prior:
     def _check_interventions(self) -> None:
         for field in ("source_interventions", "target_interventions"):
             value = getattr(self, field)
-            expected = "a tuple of Intervention"
-            check(isinstance(value, tuple) and all(isinstance(i, Intervention) for i in value), field, expected, value)
+            expected = f"a tuple of up to {MAX_INTERVENTIONS} Intervention"
+            fits = isinstance(value, tuple) and all(isinstance(i, Intervention) for i in value)
+            check(fits and len(value) <= MAX_INTERVENTIONS, field, expected, value)
             for intervention in value:
                 for which in intervention.variables or ():
                     if which not in ROLES:
@@ -324,8 +326,8 @@ def _suffix(path: str | Path) -> str:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, tuple) and value and not is_int(value[0]):
-        return ", ".join(map(str, value))
+    if isinstance(value, tuple) and not any(map(is_int, value)):
+        return " | ".join(map(str, value)) or "none"
     return str(value)
 
 

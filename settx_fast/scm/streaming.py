@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeVar
 
@@ -43,7 +43,7 @@ class Stream(IterableDataset[Batch]):
     prefetch: int
     device: torch.device
     num_threads: int | None
-    _steps_done: int = 0
+    _steps_done: int = field(default=0, repr=False)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -103,8 +104,10 @@ def test_a_prior_says_what_it_is():
         "±LogU(0.2, 1.5)",
         "student_t",
         "hard U(-1, 1)",
+        " | scale-free, 2 edges per variable, in-hubs | ",
     ):
         assert part in text
+    assert re.search(r"^  observation +none$", text, re.MULTILINE)
 
 
 CHAIN = ((0, 1), (1, 2))
@@ -193,6 +196,10 @@ CHAIN = ((0, 1), (1, 2))
         (
             lambda: scm.Prior(source_interventions=(scm.Intervention("redraw", variables=(99,)),)),
             "source_interventions.variables: expected 0…9, got 99",
+        ),
+        (
+            lambda: scm.Prior(target_interventions=(scm.Intervention("redraw"),) * 65),
+            "target_interventions: expected a tuple of up to 64 Intervention",
         ),
         (lambda: scm.Prior(source_environments=0), "source_environments: expected an int"),
         (lambda: scm.Prior(target="Z"), "target: expected one of the names"),

@@ -113,7 +113,7 @@ def _draw_as_a_rank(rank, ranks, port, results):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_processes_of_a_group_draw_their_own_slices(ranks, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
