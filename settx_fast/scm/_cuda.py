@@ -36,6 +36,8 @@ def why_no_cuda() -> str:
         return "the native module was built without CUDA; install settx_fast where nvcc is found"
     if not torch.cuda.is_available():
         return f"torch finds no CUDA device; CUDA says: {devices.problem or 'none'}"
+    if devices.count == 0:
+        return f"torch finds a CUDA device, the native module's own runtime does not: {devices.problem or 'none'}"
     return ""
 
 
