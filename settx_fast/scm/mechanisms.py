@@ -20,7 +20,10 @@ no parameters.
 
 FunctionName = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "identity", "square", "abs", "bump"]
 FUNCTIONS: tuple[str, ...] = get_args(FunctionName)
-"""relu max(x, 0), leaky_relu max(x, x/100), sigmoid 1/(1 + e⁻ˣ), bump e^(−x²); the others are what they say."""
+"""relu max(x, 0), leaky_relu max(x, x/100), sigmoid 1/(1 + e⁻ˣ), bump e^(−x²); the others are what they say.
+
+Beyond |x| = 10⁴ a sine stays as it is there.
+"""
 
 
 @dataclass(frozen=True)
