@@ -105,7 +105,7 @@ class TestOnADevice:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             captured = scm.resample(batch, 100, seed=8)
-        batch.index += 1000
+        batch.index.add_(1000)
         graph.replay()
         assert_same_bits(captured, scm.resample(batch, 100, seed=8))
 
