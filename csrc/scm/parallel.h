@@ -1,7 +1,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -18,7 +18,7 @@ void parallel_for(int64_t items, int num_threads, const Work& work) {
     threads.reserve(size_t(num_threads));
     try {
         for (int thread = 1; thread < num_threads && thread < items; ++thread) threads.emplace_back(run, thread);
-    } catch (const std::system_error&) {  // the system gives no more of them: those that there are do it all
+    } catch (const std::exception&) {  // the system gives no more of them: those that there are do it all
     }
     run(0);
     for (std::thread& thread : threads) thread.join();
