@@ -1,13 +1,10 @@
 // How rows are shared out on a GPU, with nothing of CUDA in it: a thread block takes items of rows, each of its lanes
 // four rows of a block of 64. Values lie in a tile of shared memory, or in the output itself where V is too large.
 #pragma once
+#include "device.h"
 #include "evaluate_row.h"
 
 namespace settx::scm {
-
-struct DeviceLimits {
-    int64_t shared_per_processor, shared_per_block;  // bytes
-};
 
 // The shape of a launch, from sizes alone: nothing that was drawn is needed on the host.
 struct Plan {

@@ -53,7 +53,7 @@ void accept_rows(const Model& m, const float* edge_weights, float* spare, const 
     for (bool& row : pending) row = true;
     int64_t left = block.count;
     for (int32_t attempt = 0; left > 0; ++attempt) {
-        if (block.attempts_given && !is_asked_for(block, attempt)) continue;
+        if (block.attempts_given && attempt < MOST_ATTEMPTS && !is_asked_for(block, attempt)) continue;
         Model now = m;
         now.tile = attempt == 0 ? m.tile + block.first : spare;
         now.stride = attempt == 0 ? m.stride : BLOCK;

@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -14,7 +15,11 @@ void parallel_for(int64_t items, int num_threads, const Work& work) {
         for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) work(thread, item);
     };
     std::vector<std::thread> threads;
-    for (int thread = 1; thread < num_threads && thread < items; ++thread) threads.emplace_back(run, thread);
+    threads.reserve(size_t(num_threads));
+    try {
+        for (int thread = 1; thread < num_threads && thread < items; ++thread) threads.emplace_back(run, thread);
+    } catch (const std::exception&) {  // the system gives no more of them: those that there are do it all
+    }
     run(0);
     for (std::thread& thread : threads) thread.join();
 }

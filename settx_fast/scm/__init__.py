@@ -1,4 +1,13 @@
-"""Datasets from structural causal models (SCMs): a prior over SCMs, a sampler in C++, and exact properties."""
+"""Datasets from structural causal models (SCMs): a prior over SCMs, a sampler in C++, and exact properties.
+
+prior = scm.Prior(20, scm.ErdosRenyi(2), (scm.Linear(), scm.MLP()), noise=("gaussian", "laplace"))
+batch = scm.sample(prior, num_datasets=100, num_rows=1000, seed=0)
+batch.values, batch.adjacency, batch.weights    # rows, graphs, weights of every environment
+batch.do({"x3": 1.0}).values                    # the same units in the world where x3 was set
+X, y = batch.xy(0)                              # one dataset: its visible features, and its target
+for batch in scm.stream(prior, batch_size=64, seed=0, num_rows=1024):
+    batch.features, batch.target                # without end, and every rank its own
+"""
 
 from settx_fast.scm import presets, properties
 from settx_fast.scm.batch import STREAM_VERSION, Batch

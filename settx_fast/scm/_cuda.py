@@ -36,13 +36,15 @@ def why_no_cuda() -> str:
         return "the native module was built without CUDA; install settx_fast where nvcc is found"
     if not torch.cuda.is_available():
         return f"torch finds no CUDA device; CUDA says: {devices.problem or 'none'}"
+    if devices.count == 0:
+        return f"torch finds a CUDA device, the native module's own runtime does not: {devices.problem or 'none'}"
     return ""
 
 
 def check_memory_cuda(device: torch.device, sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> None:
     """Raise ValueError if a batch of these sizes does not fit the device's free memory."""
     needed, all_of_it = bytes_of(sizes, num_rows, wanted), torch.cuda.get_device_properties(device).total_memory
-    if needed > WORTH_ASKING * all_of_it and not torch.cuda.is_current_stream_capturing():
+    if needed > WORTH_ASKING * all_of_it and not _is_capturing(device):
         free = torch.cuda.mem_get_info(device)[0]
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own reserve
         check_fits(needed, free + kept, f"{device}'s free memory")
@@ -53,14 +55,20 @@ def draw_tables_cuda(
 ) -> dict[str, Tensor]:
     """`draw_tables` on a device; numbers of mechanism parameters are counted on the host.
 
-    What rests on pilot rows is drawn on the host and copied.
+    What rests on pilot rows is drawn on the host and copied. A graph can capture neither.
     """
+    _check_capture(
+        device, prior.needs_pilot or prior.has_parameters, "a prior that is not linear, or rests on pilot rows"
+    )
     if prior.needs_pilot:
         drawn = draw_tables(prior, num_datasets, seed, first_index, num_threads)
         return {name: _copy(table, device) for name, table in drawn.items()}
-    counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
-    ends = counts.cumsum(0)
-    sizes = sizes_of(prior, num_datasets, int(ends[-1]))
+    if prior.has_parameters:
+        counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
+        ends = counts.cumsum(0)
+        sizes, offset = sizes_of(prior, num_datasets, int(ends[-1])), _copy(ends - counts, device)
+    else:
+        sizes, offset = sizes_of(prior, num_datasets), torch.zeros(num_datasets, dtype=torch.int64, device=device)
     check_memory_cuda(device, sizes, 0)
     tables = {
         name: torch.zeros(shape(sizes), dtype=_torch_dtype(dtype), device=device)
@@ -68,7 +76,7 @@ def draw_tables_cuda(
     }
     tables["index"] = torch.arange(first_index, first_index + num_datasets, device=device)
     more = {
-        "parameter_offset": _copy(ends - counts, device),
+        "parameter_offset": offset,
         "scratch": torch.empty(num_datasets, 2 * sizes.V, dtype=torch.int32, device=device),
     }
     image = _image(prior, device)
@@ -132,6 +140,7 @@ def _place(device: torch.device) -> tuple[int, int]:
 @lru_cache(maxsize=64)
 def _image(prior: Prior, device: torch.device) -> Tensor:
     """`prior` in the memory of a device."""
+    _check_capture(device, True, "a prior that no batch was sampled from yet")
     record = native_prior(prior)
     host = torch.empty(record.write_image(0, 0), dtype=torch.uint8)
     image = torch.empty_like(host, device=device)
@@ -139,6 +148,18 @@ def _image(prior: Prior, device: torch.device) -> Tensor:
     image.copy_(host)
     torch.cuda.current_stream(device).synchronize()  # once for a prior: every stream may read it from now on
     return image
+
+
+def _is_capturing(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+def _check_capture(device: torch.device, needs_the_host: bool, what: str) -> None:
+    if needs_the_host and _is_capturing(device):
+        raise RuntimeError(
+            f"sample: a graph cannot capture the models of {what}: sample them before, and capture `resample`"
+        )
 
 
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:

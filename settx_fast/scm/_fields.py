@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass
+from numbers import Real
+from typing import Any, TypeGuard
 
 MAX_VARIABLES = 4096
 
@@ -21,9 +22,14 @@ def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
-    """Whether it is a finite int or float."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: object) -> TypeGuard[Real]:
+    """Whether it is a finite real number, NumPy's too, that a float can hold."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def as_variables(value: object, field: str) -> tuple[int | str, ...] | None:
@@ -60,25 +66,29 @@ def decode(data: Any, classes: Mapping[str, type], where: str) -> Any:
     if not isinstance(data, dict):
         return data
     name = data.get("type")
-    check(name in classes, f"{where}.type", f"one of {sorted(classes)}", name)
+    check(isinstance(name, str) and name in classes, f"{where}.type", f"one of {sorted(classes)}", name)
     cls = classes[str(name)]
     known = {f.name for f in fields(cls)}
+    needed = {f.name for f in fields(cls) if f.default is MISSING}
     given = {key: item for key, item in data.items() if key != "type"}
-    check(given.keys() <= known, f"{name} fields", f"a subset of {sorted(known)}", sorted(given))
+    check(given.keys() <= known, f"{name} fields", f"a subset of {sorted(known)}", sorted(map(str, given)))
+    check(needed <= given.keys(), f"{name} fields", f"at least {sorted(needed)}", sorted(given))
     return cls(**{key: decode(item, classes, f"{where}.{key}") for key, item in given.items()})
 
 
 def parse_json(text: str, where: str) -> Any:
+    check(isinstance(text, str), where, "JSON text", text)
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: expected JSON, got {text[:60]!r} ({error})") from error
 
 
 def parse_yaml(text: str, where: str) -> Any:
     import yaml  # part of the application's extras, not of the bare package
 
+    check(isinstance(text, str), where, "YAML text", text)
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{where}: expected YAML, got {text[:60]!r} ({error})") from error

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._native import native, native_prior
-from settx_fast.scm.mechanisms import Linear
 from settx_fast.scm.prior import Prior
 
 
@@ -77,7 +76,7 @@ COLUMNS: tuple[Columns, ...] = get_args(Columns)
 def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int) -> Tensor:
     """(B,) int64: numbers of mechanism parameters of datasets first_index, first_index + 1, …"""
     counts = torch.zeros(num_datasets, dtype=torch.int64)
-    if any(not isinstance(mechanism, Linear) for mechanism in prior.mechanisms):
+    if prior.has_parameters:
         arrays = {"num_parameters": counts.numpy()}
         native().count_parameters(native_prior(prior), seed, first_index, arrays, num_datasets, num_threads, "best")
     return counts
@@ -225,11 +224,12 @@ def check_out(out: object, shape: tuple[int, int, int], device: torch.device) ->
     """Raise ValueError unless values of that shape can be written to `out` as they are."""
     check(isinstance(out, Tensor), "out", "None or a tensor", type(out).__name__)
     assert isinstance(out, Tensor)
+    check(out.layout == torch.strided and not out.is_nested, "out.layout", "torch.strided, not nested", out.layout)
     check(out.dtype == torch.float32, "out.dtype", "torch.float32", out.dtype)
     here = out.device.type == device.type and device.index in (None, out.device.index)
     check(here, "out.device", repr(str(device)), str(out.device))
     check(tuple(out.shape) == shape, "out.shape", f"(num_datasets, num_rows, variables) = {shape}", tuple(out.shape))
-    check(out.is_contiguous(), "out.stride()", "a contiguous tensor", out.stride())
+    check(out.is_contiguous() and not out.is_neg(), "out.stride()", "a contiguous tensor", out.stride())
     check(not out.requires_grad, "out.requires_grad", "False", out.requires_grad)
 
 

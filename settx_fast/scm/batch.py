@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from settx_fast.scm._fields import check, is_int
 from settx_fast.scm.prior import Prior
 
 if TYPE_CHECKING:
@@ -154,6 +155,40 @@ class Batch:
         return self.variable_mask & ~self.is_hidden
 
     @property
+    def is_target_row(self) -> Tensor:
+        """(B, R) bool: rows of target environments."""
+        return self.is_target_environment.gather(1, self.environment)
+
+    @property
+    def target(self) -> Tensor:
+        """(B, R): the variable to predict."""
+        column = self.target_index[:, None, None].expand(-1, self.values.shape[1], 1)
+        return self.values.gather(2, column).squeeze(2)
+
+    @property
+    def feature_index(self) -> Tensor:
+        """(B, V − 1) int64: the variables but the target, in their order."""
+        number = torch.arange(self.values.shape[2] - 1, device=self.device)
+        return number + (number >= self.target_index[:, None])
+
+    @property
+    def feature_mask(self) -> Tensor:
+        """(B, V − 1) bool: True where the dataset has that feature and it is seen."""
+        return self.visible_mask.gather(1, self.feature_index)
+
+    @property
+    def features(self) -> Tensor:
+        """(B, R, V − 1): what is seen of all variables but the target; 0 where `feature_mask` is False."""
+        columns = self.feature_index[:, None].expand(-1, self.values.shape[1], -1)
+        return self.values.gather(2, columns).masked_fill(~self.feature_mask[:, None], 0.0)
+
+    def xy(self, dataset: int) -> tuple[Tensor, Tensor]:
+        """X (R, F), the visible features of one dataset, and y (R,), its target; `is_target_row` splits the rows."""
+        self._check_number(dataset)
+        seen = self.feature_index[dataset][self.feature_mask[dataset]]
+        return self.values[dataset][:, seen], self.values[dataset, :, self.target_index[dataset]]
+
+    @property
     def is_accepted(self) -> Tensor:
         """(B, R) bool: False where no attempt at a row was accepted, and the last one stands."""
         if self.attempt is None:
@@ -181,11 +216,12 @@ class Batch:
         """One dataset as a table: a column per visible variable, `environment`, and `is_target_environment`."""
         import pandas
 
+        self._check_number(dataset)
         visible, environment = self.visible_mask[dataset].nonzero().flatten(), self.environment[dataset]
         names = [self.names[v] for v in visible.tolist()]
         table = pandas.DataFrame(self.values[dataset, :, visible].cpu().numpy(), columns=names)
         table["environment"] = environment.cpu().numpy()
-        table["is_target_environment"] = self.is_target_environment[dataset, environment].cpu().numpy()
+        table["is_target_environment"] = self.is_target_row[dataset].cpu().numpy()
         return table
 
     def graph(self, dataset: int) -> networkx.DiGraph:
@@ -195,6 +231,7 @@ class Batch:
         """
         import networkx
 
+        self._check_number(dataset)
         names = self.names[: int(self.num_variables[dataset])]
         result: networkx.DiGraph = networkx.DiGraph()
         for name, hidden in zip(names, self.is_hidden[dataset].tolist(), strict=False):
@@ -202,6 +239,10 @@ class Batch:
         for i, j in self.adjacency[dataset].nonzero().tolist():
             result.add_edge(names[i], names[j], weight=float(self.weights[dataset, 0, i, j]))
         return result
+
+    def _check_number(self, dataset: object) -> None:
+        known = is_int(dataset) and -len(self) <= dataset < len(self)  # type: ignore[operator]
+        check(known, "dataset", f"an int in 0…{len(self) - 1}", dataset)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from settx_fast.scm._fields import check, is_number
+from settx_fast.scm._fields import check, is_int, is_number
 from settx_fast.scm.batch import Batch
-from settx_fast.scm.distributions import Constant
+from settx_fast.scm.distributions import LARGEST, Constant
 from settx_fast.scm.interventions import INTERVENTIONS, ROLES, Intervention
 
 KINDS = ("hard", "shift", "scale", "noise")
@@ -37,7 +37,9 @@ def _steps(given: Mapping[int | str, float] | Intervention) -> list[tuple[int | 
         return [(which, given.kind, value.value) for which in given.variables or ()]
     check(isinstance(given, Mapping), "do", "{variable: value} or an Intervention", given)
     for which, number in given.items():
-        check(is_number(number), f"do: value of {which!r}", "a finite number", number)
+        check(is_int(which) or isinstance(which, str), "do: variable", "a number or a name", which)
+        within = is_number(number) and abs(float(number)) < LARGEST
+        check(within, f"do: value of {which!r}", f"a finite number below {LARGEST:g} in size", number)
     return [(which, "hard", float(number)) for which, number in given.items()]
 
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-from settx_fast.scm._fields import check
+from settx_fast.scm._fields import check, is_number
+
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Sizes that float32, in which everything is drawn, holds with room to spare."""
+
+MOST_WEIGHT = 1e6
+"""Of an edge."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class LogUniform:
 
     def __post_init__(self) -> None:
         _store_finite(self, "low", "high")
-        check(self.low > 0, "LogUniform.low", "a positive number", self.low)
+        check(self.low >= SMALLEST, "LogUniform.low", f"at least {SMALLEST:g}", self.low)
         check(self.low <= self.high, "LogUniform.high", f"at least low = {self.low:g}", self.high)
         check(isinstance(self.signed, bool), "LogUniform.signed", "True or False", self.signed)
 
@@ -100,10 +107,10 @@ def as_distribution(
     value: object, field: str, low: float = -math.inf, high: float = math.inf, positive: bool = False
 ) -> Distribution:
     """`value` as a distribution whose support lies in [low, high] (in (low, high] with `positive`)."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = Constant(value) if math.isfinite(value) else value
+    if is_number(value):
+        value = _named(Constant, field, value)
     elif isinstance(value, tuple) and len(value) == 2:
-        value = Uniform(*value)
+        value = _named(Uniform, field, *value)
     expected = "a number, (low, high) or a distribution"
     check(isinstance(value, Distribution), field, expected, value)
     assert isinstance(value, Distribution)
@@ -114,13 +121,20 @@ def as_distribution(
     return value
 
 
+def _named(distribution: type[Constant | Uniform], field: str, *values: Any) -> Distribution:
+    """A distribution that the user wrote as plain numbers, and knows by the field that it stands in."""
+    try:
+        return distribution(*values)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from error
+
+
 def _store_finite(owner: object, *fields: str) -> None:
     for name in fields:
         value = getattr(owner, name)
-        label = f"{type(owner).__name__}.{name}"
-        check(isinstance(value, int | float) and not isinstance(value, bool), label, "a number", value)
-        check(math.isfinite(value) and abs(value) < 1e30, label, "a finite number", value)
-        object.__setattr__(owner, name, float(value))
+        within = is_number(value) and abs(float(value)) < LARGEST
+        check(within, f"{type(owner).__name__}.{name}", f"a finite number below {LARGEST:g} in size", value)
+        object.__setattr__(owner, name, float(value) + 0.0)  # −0 equals 0, so it must be 0
 
 
 def _signed_support(low: float, high: float, signed: bool) -> tuple[float, float]:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from settx_fast.scm._fields import as_range, check
-from settx_fast.scm.distributions import Distribution, Parameter, as_distribution
+from settx_fast.scm.distributions import MOST_WEIGHT, Constant, Distribution, Parameter, as_distribution
 
 PATTERNS = ("chain", "fork", "collider")
 
@@ -108,7 +111,7 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Bipartite:
-    """Causes and effects: an edge from every cause to every effect with `probability`.
+    """Causes and effects: an edge from every cause to every effect with `probability` (Newman et al. 2001).
 
     The share `causes` of the variables, rounded, are causes.
     """
@@ -179,12 +182,18 @@ class UserGraph:
         object.__setattr__(self, "edges", tuple(_as_edge(edge) for edge in self.edges))
 
     @staticmethod
-    def from_adjacency(adjacency: Sequence[Sequence[int]]) -> UserGraph:
-        """The graph with an edge i → j wherever adjacency[i][j] is true."""
-        rows = [list(row) for row in adjacency]
-        square = all(len(row) == len(rows) for row in rows)
-        check(square, "adjacency", "a square matrix", f"rows of lengths {[len(row) for row in rows]}")
-        return UserGraph(tuple((i, j) for i, row in enumerate(rows) for j, edge in enumerate(row) if edge))
+    def from_adjacency(adjacency: ArrayLike) -> UserGraph:
+        """The graph with an edge i → j wherever adjacency[i, j] is 1: a square matrix of 0 and 1, or bool."""
+        matrix = _as_square(adjacency, "adjacency")
+        check(bool(np.isin(matrix, (0, 1)).all()), "adjacency", "entries 0 and 1", adjacency)
+        return UserGraph(tuple((i, j) for i, j in np.argwhere(matrix).tolist()))
+
+    @staticmethod
+    def from_weights(weights: ArrayLike) -> UserGraph:
+        """The graph with an edge i → j of weight weights[i, j] wherever that is not 0; a square matrix."""
+        matrix = _as_square(weights, "weights")
+        check(bool(np.isfinite(matrix).all()), "weights", "finite numbers", weights)
+        return UserGraph(tuple((i, j, Constant(float(matrix[i, j]))) for i, j in np.argwhere(matrix).tolist()))
 
     def __str__(self) -> str:
         return f"given, {len(self.edges)} edges"
@@ -230,4 +239,14 @@ def _as_edge(edge: object) -> Edge:
     check(edge[0] != edge[1], "UserGraph.edges", "two different variables", edge)
     if len(edge) == 2:
         return edge[0], edge[1]
-    return edge[0], edge[1], as_distribution(edge[2], f"UserGraph.edges {edge[0]} → {edge[1]}")
+    field = f"UserGraph.edges {edge[0]} → {edge[1]}"
+    return edge[0], edge[1], as_distribution(edge[2], field, -MOST_WEIGHT, MOST_WEIGHT)
+
+
+def _as_square(given: ArrayLike, field: str) -> NDArray[np.float64]:
+    try:
+        matrix = np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:  # ragged, or not numbers
+        raise ValueError(f"{field}: expected a square matrix, got {given!r}") from error
+    check(matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1], field, "a square matrix", f"shape {matrix.shape}")
+    return matrix

@@ -20,18 +20,20 @@ class Intervention:
     """How an environment differs: what is done to some variables, chosen and drawn anew in every environment.
 
     kind       what is done to a variable v (see `Batch` for the model)
-               "shift"   adds value to its bias
+               "shift"   adds value to its bias (Rothenhäusler et al. 2015)
                "scale"   multiplies its noise scale by value
                "noise"   replaces its noise scale by value
-               "hard"    do(v = value): parents and noise have no say
+               "hard"    do(v = value): parents and noise have no say (Pearl 2009)
                "redraw"  weights into v and its noise scale are drawn anew from the prior; takes no value
                "cut"     every edge into v is removed with probability value
-               "mechanism"  as redraw, and the parameters of its mechanism too (a soft intervention); takes no value
+               "mechanism"  as redraw, and the parameters of its mechanism too (a soft intervention, Eberhardt &
+                         Scheines 2007); takes no value
                "label"   changes the distribution of the target y and keeps that of all others given y (label shift,
                          Saerens et al. 2002): rows are drawn until accepted, with the probability
                          1 / (1 + exp(−value · (y − m) / sd)), m and sd of y over pilot rows of the sources
-               "drift"   adds value · k / (K − 1) to its bias in environment k: variables and value are drawn once for
-                         all environments, which lie at equal steps along a continuous change
+               "drift"   adds value · k / (K − 1) to its bias in environment k (Huang et al. 2020): variables and value
+                         are drawn once for all environments, which lie at equal steps along a continuous change; put
+                         it at the same place of `source_interventions` and `target_interventions`
     value      number, (low, high) or distribution, drawn per variable and environment
     variables  numbers, names, or "target", "parents", "children" (of the target); None: `number` of them (int or
                range) at random

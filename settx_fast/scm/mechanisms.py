@@ -20,12 +20,15 @@ no parameters.
 
 FunctionName = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "identity", "square", "abs", "bump"]
 FUNCTIONS: tuple[str, ...] = get_args(FunctionName)
-"""relu max(x, 0), leaky_relu max(x, x/100), sigmoid 1/(1 + e⁻ˣ), bump e^(−x²); the others are what they say."""
+"""relu max(x, 0), leaky_relu max(x, x/100), sigmoid 1/(1 + e⁻ˣ), bump e^(−x²); the others are what they say.
+
+Beyond |x| = 10⁴ a sine stays as it is there.
+"""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """f(z) = Σ z_p over the weighted parents z_p = w_p·x_p."""
+    """f(z) = Σ z_p over the weighted parents z_p = w_p·x_p (Wright 1921)."""
 
     def __str__(self) -> str:
         return "linear"
@@ -35,7 +38,8 @@ class Linear:
 class MLP:
     """A random network of the weighted parents: f(z) = c · g(W z + b), layer by layer.
 
-    Entries of W are N(0, 1/fan_in), of b N(0, 1), of c N(0, 1/hidden).
+    Entries of W are N(0, 1/fan_in), of b N(0, 1), of c N(0, 1/hidden). Networks as mechanisms: Hollmann et al. 2023,
+    arXiv:2207.01848.
     `hidden` units (int or range) in each of `layers` hidden layers (int or range, at most 3), both drawn per variable;
     activation: one of `FUNCTIONS`, or several, one of them drawn per variable.
     """
@@ -92,7 +96,10 @@ class Elementwise:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """f(z) = Σ z_p + Σ_{p ≤ q} c_pq z_p z_q: squares and interactions, c_pq ~ N(0, strength² / number of them)."""
+    """f(z) = Σ z_p + Σ_{p ≤ q} c_pq z_p z_q: squares and interactions, a response surface (Box & Wilson 1951).
+
+    c_pq ~ N(0, strength² / number of them).
+    """
 
     strength: Parameter = 0.3
 

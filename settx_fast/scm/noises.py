@@ -1,12 +1,15 @@
-"""Noises: what is added to a variable that its parents do not explain. All have mean 0 and variance 1."""
+"""Noises: what is added to a variable that its parents do not explain. All have mean 0 and variance 1.
+
+Where nothing else is said they are drawn by inversion of the distribution function (Devroye 1986, section II.2).
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from settx_fast.scm._fields import check
-from settx_fast.scm.distributions import Parameter, as_distribution
+from settx_fast.scm._fields import check, is_number
+from settx_fast.scm.distributions import SMALLEST, Parameter, as_distribution
 
 NOISES = (
     "gaussian", "laplace", "uniform", "student_t", "exponential", "gumbel", "logistic", "clipped_cauchy", "mixture",
@@ -94,8 +97,8 @@ class ClippedCauchy:
     limit: float = 10.0
 
     def __post_init__(self) -> None:
-        check(isinstance(self.limit, int | float) and 0 < self.limit <= 1e6, "ClippedCauchy.limit",
-              "a number in (0, 1e6]", self.limit)  # fmt: skip
+        within = is_number(self.limit) and SMALLEST <= float(self.limit) <= 1e6
+        check(within, "ClippedCauchy.limit", f"a number in [{SMALLEST:g}, 1e6]", self.limit)
         object.__setattr__(self, "limit", float(self.limit))
 
     @property
@@ -110,9 +113,10 @@ class ClippedCauchy:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Two normals: the second has `share`, lies `distance` away and is `ratio` as wide; then mean 0, variance 1.
+    """Two normals (Pearson 1894): the second has `share`, lies `distance` away and is `ratio` as wide.
 
-    distance 0 and a large ratio give outliers, ratio 1 and a distance above 2 two modes. All drawn per variable.
+    Then mean 0 and variance 1. distance 0 and a large ratio give outliers, ratio 1 and a distance above 2 two modes.
+    All drawn per variable.
     """
 
     share: Parameter = 0.5

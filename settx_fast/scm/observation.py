@@ -104,10 +104,11 @@ class MeasurementError:
 class Levels:
     """Variables that are seen as one of `number` levels (int or range): 0, 1, … between thresholds on their scale.
 
-    With `ordered` the levels are in order (ordinal), without they are permuted (categorical). imbalance: share of the
-    most frequent level over that of the rarest, the others between them on a logarithmic scale, in random order; on
-    the target it makes unbalanced classes: Levels(2, imbalance=(1, 20), probability=1, variables=("target",)). Shares
-    are those of the pilot rows. `probability`, `variables` and `on_target` as in `MeasurementError`.
+    Thresholds as in McKelvey & Zavoina 1975. With `ordered` the levels are in order (ordinal), without they are
+    permuted (categorical). imbalance: share of the most frequent level over that of the rarest, the others between them
+    on a logarithmic scale, in random order; on the target it makes unbalanced classes: Levels(2, imbalance=(1, 20),
+    probability=1, variables=("target",)). Shares are those of the pilot rows. `probability`, `variables` and
+    `on_target` as in `MeasurementError`.
     """
 
     number: int | tuple[int, int] = (2, 5)

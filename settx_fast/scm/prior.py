@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from settx_fast.scm import distributions, graphs, mechanisms, noises, observation
 from settx_fast.scm._fields import MAX_VARIABLES, as_range, check, decode, encode, is_int, parse_json, parse_yaml
-from settx_fast.scm.distributions import Parameter, Uniform, as_distribution
+from settx_fast.scm.distributions import MOST_WEIGHT, Parameter, Uniform, as_distribution
 from settx_fast.scm.graphs import ErdosRenyi, Graph, UserGraph, topological_order
 from settx_fast.scm.interventions import ROLES, Intervention
 from settx_fast.scm.mechanisms import Linear, Mechanism
@@ -18,6 +18,7 @@ from settx_fast.scm.noises import NOISE_EFFECTS, Noise, as_noise
 from settx_fast.scm.observation import Hidden, Levels, Missing, Observation, Selection
 
 MAX_ENVIRONMENTS = 1024
+MAX_INTERVENTIONS = 64
 MAX_OBSERVATIONS = 64
 
 Standardisation = Literal["none", "internal", "sample"]
@@ -162,6 +163,11 @@ class Prior:
         return bool(self.observation) or self.rejects_rows
 
     @property
+    def has_parameters(self) -> bool:
+        """Whether mechanisms have parameters beside the weights."""
+        return any(not isinstance(mechanism, Linear) for mechanism in self.mechanisms)
+
+    @property
     def needs_pilot(self) -> bool:
         """Whether something rests on pilot rows."""
         return self.is_observed or self.standardisation == "internal"
@@ -229,7 +235,7 @@ class Prior:
         def keep(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        keep("weight", as_distribution(self.weight, "weight", -1e6, 1e6))
+        keep("weight", as_distribution(self.weight, "weight", -MOST_WEIGHT, MOST_WEIGHT))
         for name, low in (("bias", -1e30), ("noise_scale", 0.0)):
             value = getattr(self, name)
             if isinstance(value, PerVariable):
@@ -274,8 +280,9 @@ class Prior:
     def _check_interventions(self) -> None:
         for field in ("source_interventions", "target_interventions"):
             value = getattr(self, field)
-            expected = "a tuple of Intervention"
-            check(isinstance(value, tuple) and all(isinstance(i, Intervention) for i in value), field, expected, value)
+            expected = f"a tuple of up to {MAX_INTERVENTIONS} Intervention"
+            fits = isinstance(value, tuple) and all(isinstance(i, Intervention) for i in value)
+            check(fits and len(value) <= MAX_INTERVENTIONS, field, expected, value)
             for intervention in value:
                 for which in intervention.variables or ():
                     if which not in ROLES:
@@ -319,8 +326,8 @@ def _suffix(path: str | Path) -> str:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, tuple) and value and not is_int(value[0]):
-        return ", ".join(map(str, value))
+    if isinstance(value, tuple) and not any(map(is_int, value)):
+        return " | ".join(map(str, value)) or "none"
     return str(value)
 
 

@@ -29,7 +29,7 @@ from settx_fast.scm._tables import (
     split_rows,
     threads,
 )
-from settx_fast.scm.batch import Batch
+from settx_fast.scm.batch import MOST_ATTEMPTS, Batch
 from settx_fast.scm.prior import Prior
 
 MAX_INDEX = 1 << 48
@@ -57,12 +57,13 @@ def sample(
     written to and then are; what it held is lost.
 
     device: where the batch is drawn and stays. On a CUDA device all work goes to torch's current stream, and nothing
-    waits for it.
+    waits for it. A graph can capture the call if the prior is linear, rests on no pilot rows, and was sampled before.
 
     Raises ValueError naming field, expected and got, before anything is allocated.
     """
     check_request(prior, num_datasets, num_rows, first_index)
     check_seed(seed)
+    check(isinstance(return_noise, bool), "return_noise", "True or False", return_noise)
     where, workers, wanted = check_device(device), threads(num_threads), _wanted(prior, return_noise)
     check_batch_memory(where, prior, num_datasets, num_rows, wanted)
     if out is not None:
@@ -90,12 +91,18 @@ def resample(
     """Fresh rows from the SCMs of `batch`; with `seed=batch.seed` and as many rows, the exogenous noise is the same.
 
     environments: None splits the rows over environments as `batch` does; a number, or one per dataset (B,) int64,
-    draws every row from that environment (checked first, which waits for a CUDA device). observed: as `batch.values`,
-    in the same units; without, as the SCM has them. attempt: (B, num_rows), those of `Batch.attempt` to take instead of
-    selecting rows anew. Otherwise, on a CUDA device, as `sample`: a graph can capture it.
+    draws every row from that environment. observed: as `batch.values`, in the same units; without, as the SCM has them.
+    attempt: (B, num_rows) int16, those of `Batch.attempt` to take instead of selecting rows anew. Tensors that are
+    given are checked first, which waits for a CUDA device; otherwise a graph can capture the call there.
+
+    Raises ValueError naming field, expected and got, before anything is allocated.
     """
+    check(isinstance(batch, Batch), "batch", "an scm.Batch", type(batch).__name__)
     _check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
     check_seed(seed)
+    check(isinstance(observed, bool), "observed", "True or False", observed)
+    if attempt is not None:
+        _check_attempt(attempt, batch, num_rows, observed)
     if environments is None:
         share = batch.prior.target_share
         offset = split_rows(batch.is_target_environment, batch.num_environments, num_rows, share)
@@ -135,7 +142,7 @@ def check_device(device: str | torch.device) -> torch.device:
     """The device, with its number if it has one; ValueError unless the sampler runs there."""
     try:
         found = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         found = torch.device("meta")
     check(found.type in ("cpu", "cuda"), "device", "'cpu', 'cuda' or 'cuda:' and a number", str(device))
     if found.type == "cpu":
@@ -173,9 +180,25 @@ def _check_rows(num_rows: int, environments: int) -> None:
     check(is_int(num_rows) and environments <= num_rows <= 1 << 32, "num_rows", expected, num_rows)
 
 
+def _check_attempt(attempt: object, batch: Batch, num_rows: int, observed: bool) -> None:
+    selects = observed and batch.prior.rejects_rows
+    check(selects, "attempt", "None where no row is selected", attempt)
+    shape = (len(batch), num_rows)
+    check(isinstance(attempt, Tensor), "attempt", f"None or an int16 tensor {shape}", attempt)
+    assert isinstance(attempt, Tensor)
+    fits = attempt.dtype == torch.int16 and tuple(attempt.shape) == shape and attempt.is_contiguous()
+    got = f"{attempt.dtype} {tuple(attempt.shape)} with strides {attempt.stride()}"
+    check(fits, "attempt", f"a contiguous torch.int16 {shape}", got)
+    check(attempt.device == batch.device, "attempt.device", str(batch.device), str(attempt.device))
+    least, most = (int(end) for end in attempt.aminmax())
+    check(least >= 0 and most <= MOST_ATTEMPTS, "attempt", f"numbers in 0…{MOST_ATTEMPTS}", f"{least}…{most}")
+
+
 def _as_environments(batch: Batch, environments: int | Tensor) -> Tensor:
+    expected = "an int or int64 (B,)"
+    check(is_int(environments) or isinstance(environments, Tensor), "environments", expected, environments)
     given = torch.as_tensor(environments, device=batch.device)
-    check(given.dtype == torch.int64 and given.ndim <= 1, "environments", "an int or int64 (B,)", environments)
+    check(given.dtype == torch.int64 and given.ndim <= 1, "environments", expected, environments)
     check(
         given.ndim == 0 or len(given) == len(batch),
         "environments",

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import TypeVar
 
@@ -43,7 +43,7 @@ class Stream(IterableDataset[Batch]):
     prefetch: int
     device: torch.device
     num_threads: int | None
-    _steps_done: int = 0
+    _steps_done: int = field(default=0, repr=False)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -78,6 +78,7 @@ class Stream(IterableDataset[Batch]):
 
         Raises ValueError if that was another stream: another seed, batch_size or stream_version.
         """
+        check(isinstance(state, dict), "state_dict", "what `state_dict` gives", state)
         for name, here in self._identity().items():
             check(state.get(name) == here, f"state_dict[{name!r}]", f"{here} as in this stream", state.get(name))
         check_request(self.prior, self.batch_size, self.num_rows[0], state.get("first_index"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +90,40 @@ class TestOnADevice:
             graph.replay()
             assert_same_bits(captured, expected)
 
+    def test_a_graph_captures_sampling_of_linear_models(self):
+        expected = scm.sample(LINEAR, 20, 100, seed=3, device="cuda")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = scm.sample(LINEAR, 20, 100, seed=3, device="cuda")
+        for _ in range(2):
+            captured.values.zero_()
+            graph.replay()
+            assert_same_bits(captured, expected)
+
+    def test_a_captured_call_draws_fresh_rows_where_the_index_was_changed(self):
+        batch = scm.sample(EVERYTHING, 20, 100, seed=3, device="cuda")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = scm.resample(batch, 100, seed=8)
+        batch.index.add_(1000)
+        graph.replay()
+        assert_same_bits(captured, scm.resample(batch, 100, seed=8))
+
+    def test_threads_that_sample_at_once_do_not_disturb_each_other(self):
+        wide, narrow = scm.Prior(200, scm.ErdosRenyi(2.0)), scm.Prior(3)
+        expected = [scm.sample(prior, 4, 600, seed=3) for prior in (wide, narrow)]
+
+        def sample_often(prior: scm.Prior) -> list[scm.Batch]:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                return [scm.sample(prior, 4, 600, seed=3, device="cuda") for _ in range(200)]
+
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(sample_often, (wide, narrow)))
+        torch.cuda.synchronize()
+        for batches, same in zip(found, expected, strict=True):
+            for batch in batches[::20]:
+                assert_same_bits(batch, same)
+
     def test_rows_are_written_to_memory_that_the_caller_gives(self):
         out = torch.full((4, 50, LINEAR.max_variables), torch.nan, device="cuda")
         batch = scm.sample(LINEAR, 4, 50, seed=3, device="cuda", out=out)
@@ -134,6 +169,17 @@ class TestWithoutADevice:
         index = described.pop("index", SimpleNamespace(__cuda_array_interface__=described))
         with pytest.raises(ValueError, match=message):
             native().evaluate_cuda({"index": index}, (2, 3, 1, 0, 1), 10, 0, 0, False, False, 0, 0, 0)
+
+
+@pytest.mark.parametrize("case", ["everything", "internal"])
+def test_what_a_graph_cannot_capture_says_so_before_the_host_is_asked(case, monkeypatch):
+    monkeypatch.setattr(_cuda, "_is_capturing", lambda device: True)
+    for work in ("count_parameters", "draw_tables", "_copy"):
+        monkeypatch.setattr(_cuda, work, lambda *_: pytest.fail("the host was asked"))
+    with pytest.raises(RuntimeError, match=r"a graph cannot capture the models of a prior that .*: .*`resample`"):
+        _cuda.draw_tables_cuda(torch.device("cuda", 0), NAMED[case], 2, 0, 0, 1)
+    with pytest.raises(RuntimeError, match=r"a prior that no batch was sampled from yet"):
+        _cuda._image(LINEAR, torch.device("cuda", 0))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -190,6 +236,7 @@ def test_what_python_hands_to_a_device_is_what_the_cpu_is_handed(name, monkeypat
     monkeypatch.setattr(_cuda, "_place", lambda device: (0, 0))
     monkeypatch.setattr(_cuda, "_copy", lambda tensor, device: tensor)
     monkeypatch.setattr(_cuda, "check_memory_cuda", lambda *sizes: None)
+    monkeypatch.setattr(_cuda, "_is_capturing", lambda device: False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(sampler, "check_device", lambda device: torch.device("cpu"))

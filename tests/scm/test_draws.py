@@ -46,29 +46,6 @@ def test_certain_edges_are_there_and_impossible_ones_are_not(graph, expected):
     assert torch.all(draw(num_variables=10, graph=graph).adjacency.sum((1, 2)) == expected)
 
 
-def attachment_degrees(size: int, edges: int, runs: int) -> np.ndarray:
-    """(runs, size): edges of every position under preferential attachment, by NumPy's own weighted choice."""
-    rng, result = np.random.default_rng(5), np.zeros((runs, size), int)
-    for degree in result:
-        for newer in range(1, size):
-            weights = 1.0 + degree[:newer]
-            chosen = rng.choice(newer, size=min(edges, newer), replace=False, p=weights / weights.sum())
-            degree[chosen] += 1
-            degree[newer] += len(chosen)
-    return result
-
-
-def test_scale_free_degrees_are_those_of_preferential_attachment():
-    batch = draw(num_variables=12, graph=scm.ScaleFree(2))
-    degree = (batch.adjacency.sum(1) + batch.adjacency.sum(2)).gather(1, batch.order).numpy()
-    expected = attachment_degrees(12, 2, 2000)
-    for position in range(12):
-        top = max(degree[:, position].max(), expected[:, position].max()) + 1
-        counts = [np.bincount(d[:, position], minlength=top) for d in (degree, expected)]
-        common = np.stack(counts)[:, np.sum(counts, axis=0) > 20]
-        assert common.shape[1] == 1 or stats.chi2_contingency(common).pvalue > 1e-3
-
-
 @pytest.mark.parametrize(("hubs", "axis"), [("out", 1), ("in", 2)])
 def test_scale_free_hubs_are_causes_or_effects(hubs, axis):
     batch = draw(num_variables=10, graph=scm.ScaleFree(2, hubs=hubs))

@@ -177,6 +177,12 @@ def check_promises(batch):
         assert not batch.values[b, :, n:].any()
 
 
+def check_same_rows(a, b):
+    for name in ("values", "is_missing", "attempt"):
+        ours, theirs = getattr(a, name), getattr(b, name)
+        assert ours is theirs or ours.numpy().tobytes() == theirs.numpy().tobytes(), name
+
+
 @pytest.mark.timeout(3600)
 @fuzz
 @given(prior=priors, seed=st.integers(0, 2**64 - 1), index=st.integers(0, 2**48 - 4), rows=st.integers(1, 200))
@@ -189,8 +195,12 @@ def test_any_prior_is_refused_with_a_reason_or_sampled(prior, seed, index, rows)
         return
     event("finite" if batch.is_finite.all() else "flagged as not finite")
     check_promises(batch)
+    check_same_rows(scm.resample(batch, rows, seed=seed, attempt=batch.attempt), batch)
+    check_same_rows(batch.do({}), batch)
+    assert batch.do({0: 0.25}).hard[batch.environment_mask][:, 0].all()
     offset = split_rows(batch.is_target_environment, batch.num_environments, rows, prior.target_share)
-    for path in native().path_names():
+    slow = ["rows"] if seed % 8 == 0 else []
+    for path in [*native().path_names(), *slow]:
         tables = draw_tables(prior, 3, seed, index, 1, path)
         values = evaluate_tables(tables, offset, rows, seed, 1, path, _wanted(prior, noise=False))["values"]
         assert torch.equal(values.view(torch.int32), batch.values.view(torch.int32)), path

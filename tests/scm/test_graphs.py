@@ -55,12 +55,30 @@ def tree(rng: Rng) -> np.ndarray:
     return adjacency
 
 
+def scale_free(rng: Rng) -> np.ndarray:
+    """Preferential attachment by NumPy's own weighted choice; edges from older to newer."""
+    adjacency, degree = np.zeros((SIZE, SIZE), bool), np.zeros(SIZE)
+    for newer in range(1, SIZE):
+        weight = 1 + degree[:newer]
+        chosen = rng.choice(newer, size=min(2, newer), replace=False, p=weight / weight.sum())
+        adjacency[chosen, newer] = True
+        degree[chosen] += 1
+        degree[newer] = len(chosen)
+    return adjacency
+
+
 def pattern(edges: Callable[[int, int], bool]) -> Callable[[Rng], np.ndarray]:
     return lambda rng: np.array([[i < j and edges(i, j) for j in range(SIZE)] for i in range(SIZE)])
 
 
 LAWS = {
     "erdos_renyi": (scm.ErdosRenyi(expected_in_degree=1.5), lambda rng: upper(np.full((SIZE, SIZE), 0.375), rng)),
+    "erdos_renyi_probability": (
+        scm.ErdosRenyi(edge_probability=0.3),
+        lambda rng: upper(np.full((SIZE, SIZE), 0.3), rng),
+    ),
+    "scale_free_out": (scm.ScaleFree(2), scale_free),
+    "scale_free_in": (scm.ScaleFree(2, hubs="in"), lambda rng: scale_free(rng)[::-1, ::-1].T),
     "stochastic_block": (scm.StochasticBlock(3, 0.7, 0.1), stochastic_block),
     "watts_strogatz": (scm.WattsStrogatz(2, 0.4), watts_strogatz),
     "geometric": (scm.Geometric(0.4), geometric),

@@ -70,6 +70,25 @@ def test_trees_are_piecewise_constant_with_at_most_two_to_the_depth_values():
     assert stats.kstest(leaves.numpy(), "norm").pvalue > 1e-3
 
 
+def test_trees_ask_every_parent_equally_at_normal_thresholds():
+    prior = scm.Prior(4, scm.Pattern("collider"), scm.Trees(5, 3), target_environments=0)
+    batch = scm.sample(prior, 2000, 1, seed=3)
+    trees = batch.mechanism_parameters.reshape(2000, -1)[:, 2:].reshape(2000, 5, 2 * 3 + 8)
+    levels = trees[..., :6].reshape(-1, 2)
+    assert stats.chisquare(torch.bincount(levels[:, 0].long(), minlength=3).numpy()).pvalue > 1e-3
+    assert stats.kstest(levels[:, 1].numpy(), "norm").pvalue > 1e-3
+    assert stats.kstest((trees[..., 6:] * 5**0.5).flatten().numpy(), "norm").pvalue > 1e-3
+
+
+def test_a_product_is_one_function_of_every_parent_multiplied():
+    seen = scm.PerVariable((1.0, 1.0, 1.0, 0.0))
+    graph = scm.UserGraph(((0, 3), (1, 3), (2, 3)))
+    for name, g in (("sine", np.sin), ("tanh", np.tanh), ("bump", lambda z: np.exp(-z * z))):
+        prior = scm.Prior(4, graph, scm.Elementwise(name, "product"), weight=1.5, noise_scale=seen)
+        x = scm.sample(prior, 3, 100, seed=7).values.double().numpy()
+        np.testing.assert_allclose(x[..., 3], np.prod(g(1.5 * x[..., :3]), axis=-1), atol=1e-6)
+
+
 def test_quadratic_coefficients_have_their_strength():
     f, x = effects(scm.Quadratic(0.4), 1, 20_000)
     coefficient = ((f - x) / x**2)[x.abs() > 1e-2]

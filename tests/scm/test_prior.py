@@ -2,8 +2,11 @@
 
 import json
 import math
+import re
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from priors import EVERYTHING, NAMED
@@ -73,6 +76,26 @@ def test_a_number_is_a_constant_and_a_pair_is_uniform():
     assert prior == scm.Prior(weight=scm.Constant(2.0), bias=scm.Uniform(-1.0, 1.0), noise_scale=scm.Constant(0.5))
 
 
+def test_numbers_of_numpy_are_numbers():
+    prior = scm.Prior(weight=np.float32(0.5), bias=(np.int64(-1), np.float64(1)), noise_scale=np.uint8(2))
+    assert prior == scm.Prior(weight=0.5, bias=(-1, 1), noise_scale=2)
+    assert scm.Prior.from_json(prior.to_json()) == prior
+
+
+def test_priors_that_are_equal_draw_equal_bits():
+    """Priors are kept by their value, and −0 equals 0."""
+    zero, minus = (scm.Prior(2, bias=bias, noise_scale=0.0) for bias in (0.0, -0.0))
+    assert zero == minus
+    values = [scm.sample(prior, 1, 4, seed=0).values for prior in (minus, zero)]
+    assert not any(torch.signbit(x).any() for x in values)
+
+
+def test_a_graph_of_weights_has_exactly_these():
+    weights = np.array([[0, 0, 0], [0.5, 0, 0], [0, -2, 0]])
+    batch = scm.sample(scm.Prior(3, scm.UserGraph.from_weights(weights)), 2, 10, seed=0)
+    assert np.array_equal(batch.weights.numpy(), np.broadcast_to(weights, (2, 2, 3, 3)))
+
+
 def test_a_prior_says_what_it_is():
     text = str(EVERYTHING)
     for part in (
@@ -81,8 +104,10 @@ def test_a_prior_says_what_it_is():
         "±LogU(0.2, 1.5)",
         "student_t",
         "hard U(-1, 1)",
+        " | scale-free, 2 edges per variable, in-hubs | ",
     ):
         assert part in text
+    assert re.search(r"^  observation +none$", text, re.MULTILINE)
 
 
 CHAIN = ((0, 1), (1, 2))
@@ -96,12 +121,18 @@ CHAIN = ((0, 1), (1, 2))
         (lambda: scm.Prior(num_variables=2.5), "num_variables: .* got 2.5"),
         (lambda: scm.Prior(noise_scale=-1), r"noise_scale: expected values within \[0, .*-1"),
         (lambda: scm.Prior(noise_scale=scm.Normal(1.0, 1.0)), "noise_scale: expected values within"),
-        (lambda: scm.Prior(noise_scale=(0.5, math.nan)), "Uniform.high: expected a finite number, got nan"),
+        (lambda: scm.Prior(noise_scale=(0.5, math.nan)), "noise_scale: Uniform.high: expected a finite .* got nan"),
         (lambda: scm.Prior(weight=math.inf), "weight: expected a number, .* got inf"),
         (lambda: scm.Prior(weight="big"), "weight: expected a number, .* got 'big'"),
         (lambda: scm.Prior(weight=True), "weight: expected a number, .* got True"),
         (lambda: scm.Uniform(2, 1), "Uniform.high: expected at least low = 2, got 1"),
-        (lambda: scm.LogUniform(0, 1), "LogUniform.low: expected a positive number, got 0"),
+        (lambda: scm.LogUniform(0, 1), "LogUniform.low: expected at least 1e-30, got 0"),
+        (lambda: scm.LogUniform(1e-40, 1), "LogUniform.low: expected at least 1e-30, got 1e-40"),
+        (lambda: scm.Prior(weight=10**400), "weight: expected a number, .* got 1000"),
+        (lambda: scm.Uniform(0, 10**400), "Uniform.high: expected a finite number .* got 1000"),
+        (lambda: scm.Constant(1j), "Constant.value: expected a finite number .* got 1j"),
+        (lambda: scm.Prior(noise_scale=1e31), "noise_scale: Constant.value: expected a finite number below 1e.30"),
+        (lambda: scm.Prior(bias=(2, 1)), "bias: Uniform.high: expected at least low = 2, got 1"),
         (lambda: scm.Normal(0, -1), "Normal.sd: expected a number ≥ 0, got -1"),
         (lambda: scm.Uniform(0, 1, "yes"), "Uniform.signed: expected True or False, got 'yes'"),
         (lambda: scm.Intervention("shift", 1.0, {}), "Intervention.variables: expected None or a tuple .*, got {}"),
@@ -121,6 +152,7 @@ CHAIN = ((0, 1), (1, 2))
         (lambda: scm.PostNonlinear("step"), "PostNonlinear.function: expected one or several of .* got 'step'"),
         (lambda: scm.Mixture(share=2), "Mixture.share: expected values within"),
         (lambda: scm.ClippedCauchy(0), "ClippedCauchy.limit: expected a number in"),
+        (lambda: scm.ClippedCauchy(True), "ClippedCauchy.limit: expected a number in .* got True"),
         (lambda: scm.Prior(noise_effect="subtractive"), "noise_effect: expected one or several of"),
         (lambda: scm.Prior(graph="chain"), "graph: expected one of the graphs .* got 'chain'"),
         (lambda: scm.ErdosRenyi(), "ErdosRenyi: expected expected_in_degree or edge_probability"),
@@ -134,7 +166,17 @@ CHAIN = ((0, 1), (1, 2))
         (lambda: scm.Pattern("loop"), "Pattern.kind: expected one of .* got 'loop'"),
         (lambda: scm.Layered(0), "Layered.layers: expected an int"),
         (lambda: scm.UserGraph(((0, 0),)), "UserGraph.edges: expected two different variables"),
-        (lambda: scm.UserGraph.from_adjacency([[0, 1]]), "adjacency: expected a square matrix"),
+        (lambda: scm.UserGraph(((0, 1, 1e7),)), "UserGraph.edges 0 → 1: expected values within"),
+        (lambda: scm.UserGraph.from_adjacency([[0, 1]]), r"adjacency: expected a square matrix, got .*shape \(1, 2\)"),
+        (lambda: scm.UserGraph.from_adjacency([[0, 1], [0]]), "adjacency: expected a square matrix, got"),
+        (lambda: scm.UserGraph.from_adjacency(3), r"adjacency: expected a square matrix, got .*shape \(\)"),
+        (lambda: scm.UserGraph.from_adjacency([[0, 0.5], [0, 0]]), "adjacency: expected entries 0 and 1, got"),
+        (lambda: scm.UserGraph.from_adjacency([[0, math.nan], [0, 0]]), "adjacency: expected entries 0 and 1, got"),
+        (lambda: scm.UserGraph.from_weights([[0, math.nan], [0, 0]]), "weights: expected finite numbers, got"),
+        (
+            lambda: scm.Prior(2, scm.UserGraph.from_weights([[0, 1], [0.5, 0]])),
+            "UserGraph.edges: expected an acyclic graph",
+        ),
         (
             lambda: scm.Prior(num_variables=3, graph=scm.UserGraph((*CHAIN, (2, 0)))),
             "UserGraph.edges: expected an acyclic graph, got the cycle 0 → 1 → 2 → 0",
@@ -154,6 +196,10 @@ CHAIN = ((0, 1), (1, 2))
         (
             lambda: scm.Prior(source_interventions=(scm.Intervention("redraw", variables=(99,)),)),
             "source_interventions.variables: expected 0…9, got 99",
+        ),
+        (
+            lambda: scm.Prior(target_interventions=(scm.Intervention("redraw"),) * 65),
+            "target_interventions: expected a tuple of up to 64 Intervention",
         ),
         (lambda: scm.Prior(source_environments=0), "source_environments: expected an int"),
         (lambda: scm.Prior(target="Z"), "target: expected one of the names"),
@@ -182,6 +228,12 @@ def test_bad_priors_name_field_expected_and_got(build, message):
         ("[]", "prior: expected JSON of a Prior, got 'tuple'"),
         ('{"type": "Linear"}', "prior: expected JSON of a Prior, got 'Linear'"),
         ('{"type": "Posterior"}', "prior.type: expected one of .* got 'Posterior'"),
+        ('{"type": ["Prior"]}', "prior.type: expected one of .* got .'Prior'"),
+        ('{"type": "Prior", "graph": {"type": "Pattern"}}', r"Pattern fields: expected at least .'kind'., got \[\]"),
+        ('{"type": "Prior", "graph": {"type": "Pattern", "kind": "loop"}}', "Pattern.kind: expected one of"),
+        ('{"type": "Prior", "weight": NaN}', "weight: expected a number, .* got nan"),
+        ("[" * 100_000, "prior: expected JSON, got"),
+        (None, "prior: expected JSON text, got None"),
         ('{"type": "Prior", "colour": 1}', "Prior fields: expected a subset of .* got .'colour'"),
     ],
 )
@@ -192,7 +244,16 @@ def test_bad_json_names_field_expected_and_got(text, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "prior: expected YAML"), ("- 1", "prior: expected YAML of a Prior, got 'tuple'"), ("", "got 'NoneType'")],
+    [
+        ("a: [", "prior: expected YAML"),
+        ("- 1", "prior: expected YAML of a Prior, got 'tuple'"),
+        ("", "got 'NoneType'"),
+        (b"type: Prior", "prior: expected YAML text, got b'type: Prior'"),
+        ("type: Prior\n3: 1\ncolour: red\n", r"Prior fields: expected a subset of .* got \['3', 'colour'\]"),
+        ("type: Prior\nnum_variables: three\n", "num_variables: expected an int .* got 'three'"),
+        ("type: Prior\nnum_variables: 2\nnames: [no, yes]\n", r"names: expected a tuple of str, got \(False, True\)"),
+        ("!!python/object/apply:os.getcwd []", "prior: expected YAML, got"),
+    ],
 )
 def test_bad_yaml_names_field_expected_and_got(text, message):
     with pytest.raises(ValueError, match=message):

@@ -5,6 +5,7 @@ import torch
 from priors import CASES
 
 from settx_fast import scm
+from settx_fast.scm._native import native
 from settx_fast.scm._tables import LAYOUT, evaluate_tables, split_rows
 from settx_fast.scm.sampler import _wanted
 
@@ -51,6 +52,14 @@ def test_the_last_of_too_many_attempts_is_the_same(way):
     assert not batch.is_accepted.all()
     for name, found in evaluate(batch, way).items():
         assert found.numpy().tobytes() == getattr(batch, name).numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("way", [*native().path_names(), *WAYS])
+@pytest.mark.parametrize("impossible", [-1, 1025, 4096, -(1 << 15)])
+def test_an_attempt_that_no_row_can_have_is_the_last(impossible, way):
+    batch = scm.sample(scm.Prior(2, observation=(scm.Selection(environments="all"),)), 2, 70, seed=5)
+    given = torch.full_like(batch.attempt, impossible)
+    assert torch.all(evaluate(batch, way, given)["attempt"] == 1024)
 
 
 # Within a block of 64 and at its ends; at the ends of an item of the fewest lanes (128) and of the most (512); several.

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from priors import EVERYTHING, LINEAR, NAMED, UNOBSERVED
+from priors import CASES, EVERYTHING, LINEAR, NAMED, UNOBSERVED
 from rounding import rounding_bound
 
 from settx_fast import scm
@@ -57,11 +57,12 @@ def test_named_draws_have_their_golden_checksums(name):
 WHOLE = {name: NAMED[name] for name in ("everything", "internal", "by_sample", "observed", "observed_by_sample")}
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("num_threads", [2, 7])
 def test_number_of_threads_never_changes_a_bit(num_threads, name):
-    one = scm.sample(WHOLE[name], 60, 130, seed=3, num_threads=1)
-    assert_same(one, scm.sample(WHOLE[name], 60, 130, seed=3, num_threads=num_threads))
+    size = (4 if name == "wide" else 60, 130)
+    one = scm.sample(CASES[name], *size, seed=3, num_threads=1)
+    assert_same(one, scm.sample(CASES[name], *size, seed=3, num_threads=num_threads))
 
 
 @pytest.mark.parametrize("standardisation", ["none", "sample"])
@@ -89,15 +90,30 @@ def test_splitting_a_batch_never_changes_a_bit(start, split, seed, prior):
     assert torch.equal(whole.mechanism_parameters, parameters)
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("path", native().path_names())
 def test_every_instruction_set_gives_the_same_bits(path, name):
-    best = scm.sample(WHOLE[name], 40, 150, seed=5, return_noise=True)
-    tables = draw_tables(WHOLE[name], 40, 5, 0, 1, path)
-    offset = split_rows(best.is_target_environment, best.num_environments, 150, EVERYTHING.target_share)
-    rows = evaluate_tables(tables, offset, 150, 5, 1, path, _wanted(WHOLE[name], noise=True))
+    prior, size = CASES[name], 4 if name == "wide" else 40
+    best = scm.sample(prior, size, 150, seed=5, return_noise=True)
+    tables = draw_tables(prior, size, 5, 0, 1, path)
+    offset = split_rows(best.is_target_environment, best.num_environments, 150, prior.target_share)
+    rows = evaluate_tables(tables, offset, 150, 5, 1, path, _wanted(prior, noise=True))
     for name, expected in (tables | rows).items():
         assert same(getattr(best, name), expected), name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much memory is mapped")
+def test_a_system_without_threads_to_give_changes_no_bit():
+    """Stacks of 1,000 threads do not fit in what memory the process may still map."""
+    code = (
+        "import resource, torch; from settx_fast import scm;"
+        "one = scm.sample(scm.Prior(3), 2000, 20, seed=0, num_threads=1);"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (500 << 20),) * 2);"
+        "few = scm.sample(scm.Prior(3), 2000, 20, seed=0, num_threads=1000);"
+        "assert torch.equal(one.values, few.values)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_another_process_draws_the_same_bits():
@@ -243,12 +259,39 @@ def test_a_dataset_becomes_a_graph():
     assert len(graph) == 12
 
 
+def test_a_batch_comes_apart_into_features_and_target():
+    hidden = replace(EVERYTHING, observation=(scm.Hidden((1, 2)),))
+    batch = scm.sample(hidden, 20, 30, seed=8)
+    for b in range(len(batch)):
+        target = int(batch.target_index[b])
+        seen = [v for v in batch.visible_mask[b].nonzero().flatten().tolist() if v != target]
+        X, y = batch.xy(b)
+        assert torch.equal(X, batch.values[b][:, seen])
+        assert torch.equal(y, batch.values[b, :, target])
+        assert torch.equal(batch.features[b][:, batch.feature_mask[b]], X)
+        assert torch.equal(batch.target[b], y)
+        assert not batch.features[b][:, ~batch.feature_mask[b]].any()
+        assert batch.feature_index[b][batch.feature_mask[b]].tolist() == seen
+        assert batch.is_target_row[b].tolist() == batch.to_pandas(b).is_target_environment.tolist()
+
+
+@pytest.mark.parametrize("ask", ["to_pandas", "graph", "xy"])
+@pytest.mark.parametrize("dataset", [3, -4, 1.0, "x0", None, True])
+def test_a_dataset_that_is_not_there_is_refused(ask, dataset):
+    batch = scm.sample(LINEAR, 3, 10, seed=8)
+    with pytest.raises(ValueError, match=r"dataset: expected an int in 0…2, got "):
+        getattr(batch, ask)(dataset)
+
+
 def test_exploding_datasets_are_flagged():
     squares = scm.Prior(12, scm.Pattern("chain"), scm.Elementwise("square"), weight=3.0)
     batch = scm.sample(squares, 20, 50, seed=8)
     assert not batch.is_finite.all()
     assert torch.equal(batch.is_finite, batch.values.isfinite().all(2).all(1))
-    assert scm.sample(scm.Prior(), 500, 50, seed=8).is_finite.all()
+
+
+def test_the_default_prior_never_explodes():
+    assert all(scm.sample(scm.Prior(), 500, 50, seed=seed).is_finite.all() for seed in range(20))
 
 
 GOOD = {"prior": LINEAR, "num_datasets": 2, "num_rows": 10, "seed": 0}
@@ -275,6 +318,13 @@ GOOD = {"prior": LINEAR, "num_datasets": 2, "num_rows": 10, "seed": 0}
         ({"first_index": 1 << 48}, "first_index \\+ num_datasets: expected at most 2⁴⁸"),
         ({"num_threads": 0}, "num_threads: expected None or an int in 1…1024, got 0"),
         ({"device": "abacus"}, "device: expected 'cpu', 'cuda' .*, got 'abacus'"),
+        ({"device": None}, "device: expected 'cpu', 'cuda' .*, got 'None'"),
+        ({"device": "meta"}, "device: expected 'cpu', 'cuda' .*, got 'meta'"),
+        ({"return_noise": "yes"}, "return_noise: expected True or False, got 'yes'"),
+        ({"num_datasets": True}, "num_datasets: expected an int ≥ 1, got True"),
+        ({"num_datasets": 1 << 70}, "first_index . num_datasets: expected at most 2⁴⁸"),
+        ({"num_rows": 10**12}, "num_rows: expected an int in 1…2³² .* got 1000000000000"),
+        ({"first_index": 0.0}, "first_index: expected an int ≥ 0, got 0.0"),
         ({"prior": "chain"}, "prior: expected an scm.Prior, got 'chain'"),
     ],
 )
@@ -300,6 +350,9 @@ def test_values_land_in_the_tensor_given_for_them():
         (torch.zeros(2, 6, 10).mT, r"out.stride\(\): expected a contiguous tensor, got \(60, 1, 10\)"),
         (torch.zeros(1, 10, 6).expand(2, 10, 6), r"out.stride\(\): .* got \(0, 6, 1\)"),
         (torch.zeros(2, 10, 6, device="meta"), "out.device: expected 'cpu', got 'meta'"),
+        (torch._neg_view(torch.zeros(2, 10, 6)), r"out.stride\(\): expected a contiguous tensor"),
+        (torch.zeros(2, 10, 6).to_sparse(), "out.layout: expected torch.strided, not nested, got torch.sparse_coo"),
+        (torch.zeros(2, 10, 6).to_mkldnn(), "out.layout: .* got torch._mkldnn"),
         (torch.zeros(2, 10, 6, requires_grad=True), "out.requires_grad: expected False, got True"),
     ],
 )
@@ -329,12 +382,35 @@ def test_a_batch_is_held_against_the_memory_that_is_free_not_against_all(monkeyp
         ({"environments": -1}, "environments: expected below num_environments"),
         ({"environments": torch.zeros(3, dtype=torch.int64)}, "environments: expected one for each of 2"),
         ({"environments": torch.zeros(2)}, "environments: expected an int or int64"),
+        ({"environments": "first"}, "environments: expected an int or int64 .* got 'first'"),
+        ({"environments": True}, "environments: expected an int or int64 .* got True"),
+        ({"batch": None}, "batch: expected an scm.Batch, got 'NoneType'"),
+        ({"observed": 1}, "observed: expected True or False, got 1"),
+        ({"attempt": torch.zeros(2, 10, dtype=torch.int16)}, "attempt: expected None where no row is selected"),
     ],
 )
 def test_bad_resampling_names_field_expected_and_got(change, message):
     batch = scm.sample(**GOOD)
     with pytest.raises(ValueError, match=message):
-        scm.resample(batch, **({"num_rows": 10, "seed": 0} | change))
+        scm.resample(**({"batch": batch, "num_rows": 10, "seed": 0} | change))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        ("first", "attempt: expected None or an int16 tensor .* got 'first'"),
+        (torch.zeros(2, 10), r"attempt: expected a contiguous torch.int16 \(2, 10\), got .*float32 \(2, 10\)"),
+        (torch.zeros(2, 9, dtype=torch.int16), r"attempt: .* got 'torch.int16 \(2, 9\)"),
+        (torch.zeros(10, 2, dtype=torch.int16).T, r"attempt: expected a contiguous .* with strides \(1, 2\)"),
+        (torch.full((2, 10), -1, dtype=torch.int16), "attempt: expected numbers in 0…1024, got '-1…-1'"),
+        (torch.full((2, 10), 1025, dtype=torch.int16), "attempt: expected numbers in 0…1024, got '1025…1025'"),
+        (torch.zeros(2, 10, dtype=torch.int16, device="meta"), "attempt.device: expected cpu, got 'meta'"),
+    ],
+)
+def test_attempts_that_no_row_can_have_are_refused(attempt, message):
+    batch = scm.sample(scm.Prior(observation=(scm.Selection(),)), 2, 10, seed=0)
+    with pytest.raises(ValueError, match=message):
+        scm.resample(batch, 10, seed=0, attempt=attempt)
 
 
 def test_native_module_refuses_arrays_of_the_wrong_shape_or_type():

@@ -113,7 +113,7 @@ def _draw_as_a_rank(rank, ranks, port, results):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_processes_of_a_group_draw_their_own_slices(ranks, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -194,6 +194,12 @@ def test_a_stateful_loader_resumes_a_stream(workers):
 def test_a_state_of_another_stream_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         stream().load_state_dict(stream().state_dict() | change)
+
+
+@pytest.mark.parametrize("state", [None, "state", 3])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ValueError, match="state_dict: expected what `state_dict` gives, got"):
+        stream().load_state_dict(state)
 
 
 # ---- Refusals --------------------------------------------------------------------------------------------------------

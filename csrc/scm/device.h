@@ -1,0 +1,15 @@
+// What launches know of a device, whichever it is.
+#pragma once
+#include <cstdint>
+
+namespace settx::scm {
+
+struct DeviceLimits {
+    int64_t shared_per_processor, shared_per_block;  // bytes
+};
+
+struct Grid {
+    int64_t blocks, threads, shared_bytes;  // threads and bytes of each block
+};
+
+}  // namespace settx::scm
