@@ -21,9 +21,9 @@ def contenders(inputs: Inputs, *, compiled: bool) -> dict[str, Run]:
     eager: dict[str, Run] = {"original": _original, "composed (SDPA)": _composed}
     found = dict(eager)
     if compiled:
-        found |= {f"{name}, compiled": torch.compile(run) for name, run in eager.items()}
+        found |= {f"{name}, compiled": torch.compile(run, dynamic=False) for name, run in eager.items()}
     if cuda and inputs.lengths is None:
-        found["FlexAttention"] = torch.compile(_flex)
+        found["FlexAttention"] = torch.compile(_flex, dynamic=False)
     return found | {"ours": _ours}
 
 

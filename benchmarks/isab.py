@@ -5,24 +5,23 @@ python -m benchmarks.isab --device cpu --shape large
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.contenders import Run, contenders
 from benchmarks.machine import Machine, floor_seconds, interleaved, measure
+from benchmarks.table import print_table
 from settx_fast.testing import CPU_SHAPES, SHAPES, Inputs, assert_close_to_oracle, make_inputs
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,33 +44,50 @@ class Row:
     extra_mib: float  # peak memory beyond inputs, output and their gradients
 
 
-def main(
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    shape: Annotated[list[str] | None, typer.Option(help="named shape, repeatable; default: all")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16; default: float32 on cpu")] = "",
-    compiled: Annotated[bool, typer.Option(help="also torch.compile of the peers")] = False,
-    seconds: Annotated[float, typer.Option(help="least time for each group of measurements")] = 3.0,
-    threads: Annotated[int | None, typer.Option(help="threads on a CPU")] = None,
-    probe: Annotated[str, typer.Option(hidden=True)] = "",
-) -> None:
-    """Time ISAB forward and forward + backward on named shapes, check it first, write benchmarks/results/*.csv."""
-    if threads:
-        torch.set_num_threads(threads)
-    target, known = torch.device(device), SHAPES if device == "cuda" else CPU_SHAPES
-    kind = getattr(torch, dtype or ("bfloat16" if device == "cuda" else "float32"))
-    names = shape or list(known)
-    if unknown := set(names) - set(known):
-        raise typer.BadParameter(f"shape: expected one of {sorted(known)}, got {sorted(unknown)}")
-    if probe:
-        print(_probe_cpu_memory(make_inputs(known[names[0]], dtype=kind), probe))
+def main() -> None:
+    options = _parse()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    target, known = torch.device(options.device), SHAPES if options.device == "cuda" else CPU_SHAPES
+    kind = getattr(torch, options.dtype or ("bfloat16" if options.device == "cuda" else "float32"))
+    first = [name for name in options.compiled if name != "all"]
+    names = options.shape or [*first, *(name for name in known if name not in first)]
+    if options.probe:
+        print(_probe_cpu_memory(make_inputs(known[names[0]], dtype=kind), options.probe))
         return
+    end = time.monotonic() + options.until
     machine = measure(target, kind)
     rows: list[Row] = []
-    for name in names:
+    for number, name in enumerate(names):
+        if time.monotonic() > end:
+            print(f"left out after {options.until:.0f} s: {', '.join(names[number:])}")
+            break
         inputs = make_inputs(known[name], dtype=kind, device=target)
-        rows += _benchmark(name, inputs, contenders(inputs, compiled=compiled), machine, seconds)
+        compiled = name in options.compiled or "all" in options.compiled
+        rows += _benchmark(name, inputs, contenders(inputs, compiled=compiled), machine, options.seconds)
+        _write(rows, machine)  # what is measured stays, whatever happens to the next shape
     _show(rows, machine)
-    _write(rows, machine)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.isab",
+        description="Time ISAB forward and forward + backward on named shapes, check it first, write results/*.csv.",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", action="append", choices=SHAPES, help="repeatable; default: all")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32 on cpu")
+    parser.add_argument(
+        "--compiled", nargs="*", default=[], metavar="SHAPE", help="also torch.compile of the peers; 'all' shapes"
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="least time for each group of measurements")
+    parser.add_argument("--until", type=float, default=math.inf, help="begin no shape after so many seconds")
+    parser.add_argument("--threads", type=int, help="threads on a CPU")
+    parser.add_argument("--probe", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if unknown := set(options.compiled) - set(SHAPES) - {"all"}:
+        parser.error(f"--compiled: expected some of {sorted(SHAPES)} or all, got {sorted(unknown)}")
+    return options
 
 
 def _benchmark(name: str, inputs: Inputs, runs: dict[str, Run], machine: Machine, budget: float) -> list[Row]:
@@ -132,7 +148,7 @@ def _extra_mib(name: str, inputs: Inputs, contender: str, call: Callable[[], obj
         return (torch.cuda.max_memory_allocated() - before - _results(inputs)) / 2**20
     kind = str(inputs.x.dtype).removeprefix("torch.")
     command = [sys.executable, "-m", "benchmarks.isab", "--shape", name, "--dtype", kind, "--probe", contender]
-    command += ["--threads", str(torch.get_num_threads())] + (["--compiled"] if "compiled" in contender else [])
+    command += ["--threads", str(torch.get_num_threads())] + (["--compiled", name] if "compiled" in contender else [])
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -162,15 +178,13 @@ def _show(rows: list[Row], machine: Machine) -> None:
     limits = (
         f"copies {machine.bytes_per_second / 1e9:.0f} GB/s, multiplies {machine.flop_per_second / 1e9:,.0f} GFLOP/s"
     )
-    table = Table(title=f"ISAB on {machine.name} ({limits})")
-    for header in ("shape", "pass", "contender", "ms", "× original", "of floor", "extra MiB"):
-        table.add_column(header, justify="left" if header in ("shape", "pass", "contender") else "right")
+    lines = []
     for row in rows:
         memory = "" if math.isnan(row.extra_mib) else f"{row.extra_mib:,.0f}"
         numbers = f"{row.milliseconds:.2f}", f"{row.speedup:.2f}", f"{row.floor_fraction:.0%}", memory
-        style = "bold" if row.contender == "ours" else None
-        table.add_row(row.shape, row.what, row.contender, *numbers, style=style)
-    Console(width=120).print(table)
+        lines.append((row.shape, row.what, row.contender, *numbers))
+    columns = ("shape", "pass", "contender", "ms", "× original", "of floor", "extra MiB")
+    print_table(f"ISAB on {machine.name} ({limits})", columns, lines, left=3)
 
 
 def _write(rows: list[Row], machine: Machine) -> None:
@@ -183,8 +197,7 @@ def _write(rows: list[Row], machine: Machine) -> None:
             {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
             for row in rows
         )
-    print(f"written: {path}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

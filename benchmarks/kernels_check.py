@@ -43,8 +43,9 @@ from settx_fast.kernels import config
 MAX_SPILL = 64
 ARCHITECTURES = (80, 90, 100)  # every problem
 SMALLER = (86, 120)  # HALF: less shared memory
-CORNER_ARCHITECTURES = (80, 86)
+CORNER_ARCHITECTURES = (86, 80)
 MATRIX_SIZE = 64  # rows that wgmma multiplies; LARGE_PRODUCTS of fewer queries do without
+FORWARD = ("prepare_kernel", "scan_kernel", "merge_kernel", "finish_kernel", "broadcast_forward_kernel", "small_kernel")
 LARGE_PRODUCTS = ("scan_kernel", "broadcast_forward_kernel", "small_kernel")
 INSTRUCTIONS = {"wgmma": r"wgmma\.mma_async", "tcgen05": r"tcgen05\.mma", "mma": r"\bmma\.sync"}
 RESULTS = Path(__file__).parent / "results" / "kernels_check.csv"
@@ -77,11 +78,15 @@ class Launch:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Equal for launches of one program, whatever numbers Triton specialised it for (1, multiples of 16)."""
+        """Equal for launches of one program, whatever numbers Triton specialised it for (1, multiples of 16).
+
+        sm_80 and sm_86 have one instruction set: a corner's program that fits the smaller memory fits the larger.
+        """
         declared = {i for i, param in enumerate(self.kernel.params) if param.is_constexpr}
         constants = {path: value for path, value in self.constants.items() if value is None or path[0] in declared}
         types = [kind for kind in _flat(self.signature.values()) if kind.startswith("*")]
-        return self.arch, self.module, self.name, str(constants), str(types), self.options.num_warps
+        arch = CORNER_ARCHITECTURES if self.problem in CORNERS else self.arch
+        return arch, self.module, self.name, str(constants), str(types), self.options.num_warps
 
 
 def _flat(kinds: Iterable[Any]) -> Iterator[str]:
@@ -106,6 +111,7 @@ class Usage:
     wgmma: int
     tcgen05: int
     mma: int
+    repeated: int  # matrix products that warps compute more than once, having more rows than the product
     seconds: float  # of CPU time, when it was compiled
     fault: str
 
@@ -145,13 +151,14 @@ def compile_ahead(launch: Launch) -> Usage:
         cause: BaseException = error
         while cause.__cause__ is not None:  # from the kernel's call down to what was called
             cause = cause.__cause__
-        return Usage(*where, 0, 0, 0, 0, 0, 0, 0.0, f"does not compile: {str(cause).strip().splitlines()[-1]}")
+        return Usage(*where, 0, 0, 0, 0, 0, 0, 0, 0.0, f"does not compile: {str(cause).strip().splitlines()[-1]}")
     seconds = _remembered(program.hash, _cpu_seconds() - start)
     registers, stack = resources(program.asm["cubin"])
     counts = {name: len(re.findall(pattern, program.asm["ptx"])) for name, pattern in INSTRUCTIONS.items()}
     shared = program.metadata.shared
     matrix = (counts["wgmma"], counts["tcgen05"], counts["mma"])
-    return Usage(*where, registers, stack, shared, *matrix, seconds, fault(launch, stack, shared, counts))
+    again = repeated(program.asm["ttgir"])
+    return Usage(*where, registers, stack, shared, *matrix, again, seconds, fault(launch, stack, shared, counts))
 
 
 def _cpu_seconds() -> float:
@@ -180,6 +187,17 @@ def resources(cubin: bytes) -> tuple[int, int]:
     if found is None:
         raise RuntimeError(f"cuobjdump: expected REG and STACK, got {listing!r}")
     return int(found[1]), int(found[2])
+
+
+def repeated(ttgir: str) -> int:
+    """Products of warps that together hold more rows or columns than there are: each is computed so many times."""
+    layout = r"(#\w+) = #ttg\.nvidia_mma<\{.*?warpsPerCTA = \[(\d+), (\d+)\]"
+    warps = {name: (16 * int(rows), 8 * int(columns)) for name, rows, columns in re.findall(layout, ttgir)}
+    product = r"= (?:ttng\.warp_group_dot|tt\.dot) .*-> tensor<(\d+)x(\d+)xf32, (#\w+)>"
+    sizes = [
+        (int(rows), int(columns), *warps[name]) for rows, columns, name in re.findall(product, ttgir) if name in warps
+    ]
+    return sum(rows < held_rows or columns < held_columns for rows, columns, held_rows, held_columns in sizes)
 
 
 def fault(launch: Launch, stack: int, shared: int, counts: dict[str, int]) -> str:
@@ -231,13 +249,15 @@ def summary(usages: list[Usage]) -> Table:
 
 
 def compile_times(launches: list[Launch], usages: dict[tuple[Any, ...], Usage]) -> Table:
-    """CPU seconds of all that the first training step of a problem compiles."""
-    table = Table("problem", "arch", "programs", "seconds")
+    """CPU seconds of all that the first forward and the first training step of a problem compile."""
+    table = Table("problem", "arch", "programs", "forward", "with backward")
     steps: dict[tuple[str, int], set[tuple[Any, ...]]] = defaultdict(set)
     for launch in launches:
         steps[launch.problem, launch.arch].add(launch.key)
     for (problem, arch), keys in steps.items():
-        table.add_row(problem, str(arch), str(len(keys)), f"{sum(usages[key].seconds for key in keys):.1f}")
+        used = [usages[key] for key in keys]
+        forward, step = (sum(u.seconds for u in used if u.kernel in names or not names) for names in (FORWARD, ()))
+        table.add_row(problem, str(arch), str(len(keys)), f"{forward:.1f}", f"{step:.1f}")
     return table
 
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.table import print_table
 from settx_fast import scm
 
 ROUNDS, SEED = 15, 1
@@ -106,12 +105,7 @@ def main() -> None:
     for case in CASES:
         check(case)
     records = [compare(case) for case in CASES]
-    table = Table(title=torch.cuda.get_device_name())
-    for column in records[0]:
-        table.add_column(column, justify="left" if column == "case" else "right")
-    for record in records:
-        table.add_row(*map(str, record.values()))
-    Console().print(table)
+    print_table(torch.cuda.get_device_name(), list(records[0]), [[*map(str, r.values())] for r in records])
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"scm-{torch.cuda.get_device_name().lower().replace(' ', '-')}.csv"
     with path.open("w", newline="") as file:

@@ -6,16 +6,15 @@ tile. Buckets that were measured before and are not measured now stay as they ar
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
 from unittest import mock
 
 import torch
-import typer
-from rich.console import Console
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
@@ -29,7 +28,6 @@ from settx_fast.kernels.config import Problem, Tile
 from settx_fast.testing import SHAPES, Shape, make_weights
 
 TOLERANCE = 2e-2  # bf16: other tiles round their sums elsewhere
-console = Console()
 
 
 class Case:
@@ -113,25 +111,35 @@ def tune(case: Case) -> dict[str, Tile]:
             return case.forward().latents.out if name == "forward" else case.backward(saved)
 
         tile, time, own = fastest(config.fit(problem, rule(problem), resident), chosen, name, run)
-        console.print(f"  {name}: {tuple(tile)} {time:.3f} ms, by rule {own:.3f} ms")
+        print(f"  {name}: {tuple(tile)} {time:.3f} ms, by rule {own:.3f} ms")
         chosen[name] = tile
     return chosen
 
 
-def main(shape: Annotated[list[str] | None, typer.Option(help="Only these named shapes.")] = None) -> None:
-    """Measure and write the table of this GPU."""
-    if not torch.cuda.is_available():
-        console.print("tuning measures a GPU, and PyTorch sees none here")
-        raise typer.Exit(1)
-    path = config.CONFIGS / f"{config.gpu_of(torch.device('cuda')).table}.json"
+def save(gpu: str, key: str, tiles: dict[str, Tile]) -> None:
+    """Put a bucket's tiles into the table of a GPU, beside the buckets that it holds."""
+    path = config.CONFIGS / f"{gpu}.json"
     table = json.loads(path.read_text()) if path.exists() else {}
-    for name in shape or [name for name in SHAPES if not SHAPES[name].ragged]:
+    table[key] = {name: tile._asdict() for name, tile in tiles.items()}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    """Measure and write the table of this GPU."""
+    known = [name for name in SHAPES if not SHAPES[name].ragged]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
+    parser.add_argument("--shape", action="append", choices=known, help="repeatable; default: all")
+    names = parser.parse_args().shape or known
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks.tune: expected a CUDA GPU that torch can use, found none")
+    gpu = config.gpu_of(torch.device("cuda")).table
+    for name in names:
         case = Case(SHAPES[name], torch.bfloat16)
-        console.print(f"{name}: {case.problem.key}")
-        table[case.problem.key] = {key: tile._asdict() for key, tile in tune(case).items()}
-        path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
-    console.print(f"wrote {path}")
+        print(f"{name}: {case.problem.key}")
+        save(gpu, case.problem.key, tune(case))
+    print(f"wrote {config.CONFIGS / gpu}.json")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -1,4 +1,7 @@
-"""Options: `--native FILE` tests another build of the native module, `--hypothesis-profile thorough` 10,000 cases."""
+"""Options: `--native FILE` tests another build of the native module, `--hypothesis-profile thorough` 10,000 cases.
+
+`--shard 2/8` runs every eighth test from the third on: `make gpu` needs no plugin to use all cores.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,21 @@ import importlib.util
 import sys
 
 import pytest
-from hypothesis import settings
 
-settings.register_profile("thorough", max_examples=10_000)
+if importlib.util.find_spec("hypothesis") is not None:  # a bare environment tests what does not need it
+    from hypothesis import settings
+
+    settings.register_profile("thorough", max_examples=10_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--native", metavar="FILE", help="the build of settx_fast._native to test")
+    parser.addoption("--shard", metavar="I/N", default="0/1", help="of N equal parts of the tests, number I from 0 on")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    number, shards = map(int, config.getoption("--shard").split("/"))
+    items[:] = items[number::shards]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -82,7 +82,7 @@ class Problem:
     def key(self) -> str:
         """The bucket that tuned tables are keyed by."""
         sizes = f"B{_bucket(self.num_sets)} N{_bucket(self.longest)} C{self.C} D{self.D} H{self.H} M{self.M}"
-        return f"{sizes} {self.products}"
+        return f"{sizes} {self.products}{' normed' if self.normed else ''}"
 
 
 class Tile(NamedTuple):

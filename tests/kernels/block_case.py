@@ -45,3 +45,25 @@ def assert_block_matches_oracle(
     for name in cancelled:  # terms that cancel exactly do so up to their rounding
         assert actual.pop(name).abs().max() <= 2 * torch.finfo(dtype).eps * largest, name
     assert_step_close_to_oracle(actual, same, exact)
+
+
+def assert_copies_of_a_set_change_nothing(shape: Shape, device: torch.device, copies: int) -> None:
+    """A set that holds another `copies` times: attention over copies is attention over one, in every row of every copy.
+
+    The same output gradient in every copy makes the same gradient for every row, and `copies` times that of weights.
+    """
+    inputs = make_inputs(shape, dtype=torch.bfloat16, device=device)
+    grad = torch.randn(1, shape.elements, shape.dim, generator=torch.Generator().manual_seed(7)).to(inputs.x)
+    results = []
+    for times in (1, copies):
+        fresh = inputs.to(torch.bfloat16)
+        x = fresh.x.detach().repeat(1, times, 1).requires_grad_()
+        out = functional.induced_set_attention(x, *fresh[1:6], impl="triton")
+        out.backward(grad.repeat(1, times, 1))
+        results.append((out.detach(), x.grad, fresh.weights_b.w_o.grad / times))
+    (out, dx, dw), (copied_out, copied_dx, copied_dw) = results
+    for start in {0, (copies // 2) * shape.elements, (copies - 1) * shape.elements}:
+        rows = slice(start, start + shape.elements)
+        torch.testing.assert_close(copied_out[:, rows], out, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(copied_dx[:, rows], dx, rtol=5e-2, atol=5e-2 * dx.abs().max().item())
+    torch.testing.assert_close(copied_dw, dw, rtol=5e-2, atol=5e-2 * dw.abs().max().item())

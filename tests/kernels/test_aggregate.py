@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import tune
 from settx_fast import functional
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast.kernels import aggregate_grad, config
@@ -141,6 +142,36 @@ def test_a_measured_tile_replaces_the_rule_in_its_bucket_only(tmp_path: Path, mo
     assert forward_config(asked).tile == Tile(**tile)
     assert forward_config(problem(C=64)).tile != Tile(**tile)
     config.load_table.cache_clear()
+
+
+def test_what_tuning_writes_is_what_rules_are_replaced_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = problem(), problem(C=64)
+    tiles = {"forward": Tile(64, 32, 4, 2), "sums": Tile(32, 32, 4, 1), "elements": Tile(16, 64, 8, 1)}
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(config, "gpu_of", lambda device: config.Gpu(90, config.SHARED_MEMORY[90], "sm_90-made-up"))
+    tune.save("sm_90-made-up", first.key, tiles)
+    tune.save("sm_90-made-up", second.key, {"forward": Tile(16, 16, 4, 1)})
+    config.load_table.cache_clear()
+    backward = backward_config(first, True)
+    assert (forward_config(first).tile, backward.sums, backward.elements) == tuple(tiles.values())
+    assert forward_config(second).tile == Tile(16, 16, 4, 1)
+    assert forward_config(problem(normed=True)).tile == fit(first, wanted(first), 1), "another program"
+    config.load_table.cache_clear()
+
+
+def test_tuning_takes_the_fastest_tile_that_gives_the_rules_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are made up: smaller tiles are faster, and those of 16 elements give other numbers."""
+
+    def tile() -> Tile:
+        found = config.tuned(problem(), "forward")
+        assert found is not None
+        return found
+
+    monkeypatch.setattr(tune, "do_bench", lambda run: sum(tile()))
+    best, least, own = tune.fastest(
+        Tile(64, 32, 4, 2), {}, "forward", lambda: torch.tensor(0.0 if tile().block_n == 16 else 1.0)
+    )
+    assert (best, least, own) == (Tile(32, 32, 4, 1), 69, 102)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.kernel_launches import CORNERS
-from settx_fast import functional
+from settx_fast import composed, functional
 from settx_fast._dispatch import MAX_DIM, MAX_DIM_IN, MAX_LATENTS, MIN_HEAD, why_not_triton
 from settx_fast.nn import ISAB, MAB, PMA, SAB
 from settx_fast.testing import Inputs, Shape, make_inputs
@@ -107,19 +115,26 @@ def test_operators_pass_opcheck(device: torch.device) -> None:
     torch.library.opcheck(library.broadcast, (inputs.x, lengths, None, keys, values, b, inputs.spec_b.text))
 
 
-def test_one_graph_serves_every_number_of_elements(device: torch.device) -> None:
-    inputs = make_inputs(SMALL, device=device)
-    graphs: list[int] = []
+@pytest.mark.parametrize("ragged", ["full", "lengths", "mask"])
+def test_one_graph_serves_every_number_of_elements_and_trains(ragged: str, device: torch.device) -> None:
+    torch._dynamo.reset()
+    inputs = make_inputs(Shape(2, 10, 16, 16, 2, 3), device=device)
+    counter = CompileCounterWithBackend("aot_eager")
 
-    def count(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
-        graphs.append(1)
-        return graph
+    def block(x: Tensor, **sets: Tensor) -> Tensor:
+        return functional.induced_set_attention(x, *inputs[1:6], impl="triton", **sets)  # type: ignore[arg-type]
 
-    compiled = torch.compile(lambda x: isab(inputs, x), backend=count, fullgraph=True, dynamic=True)
+    compiled = torch.compile(block, backend=counter, fullgraph=True, dynamic=True)
     for elements in (20, 9, 33):
-        x = torch.randn(1, elements, 16, device=device)
-        assert torch.equal(compiled(x), isab(inputs, x))
-    assert len(graphs) == 1
+        x = torch.randn(2, elements, 16, device=device, requires_grad=True)
+        sets = {
+            "full": {},
+            "lengths": {"lengths": torch.tensor([elements, 4], device=device)},
+            "mask": {"mask": torch.arange(2 * elements, device=device).view(2, elements) % 3 > 0},
+        }[ragged]
+        results = [(out, *torch.autograd.grad(out.sum(), x)) for out in (compiled(x, **sets), block(x, **sets))]
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert counter.frame_count == 1
 
 
 def test_a_compiled_step_has_the_gradients_of_an_eager_one(device: torch.device) -> None:
@@ -132,6 +147,56 @@ def test_a_compiled_step_has_the_gradients_of_an_eager_one(device: torch.device)
     assert torch.equal(x.grad, again.x.grad)
     for name, grad in grads.items():
         assert torch.equal(grad, again.parameters()[name].grad), name
+
+
+def test_the_automatic_choice_takes_the_kernels_or_says_once_why_not(caplog: pytest.LogCaptureFixture) -> None:
+    from settx_fast import _autograd
+
+    x = SimpleNamespace(device=torch.device("cuda"))
+    functional._log_once.cache_clear()
+    with caplog.at_level(logging.INFO, "settx_fast"), mock.patch.object(functional, "why_not_triton") as why:
+        why.return_value = None
+        assert functional._choose(None, x, 3) is _autograd
+        assert not caplog.records
+        why.return_value = "heads are 4 wide"
+        assert [functional._choose(None, x, 3) for _ in range(3)] == [composed] * 3
+    (record,) = caplog.records
+    assert "heads are 4 wide" in record.getMessage()
+
+
+def test_an_error_inside_the_kernels_reaches_the_caller(device: torch.device) -> None:
+    from settx_fast import _library
+
+    inputs = make_inputs(SMALL, device=device)
+    with (
+        mock.patch.object(_library, "aggregate_forward", side_effect=RuntimeError("out of resources")),
+        pytest.raises(RuntimeError, match="out of resources"),
+    ):
+        isab(inputs)
+
+
+def test_operators_run_on_the_device_of_their_tensors(device: torch.device) -> None:
+    """Triton launches on the current device, which need not be theirs."""
+    inputs = make_inputs(SMALL, device=device)
+    with mock.patch.object(torch.cuda, "device_of", wraps=torch.cuda.device_of) as guard:
+        isab(inputs).sum().backward()
+    rows, grad = (call.args[0] for call in guard.call_args_list)
+    assert rows.shape == inputs.x.shape
+    assert grad.shape == (1, 10, 16)
+
+
+def test_two_processes_train_like_one(tmp_path: Path, device: torch.device) -> None:
+    """DistributedDataParallel: the mean over ranks of a half batch's gradients is the whole batch's."""
+    script = Path(__file__).with_name("distributed_step.py")
+    command = [sys.executable, str(script), str(tmp_path), device.type]
+    environment = os.environ | {"PYTHONPATH": str(script.parents[2])}
+    ranks = [subprocess.Popen([*command, str(rank), "2"], env=environment) for rank in range(2)]
+    assert [rank.wait(250) for rank in ranks] == [0, 0]
+    subprocess.run([*command, "0", "1"], env=environment, check=True)
+    first, second, alone = (torch.load(tmp_path / name) for name in ("0-of-2.pt", "1-of-2.pt", "0-of-1.pt"))
+    for name, grad in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], grad, rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_derivative_is_refused_with_a_sentence(device: torch.device) -> None:

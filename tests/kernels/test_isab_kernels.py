@@ -11,7 +11,7 @@ import torch
 from settx_fast import _library, functional
 from settx_fast.kernels import config, small
 from settx_fast.testing import VARIANTS, Shape, make_inputs
-from tests.kernels.block_case import assert_block_matches_oracle, step
+from tests.kernels.block_case import assert_block_matches_oracle, assert_copies_of_a_set_change_nothing, step
 
 # 4 · 5 · 32 ≤ 32 · (32 + 5) absorbs, 4 · 20 · 32 > 32 · (32 + 20) projects; M is no power of two
 ABSORBED = Shape(3, 70, 32, 32, 4, 5)
@@ -124,6 +124,31 @@ def test_score_gaps_beyond_the_range_of_exp_do_not_overflow(device: torch.device
     )
     for name, value in step(sharp, "triton").items():
         assert value.isfinite().all(), name
+
+
+def test_a_set_and_copies_of_it_give_the_same_rows_and_gradients(device: torch.device) -> None:
+    assert_copies_of_a_set_change_nothing(Shape(1, 30, 16, 16, 2, 3), device, 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has an order of its own")
+@pytest.mark.parametrize("variant", ["original", "prenorm-projected"])
+def test_the_order_of_products_on_sm_90_matches_the_oracle_too(variant: str, device: torch.device) -> None:
+    with mock.patch.object(config, "gpu_of", return_value=config.Gpu(90, config.SHARED_MEMORY[90], "")):
+        assert_block_matches_oracle(Shape(2, 70, 16, 16, 2, 3, VARIANTS[variant]), device, torch.bfloat16, [70, 37])
+
+
+@pytest.mark.parametrize("layout", ["of a mean over elements", "transposed"])
+def test_output_gradients_of_any_layout_are_read_right(layout: str, device: torch.device) -> None:
+    inputs = make_inputs(Shape(2, 40, 16, 16, 2, 3), device=device)
+    grad = torch.randn(2, 16, 40, generator=torch.Generator().manual_seed(3)).to(device).mT
+    if layout == "of a mean over elements":
+        grad = grad[:, :1].expand(-1, 40, -1)
+    results = []
+    for each in (grad, grad.contiguous()):
+        fresh = inputs.to(torch.float32)
+        functional.induced_set_attention(*fresh[:6], impl="triton").backward(each)
+        results.append([p.grad for p in fresh.parameters().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("variant", ["original", "tabular"])

@@ -14,12 +14,13 @@ import dataclasses, functools, importlib, json, pathlib, pkgutil, sys, tempfile
 import torch
 from triton.runtime.jit import JITFunction
 import settx_fast.kernels
-from benchmarks.kernel_launches import COVERING, PROBLEMS, train_step
+from benchmarks.kernel_launches import COVERING, PROBLEMS, Problem, train_step
 from benchmarks.kernels_check import Launch, compile_ahead, fault, plan, record, unique
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast.kernels import config
 from settx_fast.kernels.broadcast_config import Block, forward_tiles
 from settx_fast.kernels.broadcast_forward import broadcast_forward
+from settx_fast.testing import Shape
 from settx_fast._sets import Sets
 
 spec = BlockSpec(4, norm="layer")
@@ -43,6 +44,17 @@ with tempfile.TemporaryDirectory() as folder:
     for table in ("", "sm_90-made-up"):
         (scan,) = [one for one in record("hidden", 90, step, table) if one.name == "scan_kernel"]
         found["scan" + table[:5]] = [scan.queries, scan.options.num_warps]
+
+
+def programs(batch, elements):
+    step = functools.partial(train_step, Problem(Shape(batch, elements, 128, 128, 4, 32)))
+    return {str((one.name, *dataclasses.astuple(one)[4:])) for one in record("", 90, step)}
+
+
+found["new"] = {
+    name: sorted(programs(*other) - programs(64, 4096))
+    for name, other in {"elements": (64, 4001), "sets": (61, 4096), "both": (57, 3333)}.items()
+}
 for name, tiles in {"shipped": fitting, "oversized": dataclasses.replace(fitting, rows=256)}.items():
     launches = unique(record(name, 90, lambda: broadcast_forward(Sets(x), k, k, weights, spec, tiles)))
     found[name] = [dataclasses.asdict(compile_ahead(launch)) for launch in launches]
@@ -73,6 +85,12 @@ def test_a_tuned_table_that_is_shipped_is_compiled_too(found: dict[str, list]) -
     assert ["hidden", 90] in found["tables"]
     assert found["scan"] == [128, 8]
     assert found["scansm_90"] == [16, 4]
+
+
+@pytest.mark.parametrize("other", ["elements", "sets", "both"])
+def test_another_number_of_elements_or_sets_of_a_bucket_compiles_nothing_new(other: str, found: dict) -> None:
+    """Types, constants and what Triton specialises numbers for are all that a program is compiled for."""
+    assert found["new"][other] == []
 
 
 def test_a_shipped_configuration_passes(found: dict[str, list]) -> None:

@@ -63,6 +63,21 @@ def test_many_small_sets_take_one_launch_forward() -> None:
     assert forward == ["small_kernel"]
 
 
+@pytest.mark.parametrize("batch", [2, 70_000])
+def test_every_grid_has_one_axis(batch: int) -> None:
+    """That axis holds 2³¹ − 1 programs; the others 65,535, fewer than sets there may be."""
+    inputs = make_inputs(Shape(batch, 3, 8, 8, 1, 1))
+    grids: list[tuple[int, ...]] = []
+
+    def note(kernel: InterpretedFunction, *args: object, grid: tuple[int, ...], **kwargs: object) -> None:
+        grids.append(tuple(grid))
+
+    with mock.patch.object(InterpretedFunction, "run", note):
+        isab(inputs).sum().backward()
+    assert {len(grid) for grid in grids} == {1}
+    assert batch <= max(grid[0] for grid in grids) < 2**31
+
+
 @pytest.mark.parametrize("variant", ["original", "tabular"])
 def test_nothing_of_set_size_is_kept_but_the_elements(variant: str) -> None:
     """4,099 elements: a prime, so that no other axis has a multiple of it."""

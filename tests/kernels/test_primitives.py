@@ -76,6 +76,33 @@ def test_blocks_of_packed_sets_hold_every_row_once(lengths: list[int], device: t
     assert sorted(inside) == [(b, row) for b, length in enumerate(lengths) for row in range(length)]
 
 
+@triton.jit
+def locate_one_kernel(block, x, N, num_sets, size, set_ptr, row_ptr):
+    b, row = locate(block, x, N, num_sets, size)
+    tl.store(set_ptr, b)
+    tl.store(row_ptr, row)
+
+
+def test_blocks_of_the_longest_set_there_can_be_are_counted_in_64_bits(device: torch.device) -> None:
+    sets = Sets(torch.empty(2, 1, 1, device=device))
+    place = torch.full((2,), -1, dtype=torch.int64, device=device)
+    for block, expected in ((2**25 - 1, [0, 2**31 - 64]), (2**25, [1, 0])):
+        locate_one_kernel[(1,)](block, rows_of(sets), 2**31 - 1, 2, 64, place, place[1:])
+        assert place.tolist() == expected
+
+
+def test_more_packed_sets_than_a_program_sees_at_once_are_searched(device: torch.device) -> None:
+    """2,100 sets: the last of every 1,024 first, then those after it."""
+    offsets = torch.tensor([0, *[0, 3, 70] * 700], device=device).cumsum(0)
+    sets = Sets(torch.empty(int(offsets[-1]), 1, device=device), offsets=offsets)
+    begins = (offsets[:-1] // 64 + torch.arange(2100, device=device)).tolist()
+    place = torch.full((2,), -1, dtype=torch.int64, device=device)
+    for block in (0, 1, 1500, 1767, 1768, 1769, 2400, 2800, begins[1023], begins[1024], begins[2048], begins[-1]):
+        locate_one_kernel[(1,)](block, rows_of(sets), sets.longest, 2100, 64, place, place[1:])
+        b = max(i for i, begin in enumerate(begins) if begin <= block)
+        assert place.tolist() == [b, 64 * (block - begins[b])]
+
+
 def test_products_of_fp32_follow_pytorchs_switch() -> None:
     before = torch.get_float32_matmul_precision()
     try:

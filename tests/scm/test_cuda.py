@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from priors import CASES, EVERYTHING, LINEAR, NAMED
-from test_sampler import TENSORS
 
 from settx_fast import scm
 from settx_fast.scm import _cuda, sampler
@@ -18,6 +18,7 @@ from settx_fast.scm._cuda import deep_width
 from settx_fast.scm._native import native
 from settx_fast.scm._tables import Sizes, draw_tables
 
+TENSORS = [field.name for field in fields(scm.Batch) if field.name not in ("prior", "seed", "stream_version")]
 BUILT_WITH_CUDA = native().find_devices().built_with_cuda
 needs_device = [
     pytest.mark.gpu,
