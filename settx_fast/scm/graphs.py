@@ -244,6 +244,7 @@ def _as_edge(edge: object) -> Edge:
 
 
 def _as_square(given: ArrayLike, field: str) -> NDArray[np.float64]:
+    check(not np.iscomplexobj(given), field, "real numbers", given)
     try:
         matrix = np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:  # ragged, or not numbers
