@@ -245,8 +245,8 @@ def _as_edge(edge: object) -> Edge:
 
 def _as_square(given: ArrayLike, field: str) -> NDArray[np.float64]:
     try:
-        matrix = np.asarray(given, np.float64)
-    except (TypeError, ValueError) as error:  # ragged, or not numbers
-        raise ValueError(f"{field}: expected a square matrix, got {given!r}") from error
+        matrix = np.asarray(given).astype(np.float64, casting="same_kind")
+    except (TypeError, ValueError) as error:  # ragged, or not real numbers
+        raise ValueError(f"{field}: expected a square matrix of numbers, got {given!r}") from error
     check(matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1], field, "a square matrix", f"shape {matrix.shape}")
     return matrix

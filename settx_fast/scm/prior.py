@@ -313,7 +313,10 @@ class Prior:
 
 
 def _as_prior(data: Any, language: str) -> Prior:
-    prior = decode(data, _CLASSES, "prior")
+    try:
+        prior = decode(data, _CLASSES, "prior")
+    except RecursionError as error:  # a YAML list may hold itself
+        raise ValueError(f"prior: expected {language} of a Prior, got something nested too deep") from error
     check(isinstance(prior, Prior), "prior", f"{language} of a Prior", type(prior).__name__)
     assert isinstance(prior, Prior)
     return prior

@@ -168,10 +168,11 @@ CHAIN = ((0, 1), (1, 2))
         (lambda: scm.UserGraph(((0, 0),)), "UserGraph.edges: expected two different variables"),
         (lambda: scm.UserGraph(((0, 1, 1e7),)), "UserGraph.edges 0 → 1: expected values within"),
         (lambda: scm.UserGraph.from_adjacency([[0, 1]]), r"adjacency: expected a square matrix, got .*shape \(1, 2\)"),
-        (lambda: scm.UserGraph.from_adjacency([[0, 1], [0]]), "adjacency: expected a square matrix, got"),
+        (lambda: scm.UserGraph.from_adjacency([[0, 1], [0]]), "adjacency: expected a square matrix of numbers, got"),
         (lambda: scm.UserGraph.from_adjacency(3), r"adjacency: expected a square matrix, got .*shape \(\)"),
         (lambda: scm.UserGraph.from_adjacency([[0, 0.5], [0, 0]]), "adjacency: expected entries 0 and 1, got"),
         (lambda: scm.UserGraph.from_adjacency([[0, math.nan], [0, 0]]), "adjacency: expected entries 0 and 1, got"),
+        (lambda: scm.UserGraph.from_weights([[0, 1j], [0, 0]]), "weights: expected a square matrix of numbers, got"),
         (lambda: scm.UserGraph.from_weights([[0, math.nan], [0, 0]]), "weights: expected finite numbers, got"),
         (
             lambda: scm.Prior(2, scm.UserGraph.from_weights([[0, 1], [0.5, 0]])),
@@ -252,6 +253,7 @@ def test_bad_json_names_field_expected_and_got(text, message):
         ("type: Prior\n3: 1\ncolour: red\n", r"Prior fields: expected a subset of .* got \['3', 'colour'\]"),
         ("type: Prior\nnum_variables: three\n", "num_variables: expected an int .* got 'three'"),
         ("type: Prior\nnum_variables: 2\nnames: [no, yes]\n", r"names: expected a tuple of str, got \(False, True\)"),
+        ("&a [*a]", "prior: expected YAML of a Prior, got something nested too deep"),
         ("!!python/object/apply:os.getcwd []", "prior: expected YAML, got"),
     ],
 )
