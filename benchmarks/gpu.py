@@ -49,9 +49,7 @@ def stages() -> Iterator[Stage]:
     """What is run, the most important first."""
     python, tests = sys.executable, (*PYTEST, "tests/kernels")
     shards = tuple((python, *tests, "--shard", f"{i}/{SHARDS}") for i in range(SHARDS))
-    yield Stage(KERNELS, shards, 240, ("triton", "pytest", "numpy"))
-    timed = (python, "-m", "benchmarks.isab", "--device", "cuda", "--seconds", "1", "--until", "150")
-    yield Stage("time ISAB", ((*timed, "--compiled", "hidden", "tabular"),), 200, ("triton",), after=KERNELS)
+    timed = (python, "-m", "benchmarks.isab", "--device", "cuda", "--seconds", "1", "--until", "100")
     sanitizer = (
         "compute-sanitizer",
         "--tool",
@@ -63,11 +61,13 @@ def stages() -> Iterator[Stage]:
         "benchmarks.gpu_step",
     )
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # else an access past a tensor hits the allocator's own memory
+    yield Stage(KERNELS, shards, 210, ("triton", "pytest", "numpy"))
+    yield Stage(BUILD, (build_command(),), 80, ("pybind11",), ("cmake", "nvcc", "c++"))
+    yield Stage(SAMPLER, ((python, *PYTEST, "tests/scm/test_cuda.py"),), 60, ("pytest",), after=BUILD)
+    yield Stage("time ISAB", ((*timed, "--compiled", "hidden", "tabular"),), 140, ("triton",), after=KERNELS)
     yield Stage(
-        "watch every access to memory", (sanitizer,), 60, ("triton",), ("compute-sanitizer",), KERNELS, uncached
+        "watch every access to memory", (sanitizer,), 40, ("triton",), ("compute-sanitizer",), KERNELS, uncached
     )
-    yield Stage(BUILD, (build_command(),), 120, ("pybind11",), ("cmake", "nvcc", "c++"))
-    yield Stage(SAMPLER, ((python, *PYTEST, "tests/scm/test_cuda.py"),), 90, ("pytest",), after=BUILD)
     yield Stage("time the sampler", ((python, "-m", "benchmarks.scm_gpu"),), 60, after=SAMPLER)
 
 

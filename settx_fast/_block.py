@@ -91,3 +91,8 @@ class BlockWeights(NamedTuple):
     def map(self, function: Callable[[Tensor], Tensor]) -> BlockWeights:
         """The weights, each through a function."""
         return BlockWeights(*[None if tensor is None else function(tensor) for tensor in self])  # type: ignore[arg-type]
+
+
+NO_WEIGHTS = BlockWeights(*[None] * len(BlockWeights._fields))  # type: ignore[arg-type]
+KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
+"""The weights that make keys and values; queries use the others."""

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.library import register_autograd, register_fake
 
-from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._block import KEY_WEIGHTS, NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast._operators import operator
 from settx_fast._sets import Sets
 from settx_fast.kernels.aggregate import (
-    NO_WEIGHTS,
     Stage,
     aggregate_forward,
     allocate,
@@ -172,9 +171,6 @@ def broadcast_grad(
 def _(grad, rows, lengths, offsets, keys, values, weights, spec):  # type: ignore[no-untyped-def]
     used = [w for n, w in zip(decode(spec).weight_names, weights, strict=True) if n not in KEY_WEIGHTS]
     return [torch.empty_like(t) for t in (rows, keys, values, *used)]
-
-
-KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
 
 
 @operator("settx_fast::triton_isab")

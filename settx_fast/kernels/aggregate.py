@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._block import NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.kernels import aggregate_forward as kernels
 from settx_fast.kernels.aggregate_forward import Latents, Queries
@@ -20,7 +20,6 @@ from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.sets import rows_of
 
 LOG2_E = math.log2(math.e)
-NO_WEIGHTS = BlockWeights(*[None] * len(BlockWeights._fields))  # type: ignore[arg-type]
 
 
 class Aggregated(NamedTuple):

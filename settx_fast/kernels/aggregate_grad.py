@@ -8,11 +8,11 @@ import torch
 import triton
 from torch import Tensor
 
-from settx_fast._block import BlockWeights
+from settx_fast._block import NO_WEIGHTS, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.kernels import aggregate_backward as kernels
 from settx_fast.kernels import products, rows_backward
-from settx_fast.kernels.aggregate import LOG2_E, NO_WEIGHTS, Aggregated, Stage, problem_of, row_arguments
+from settx_fast.kernels.aggregate import LOG2_E, Aggregated, Stage, problem_of, row_arguments
 from settx_fast.kernels.config import Problem, Tile, backward_config, row_tile
 from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.rows_backward import LatentGrads, QueryGrads

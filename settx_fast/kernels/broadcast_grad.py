@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast._block import KEY_WEIGHTS, NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.kernels import broadcast_backward as kernels
 from settx_fast.kernels.broadcast_backward import Chunk
@@ -18,9 +18,6 @@ from settx_fast.kernels.broadcast_config import CHUNK_ROWS, BackwardTiles, Block
 from settx_fast.kernels.primitives import contiguous
 from settx_fast.kernels.sets import Rows, num_blocks, rows_of
 from settx_fast.kernels.weight_gradients import SPLITS, split_copies, sum_rows, weight_gradient_kernel
-
-KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")  # of the block, but read by stage A alone
-NO_WEIGHTS = BlockWeights(*[None] * len(BlockWeights._fields))  # type: ignore[arg-type]
 
 
 def broadcast_backward(
