@@ -110,7 +110,8 @@ def test_operators_pass_opcheck(device: torch.device) -> None:
     a, b = library.present(inputs.weights_a), library.present(inputs.weights_b)
     specs = f"{inputs.spec_a.text}; {inputs.spec_b.text}"
     keys, values = torch.randn(2, 2, 3, 16, device=device).requires_grad_().unbind()
-    torch.library.opcheck(library.isab, (inputs.x, lengths, None, inputs.inducing, [*a, *b], specs))
+    context = torch.tensor([3, 2], device=device)
+    torch.library.opcheck(library.isab, (inputs.x, lengths, None, context, inputs.inducing, [*a, *b], specs))
     torch.library.opcheck(library.aggregate, (inputs.x, lengths, None, inputs.inducing, a, inputs.spec_a.text))
     torch.library.opcheck(library.broadcast, (inputs.x, lengths, None, keys, values, b, inputs.spec_b.text))
 

@@ -134,6 +134,6 @@ def launch_step(inputs: Inputs) -> None:
 
     weights = [*library.present(inputs.weights_a), *library.present(inputs.weights_b)]
     specs = f"{inputs.spec_a.text}; {inputs.spec_b.text}"
-    arguments = (inputs.x, None, None, inputs.inducing, weights)
+    arguments = (inputs.x, None, None, None, inputs.inducing, weights)
     out, *kept = library.isab.__wrapped__(*arguments, specs)
     library.isab_grad.__wrapped__(torch.empty_like(out), *arguments, kept, specs, True)
