@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from settx_fast._block import BlockSpec
 from settx_fast.blockwise import norms
@@ -21,7 +22,7 @@ class Trace:
     x: Tensor  # (R, C)
     first: Normed | None
     q: Tensor  # (R, D)
-    p: Tensor  # (b, h, n, M)
+    p: Tensor | None  # (b, h, n, M), if kept
     attended: Tensor | None  # (R, D), what an output projection reads
     ffn_in: Tensor  # (R, D)
     hidden: Tensor  # (R, F), after ReLU, before GELU
@@ -45,24 +46,27 @@ class Block:
         rows = x.flatten(0, 1)
         first = self._norm(rows, 0) if self.spec.norm_first else None
         q = self._linear("q", first.out if first else rows)
-        p = _attention(_heads(q, k), k, outside)
         base = q if self.spec.residual == "projected" else rows
-        attended = None
-        if self.spec.output_projection:
-            attended = (p @ v).transpose(1, 2).reshape(q.shape)
-            mid = self._linear("p", attended).add_(base)
-        else:
-            mid = _add_heads(base.clone() if self.keep or base is rows else base, p, v)
-        return self._feed_forward(rows, first, q, p, attended, mid)
+        p = None
+        if outside is not None or self.keep:
+            p = _attention(_heads(q, k), k, outside)
+            if not self.spec.output_projection:
+                mid = _add_heads(base.clone() if self.keep or base is rows else base, p, v)
+                return self._feed_forward(rows, first, q, p, None, mid)
+            attended = _rows(p @ v)
+        else:  # nobody reads the scores again: one call, which never writes them
+            attended = _rows(scaled_dot_product_attention(_heads(q, k), k, v, scale=1.0))
+        mid = self._linear("p", attended) if self.spec.output_projection else attended
+        return self._feed_forward(rows, first, q, p, attended, mid.add_(base))
 
     def _feed_forward(
-        self, x: Tensor, first: Normed | None, q: Tensor, p: Tensor, attended: Tensor | None, mid: Tensor
+        self, x: Tensor, first: Normed | None, q: Tensor, p: Tensor | None, attended: Tensor | None, mid: Tensor
     ) -> Trace:
         pre = self.spec.norm_first
         inner = self._norm(mid, 1 if pre else 0)
         ffn_in = inner.out if inner else mid
         hidden = self._linear("o", ffn_in)
-        active = hidden.relu_() if self.spec.activation == "relu" else torch.nn.functional.gelu(hidden)
+        active = hidden.relu_() if self.spec.activation == "relu" else gelu(hidden)
         update = active if self.spec.ffn_dim is None else self._linear("o2", active)
         total = torch.add(mid if pre else ffn_in, update, out=None if self.keep and update is active else update)
         if pre:
@@ -77,14 +81,12 @@ class Block:
         d_mid = self._feed_forward_backward(t, d_out)
         d_attended = d_mid if t.attended is None else self._linear_backward("p", d_mid, t.attended)
         d_heads = _heads(d_attended, k)
+        assert t.p is not None  # a forward that keeps has them
         d_v = t.p.mT @ d_heads
         d_p = d_heads @ v.mT
         d_scores = _aten._softmax_backward_data(d_p, t.p, -1, d_p.dtype)
         d_k = d_scores.mT @ _heads(t.q, k)
-        if self.spec.residual == "projected":
-            d_q = _add_heads(d_mid, d_scores, k)
-        else:
-            d_q = (d_scores @ k).transpose(1, 2).reshape(t.q.shape)
+        d_q = _add_heads(d_mid, d_scores, k) if self.spec.residual == "projected" else _rows(d_scores @ k)
         return self._query_backward(t, d_q, d_mid, need_rows), d_k, d_v
 
     def _feed_forward_backward(self, t: Trace, d_out: Tensor) -> Tensor:
@@ -142,6 +144,11 @@ def _heads(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(like.shape[0], -1, like.shape[1], like.shape[3]).transpose(1, 2)
 
 
+def _rows(heads: Tensor) -> Tensor:
+    """(b, h, n, e) as (R, D)."""
+    return heads.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
 def _attention(q: Tensor, k: Tensor, outside: Tensor | None) -> Tensor:
     """Softmax of the scores over the keys, (b, h, n, M); zero for keys that do not count."""
     scores = q @ k.mT
@@ -153,6 +160,6 @@ def _attention(q: Tensor, k: Tensor, outside: Tensor | None) -> Tensor:
 def _add_heads(base: Tensor, p: Tensor, v: Tensor) -> Tensor:
     """base (R, D) + concatenated heads of p (b, h, n, M) @ v (b, h, M, e), in place of base."""
     if len(p) > 1:
-        return base.add_((p @ v).transpose(1, 2).reshape(base.shape))
+        return base.add_(_rows(p @ v))
     _heads(base, v)[0].baddbmm_(p[0], v[0])
     return base
