@@ -82,14 +82,14 @@ SETTX_FN float clipped_cauchy(uint32_t word, float limit, float scale) {
     return clamp(half_turn.cos / half_turn.sin, -limit, limit) * scale;
 }
 
-// 1 / √E[min(x², c²)] of a Cauchy x: the variance is c²·(1 − (2/π)·rest) for a limit c ≤ 1 and r = c, and
-// c·(2/π)·(2 − r·(π/2 − rest)) above and r = 1/c, rest = atan r + (atan r − r)/r², so that nothing cancels.
+// 1 / √E[min(x², c²)] of a Cauchy x. With r = min(c, 1/c) and rest = atan r + (atan r − r)/r², that mean is
+// c²·(1 − (2/π)·rest) up to c = 1 and (2/π)·c·(2 − r·(π/2 − rest)) above: nothing cancels.
 SETTX_FN float clipped_cauchy_scale(float limit) {
     const bool narrow = limit <= 1.0f;
     const float r = narrow ? limit : 1.0f / limit;
     const float rest = fma(r, atan_tail(r * r), atan(r));
-    const float wide_variance = limit * (0.636619772f * fma(-r, 1.57079633f - rest, 2.0f));
-    return narrow ? 1.0f / (limit * sqrt(fma(-0.636619772f, rest, 1.0f))) : 1.0f / sqrt(wide_variance);
+    if (narrow) return 1.0f / (limit * sqrt(fma(-0.636619772f, rest, 1.0f)));
+    return 1.0f / sqrt(0.636619772f * limit * fma(r, rest - 1.57079633f, 2.0f));
 }
 
 SETTX_FN float mixture(float normal, uint32_t word, const float* p) {
