@@ -49,6 +49,7 @@ class OwnedPrior {
         prior_.target = fields["target"].cast<int32_t>();
         prior_.standardisation = fields["standardisation"].cast<int32_t>();
         prior_.weight = as_distribution(fields["weight"]);
+        prior_.target_share = as_distribution(fields["target_share"]);
         prior_.bias = keep(as_distributions(fields["bias"]), &prior_.bias_per_variable);
         prior_.noise_scale = keep(as_distributions(fields["noise_scale"]), &prior_.noise_scale_per_variable);
         for (const py::handle graph : fields["graphs"]) graphs_.push_back(as_graph(graph.cast<py::dict>()));
@@ -225,6 +226,7 @@ scm::Tables as_tables(const Arrays& arrays, const Sizes& sizes) {
     t.num_variables = pointer<int64_t>(arrays, "num_variables", {B});
     t.num_environments = pointer<int64_t>(arrays, "num_environments", {B});
     t.is_target = pointer<bool>(arrays, "is_target_environment", {B, K});
+    t.target_share = pointer<float>(arrays, "target_share", {B});
     t.target_index = pointer<int64_t>(arrays, "target_index", {B});
     t.adjacency = pointer<bool>(arrays, "adjacency", {B, V, V});
     t.order = pointer<int64_t>(arrays, "order", {B, V});

@@ -267,6 +267,7 @@ SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t paramete
     const Dataset d{prior, t, seed, b, index, sizes.variables, sizes.graph};
     t.num_variables[b] = sizes.variables;
     t.num_environments[b] = sizes.sources + sizes.targets;
+    t.target_share[b] = d.number(prior.target_share, 0, 0, FOR_TARGET_SHARE);
     draw_structure(*sizes.graph, seed, index, sizes.variables, V, t.adjacency + b * V * V, t.order + b * V, scratch);
     t.target_index[b] = draw_target(d);
     for (int32_t v = 0; v < d.n; ++v) t.gain[b * V + v] = t.column_gain[b * V + v] = 1.0f;

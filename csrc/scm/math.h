@@ -1,5 +1,6 @@
-// log, sincos, exp, tanh in float32 from explicit fused multiply-adds: the same bits from every compiler and processor
-// that rounds as IEEE 754 says. Branch-free, so that loops over them become vector code. Polynomials are minimax fits.
+// log, sincos, exp, tanh, atan in float32 from explicit fused multiply-adds: the same bits from every compiler and
+// processor that rounds as IEEE 754 says. Branch-free, so that loops over them become vector code. Polynomials are
+// minimax fits.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -92,6 +93,25 @@ SETTX_FN float tanh(float x) {
     q = fma(q, s, 0.4671432375907898f);
     q = fma(q, s, 1.0f);
     return clamp(a * p / q, -1.0f, 1.0f);
+}
+
+// atan x = x + x³·atan_tail(x²), |x| ≤ 1.
+SETTX_FN float atan_tail(float s) {
+    float p = fma(0.00118793361f, s, -0.00769786583f);
+    p = fma(p, s, 0.0233698897f);
+    p = fma(p, s, -0.045697853f);
+    p = fma(p, s, 0.0681590438f);
+    p = fma(p, s, -0.0884518251f);
+    p = fma(p, s, 0.110678025f);
+    p = fma(p, s, -0.142813861f);
+    p = fma(p, s, 0.199997991f);
+    return fma(p, s, -0.333333313f);
+}
+
+// |x| ≤ 1.
+SETTX_FN float atan(float x) {
+    const float s = x * x;
+    return fma(x * s, atan_tail(s), x);
 }
 
 SETTX_FN float sigmoid(float x) {

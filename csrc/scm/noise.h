@@ -82,16 +82,28 @@ SETTX_FN float clipped_cauchy(uint32_t word, float limit, float scale) {
     return clamp(half_turn.cos / half_turn.sin, -limit, limit) * scale;
 }
 
+// 1 / √E[min(x², c²)] of a Cauchy x. With r = min(c, 1/c) and rest = atan r + (atan r − r)/r², that mean is
+// c²·(1 − (2/π)·rest) up to c = 1 and (2/π)·c·(2 − r·(π/2 − rest)) above: nothing cancels.
+SETTX_FN float clipped_cauchy_scale(float limit) {
+    const bool narrow = limit <= 1.0f;
+    const float r = narrow ? limit : 1.0f / limit;
+    const float rest = fma(r, atan_tail(r * r), atan(r));
+    if (narrow) return 1.0f / (limit * sqrt(fma(-0.636619772f, rest, 1.0f)));
+    return 1.0f / sqrt(0.636619772f * limit * fma(r, rest - 1.57079633f, 2.0f));
+}
+
 SETTX_FN float mixture(float normal, uint32_t word, const float* p) {
     const float mean = p[1], scale = p[2], other_mean = p[3], other_scale = p[4];
     const bool other = open_uniform(word) < p[0];
     return fma(other ? other_scale : scale, normal, other ? other_mean : mean);
 }
 
-// What a prior gives (degrees; limit and 1 / sd; share, distance and ratio of scales) as what evaluation reads.
+// What a prior gives (degrees; limit and 1 / sd, or 0 where the limit is drawn; share, distance and ratio of scales) as
+// what evaluation reads.
 SETTX_FN void prepare_noise(int32_t kind, const float* given, float* parameters) {
     parameters[0] = given[0];
     parameters[1] = given[1];
+    if (kind == CLIPPED_CAUCHY && given[1] == 0.0f) parameters[1] = clipped_cauchy_scale(given[0]);
     if (kind != MIXTURE) return;
     const float share = given[0], distance = given[1], ratio = given[2], rest = 1.0f - share;
     const float variance = rest + share * (ratio * ratio) + share * rest * (distance * distance);

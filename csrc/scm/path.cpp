@@ -22,6 +22,7 @@ bool apply(const char* function, const float* x, int64_t n, float* out) {
     if (is("log")) return map(x, n, out, [](float a) { return log(a); });
     if (is("exp")) return map(x, n, out, [](float a) { return exp(a); });
     if (is("tanh")) return map(x, n, out, [](float a) { return tanh(a); });
+    if (is("atan")) return map(x, n, out, [](float a) { return atan(a); });
     if (is("sigmoid")) return map(x, n, out, [](float a) { return sigmoid(a); });
     if (is("sin")) return map(x, n, out, [](float a) { return sin(a); });
     if (is("sin_of_turns")) return map(x, n, out, [](float a) { return sincos_of_turns(to_bits(a)).sin; });

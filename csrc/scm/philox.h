@@ -38,6 +38,7 @@ enum Purpose : uint32_t {
     FOR_ERROR = 24,
     FOR_LOSS = 25,
     FOR_PILOT_ERROR = 26,
+    FOR_TARGET_SHARE = 27,
 };
 
 // Where in the stream a word lies: one counter for every (block, variable, purpose, environment, dataset).

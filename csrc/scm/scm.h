@@ -116,7 +116,7 @@ struct Prior {
     Range num_variables, source_environments, target_environments;
     int32_t target;           // a variable or a TargetKind
     int32_t standardisation;  // Standardisation
-    Distribution weight;
+    Distribution weight, target_share;
     const Distribution *bias, *noise_scale;  // one for all or one per variable
     bool bias_per_variable, noise_scale_per_variable;
     const Graph* graphs;
@@ -141,6 +141,7 @@ struct Tables {
     int64_t* num_variables;                                     // (B,)
     int64_t* num_environments;                                  // (B,)
     bool* is_target;                                            // (B, K)
+    float* target_share;                                        // (B,) of the rows; 0 where the prior names none
     int64_t* target_index;                                      // (B,)
     bool* adjacency;                                            // (B, V, V) [i, j]: i → j
     int64_t* order;                                             // (B, V)

@@ -62,6 +62,7 @@ def native_prior(prior: Prior) -> Any:
             else prior.variable(prior.target, "target"),
             "standardisation": int(prior.standardisation == "internal"),
             "weight": _distribution(prior.weight),
+            "target_share": _distribution(prior.target_share or 0.0),
             "graphs": [_graph(prior, graph) for graph in prior.graphs],
             "mechanisms": [_mechanism(mechanism) for mechanism in prior.mechanisms],
             "noises": [_noise(noise) for noise in prior.noises],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._native import native, native_prior
+from settx_fast.scm.distributions import Constant
 from settx_fast.scm.prior import Prior
 
 
@@ -35,6 +36,7 @@ LAYOUT: dict[str, tuple[Shape, type[np.generic]]] = {
     "num_variables": (lambda s: (s.B,), np.int64),
     "num_environments": (lambda s: (s.B,), np.int64),
     "is_target_environment": (lambda s: (s.B, s.K), np.bool_),
+    "target_share": (lambda s: (s.B,), np.float32),
     "target_index": (lambda s: (s.B,), np.int64),
     "adjacency": (lambda s: (s.B, s.V, s.V), np.bool_),
     "order": (lambda s: (s.B, s.V), np.int64),
@@ -155,18 +157,22 @@ def evaluate_tables(
     return rows
 
 
-def split_rows(is_target: Tensor, num_environments: Tensor, num_rows: int, target_share: float | None) -> Tensor:
+def split_rows(tables: Mapping[str, Tensor], num_rows: int, prior: Prior) -> Tensor:
     """row_offset (B, K + 1): equal shares for all environments, or `target_share` for the target environments.
 
     Within a group of environments the first i of n get ⌊i · rows / n⌋ rows; every environment gets one at least.
     """
+    is_target, num_environments = tables["is_target_environment"], tables["num_environments"]
     B, K = is_target.shape
     number = torch.arange(K + 1, device=is_target.device).expand(B, K + 1).minimum(num_environments[:, None])
-    if target_share is None:
+    if prior.target_share is None:
         return number * num_rows // num_environments[:, None]
     targets = is_target.sum(1, keepdim=True)
     sources = num_environments[:, None] - targets
-    wanted = torch.full_like(targets, round(target_share * num_rows))
+    if isinstance(prior.target_share, Constant):
+        wanted = torch.full_like(targets, round(prior.target_share.value * num_rows))
+    else:
+        wanted = (tables["target_share"].double() * num_rows).round().long()[:, None]
     target_rows = wanted.clamp(min=targets).minimum(num_rows - sources)
     source_rows = num_rows - target_rows
     in_sources = number.minimum(sources) * source_rows // sources

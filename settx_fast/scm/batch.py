@@ -45,6 +45,7 @@ class Batch:
     num_variables         (B,)          int64
     num_environments      (B,)          int64    source and target environments together
     is_target_environment (B, K)        bool
+    target_share          (B,)          float32  of the rows in target environments; 0: the prior names none
     target_index          (B,)          int64    the variable to predict
     adjacency             (B, V, V)     bool     [i, j]: edge i → j
     order                 (B, V)        int64    variables in a topological order
@@ -87,6 +88,7 @@ class Batch:
     num_variables: Tensor
     num_environments: Tensor
     is_target_environment: Tensor
+    target_share: Tensor
     target_index: Tensor
     adjacency: Tensor
     order: Tensor

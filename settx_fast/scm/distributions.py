@@ -104,9 +104,14 @@ Parameter = float | tuple[float, float] | Distribution
 
 
 def as_distribution(
-    value: object, field: str, low: float = -math.inf, high: float = math.inf, positive: bool = False
+    value: object,
+    field: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    positive: bool = False,
+    below: bool = False,
 ) -> Distribution:
-    """`value` as a distribution whose support lies in [low, high] (in (low, high] with `positive`)."""
+    """`value` as a distribution whose support lies in [low, high]; above low if `positive`, below high if `below`."""
     if is_number(value):
         value = _named(Constant, field, value)
     elif isinstance(value, tuple) and len(value) == 2:
@@ -115,8 +120,8 @@ def as_distribution(
     check(isinstance(value, Distribution), field, expected, value)
     assert isinstance(value, Distribution)
     least, most = value.support
-    inside = low <= least and most <= high and not (positive and least <= low)
-    bounds = f"{'(' if positive else '['}{low:g}, {high:g}]"
+    inside = low <= least and most <= high and not (positive and least <= low) and not (below and most >= high)
+    bounds = f"{'(' if positive else '['}{low:g}, {high:g}{')' if below else ']'}"
     check(inside, field, f"values within {bounds}", value)
     return value
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from settx_fast.scm._fields import check, is_number
-from settx_fast.scm.distributions import SMALLEST, Parameter, as_distribution
+from settx_fast.scm._fields import check
+from settx_fast.scm.distributions import SMALLEST, Constant, Parameter, as_distribution
 
 NOISES = (
     "gaussian", "laplace", "uniform", "student_t", "exponential", "gumbel", "logistic", "clipped_cauchy", "mixture",
@@ -92,23 +92,21 @@ class Logistic:
 
 @dataclass(frozen=True)
 class ClippedCauchy:
-    """Cauchy, clipped at ±`limit`, over its standard deviation."""
+    """Cauchy, clipped at ±`limit` (drawn per variable), over its standard deviation."""
 
-    limit: float = 10.0
+    limit: Parameter = 10.0
 
     def __post_init__(self) -> None:
-        within = is_number(self.limit) and SMALLEST <= float(self.limit) <= 1e6
-        check(within, "ClippedCauchy.limit", f"a number in [{SMALLEST:g}, 1e6]", self.limit)
-        object.__setattr__(self, "limit", float(self.limit))
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation before scaling: E[min(x², c²)] = (2/π)(c − atan c) + c²(1 − (2/π) atan c)."""
-        c, angle = self.limit, 2 / math.pi * math.atan(self.limit)
-        return math.sqrt(2 / math.pi * c - angle + c * c * (1 - angle))
+        object.__setattr__(self, "limit", as_distribution(self.limit, "ClippedCauchy.limit", SMALLEST, 1e6))
 
     def __str__(self) -> str:
-        return f"Cauchy clipped at ±{self.limit:g}"
+        return f"Cauchy clipped at ±{self.limit}"
+
+
+def clipped_cauchy_sd(limit: float) -> float:
+    """Standard deviation of a clipped Cauchy: E[min(x², c²)] = (2/π)(c − atan c) + c²(1 − (2/π) atan c)."""
+    c, angle = limit, 2 / math.pi * math.atan(limit)
+    return math.sqrt(2 / math.pi * c - angle + c * c * (1 - angle))
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,10 @@ def noise_inputs(noise: Noise) -> tuple[Parameter, Parameter, Parameter]:
     match noise:
         case StudentT():
             return noise.degrees, 0.0, 0.0
+        case ClippedCauchy(limit=Constant(value=limit)):
+            return limit, 1 / clipped_cauchy_sd(limit), 0.0
         case ClippedCauchy():
-            return noise.limit, 1 / noise.sd, 0.0
+            return noise.limit, 0.0, 0.0
         case Mixture():
             return noise.share, noise.distance, noise.ratio
     return 0.0, 0.0, 0.0

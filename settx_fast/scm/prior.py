@@ -94,7 +94,7 @@ class Prior:
     source_interventions: tuple[Intervention, ...] = ()
     target_interventions: tuple[Intervention, ...] = ()
     observation: tuple[Observation, ...] = ()
-    target_share: float | None = None
+    target_share: Parameter | None = None
     standardisation: Standardisation = "none"
     target: int | str = "random"
     names: tuple[str, ...] = ()
@@ -308,8 +308,9 @@ class Prior:
         share = self.target_share
         if share is not None:
             has_target = as_range(self.target_environments, "target_environments", 0, MAX_ENVIRONMENTS)[0] > 0
-            check(isinstance(share, float) and 0 < share < 1, "target_share", "a number between 0 and 1", share)
             check(has_target, "target_share", "None where there may be no target environment", share)
+            share = as_distribution(share, "target_share", 0, 1, positive=True, below=True)
+            object.__setattr__(self, "target_share", share)
 
 
 def _as_prior(data: Any, language: str) -> Prior:

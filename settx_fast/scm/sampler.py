@@ -72,7 +72,7 @@ def sample(
         tables = draw_tables_cuda(where, prior, num_datasets, seed, first_index, workers)
     else:
         tables = draw_tables(prior, num_datasets, seed, first_index, workers)
-    offset = split_rows(tables["is_target_environment"], tables["num_environments"], num_rows, prior.target_share)
+    offset = split_rows(tables, num_rows, prior)
     rows = _evaluate(prior, tables, offset, num_rows, seed, workers, wanted, out)
     tensors: dict[str, Any] = tables | rows
     return Batch(**tensors, prior=prior, seed=seed)
@@ -103,12 +103,11 @@ def resample(
     check(isinstance(observed, bool), "observed", "True or False", observed)
     if attempt is not None:
         _check_attempt(attempt, batch, num_rows, observed)
+    tables = {name: getattr(batch, name).contiguous() for name in LAYOUT}
     if environments is None:
-        share = batch.prior.target_share
-        offset = split_rows(batch.is_target_environment, batch.num_environments, num_rows, share)
+        offset = split_rows(tables, num_rows, batch.prior)
     else:
         offset = rows_of_one_environment(_as_environments(batch, environments), batch.bias.shape[1], num_rows)
-    tables = {name: getattr(batch, name).contiguous() for name in LAYOUT}
     wanted = _wanted(batch.prior, batch.noise is not None) if observed else Wanted(noise=batch.noise is not None)
     columns: Columns = "given" if wanted.columns == "standardised" else "raw"
     wanted = wanted._replace(columns=columns, attempt=attempt)

@@ -75,6 +75,14 @@ OBSERVED = replace(
     ),
 )
 
+# Limits and target shares that are drawn.
+DRAWN = replace(
+    OBSERVED,
+    noise=(scm.ClippedCauchy(scm.LogUniform(0.01, 100.0)), scm.ClippedCauchy((2.0, 20.0)), "gaussian"),
+    target_share=(0.1, 0.9),
+)
+DRAWN_LINEAR = replace(LINEAR, noise=scm.ClippedCauchy((0.5, 5.0)), target_share=scm.Normal(0.5, 0.05))
+
 NAMED = {
     "chain": scm.presets.chain(),
     "lucas": scm.presets.lucas(),
@@ -84,6 +92,8 @@ NAMED = {
     "by_sample": BY_SAMPLE,
     "observed": replace(OBSERVED, standardisation="internal"),
     "observed_by_sample": replace(OBSERVED, standardisation="sample"),
+    "drawn": DRAWN,
+    "drawn_linear": DRAWN_LINEAR,
 }
 
 UNOBSERVED = {name: prior for name, prior in NAMED.items() if not prior.observation}

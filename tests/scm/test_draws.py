@@ -7,6 +7,8 @@ from priors import EVERYTHING
 from scipy import stats
 
 from settx_fast import scm
+from settx_fast.scm import reference
+from settx_fast.scm.noises import clipped_cauchy_sd
 
 DATASETS = 4000
 
@@ -105,6 +107,41 @@ def test_edges_of_a_user_graph_may_have_weights_of_their_own():
 def test_degrees_of_freedom_are_drawn_per_variable():
     batch = draw(num_variables=3, noise=scm.StudentT((3.0, 5.0)))
     assert stats.kstest((batch.noise_parameters[..., 0].flatten().numpy() - 3) / 2, "uniform").pvalue > 1e-3
+
+
+def test_limits_of_clipped_cauchys_are_drawn_per_variable_and_scaled_to_variance_one():
+    batch = draw(num_variables=3, noise=scm.ClippedCauchy(scm.LogUniform(0.01, 1000.0)))
+    limit, scale, *unused = batch.noise_parameters.double().flatten(0, 1).T
+    assert len(limit.unique()) > 0.99 * len(limit)
+    assert stats.kstest(limit.numpy(), stats.loguniform(0.01, 1000.0).cdf).pvalue > 1e-3
+    sd = torch.tensor([clipped_cauchy_sd(c) for c in limit.tolist()], dtype=torch.float64)
+    assert (scale * sd - 1).abs().max() < 6 * 2**-24  # three roundings, and five or six under the square root
+    assert not torch.stack(unused).any()
+
+
+def test_clipped_cauchys_of_drawn_limits_have_mean_0_and_variance_1():
+    prior = scm.Prior(1, target_environments=0, noise=scm.ClippedCauchy((0.2, 5.0)))
+    noise = scm.sample(prior, 2000, 2000, seed=3).values.double().flatten()
+    fourth = (noise**4).mean()
+    assert abs(noise.mean()) < 5 / len(noise) ** 0.5
+    assert abs((noise**2).mean() - 1) < 5 * ((fourth - 1) / len(noise)) ** 0.5
+
+
+def test_a_constant_limit_is_scaled_by_the_standard_deviation_in_double_precision():
+    batch = draw(num_variables=1, noise=scm.ClippedCauchy(3.0))
+    assert torch.all(batch.noise_parameters[..., 1] == np.float32(1 / clipped_cauchy_sd(3.0)))
+
+
+def test_target_shares_are_drawn_per_dataset_apart_from_all_else():
+    batch = draw(target_share=(0.2, 0.7))
+    counters = np.zeros((DATASETS, 4), np.uint32)
+    counters[:, 1], counters[:, 2] = 27 << 24, np.arange(DATASETS)  # the purpose that is a target share's alone
+    share = (reference.philox(counters, 21)[:, 0] >> 8) / 2**24 * 0.5 + 0.2
+    assert np.abs(batch.target_share.numpy() - share).max() < 2**-24
+    assert stats.kstest(batch.target_share.numpy(), stats.uniform(0.2, 0.5).cdf).pvalue > 1e-3
+    constant = draw(target_share=0.5)
+    for name in ("adjacency", "weights", "target_index", "noise_scale"):
+        assert torch.equal(getattr(batch, name), getattr(constant, name)), name
 
 
 def test_mlp_parameters_are_standard_normal_by_fan_in():

@@ -111,7 +111,7 @@ mechanisms = st.one_of(
 noises = st.one_of(
     st.sampled_from(scm.NOISES),
     build(scm.StudentT, parameter(2.1, 9)),
-    build(scm.ClippedCauchy, number(0.1, 20)),
+    build(scm.ClippedCauchy, parameter(0.1, 20)),
     build(scm.Mixture, parameter(), parameter(-5, 5), parameter(0, 3)),
 )
 named = st.one_of(st.none(), st.lists(variables, max_size=3).map(tuple), WRONG_EXAMPLE)
@@ -148,7 +148,7 @@ FIELDS = {
     "target_interventions": often(st.lists(interventions, max_size=3).map(tuple), WRONG_EXAMPLE),
     "observation": often(st.lists(observations, max_size=4).map(tuple), WRONG_EXAMPLE),
     "standardisation": often(st.sampled_from(("none", "internal", "sample")), WRONG_EXAMPLE),
-    "target_share": st.one_of(st.none(), number()),
+    "target_share": st.one_of(st.none(), parameter()),
     "target": often(st.sampled_from(("random", "inner", 0, 1)), variables, WRONG_EXAMPLE),
     "names": st.sampled_from(((), (), (), ("a", "b"), ("a", "a"), ("a", "target"), "ab", 3)),
 }
@@ -198,7 +198,7 @@ def test_any_prior_is_refused_with_a_reason_or_sampled(prior, seed, index, rows)
     check_same_rows(scm.resample(batch, rows, seed=seed, attempt=batch.attempt), batch)
     check_same_rows(batch.do({}), batch)
     assert batch.do({0: 0.25}).hard[batch.environment_mask][:, 0].all()
-    offset = split_rows(batch.is_target_environment, batch.num_environments, rows, prior.target_share)
+    offset = split_rows(vars(batch), rows, prior)
     slow = ["rows"] if seed % 8 == 0 else []
     for path in [*native().path_names(), *slow]:
         tables = draw_tables(prior, 3, seed, index, 1, path)

@@ -71,6 +71,15 @@ def test_any_prior_survives_json_and_yaml(weight, bias, number, on_target, name,
     assert scm.Prior.from_yaml(prior.to_yaml()) == prior
 
 
+def test_a_drawn_limit_and_target_share_survive_files_and_print():
+    prior = scm.Prior(noise=scm.ClippedCauchy((1, 5)), target_share=scm.LogUniform(0.1, 0.9))
+    assert scm.Prior.from_json(prior.to_json()) == prior
+    assert scm.Prior.from_yaml(prior.to_yaml()) == prior
+    assert "noise                 Cauchy clipped at ±U(1, 5)" in str(prior)
+    assert "target_share          LogU(0.1, 0.9)" in str(prior)
+    assert scm.Prior.from_yaml("type: Prior\ntarget_share: 0.25\n") == scm.Prior(target_share=0.25)
+
+
 def test_a_number_is_a_constant_and_a_pair_is_uniform():
     prior = scm.Prior(weight=2, bias=(-1, 1), noise_scale=0.5)
     assert prior == scm.Prior(weight=scm.Constant(2.0), bias=scm.Uniform(-1.0, 1.0), noise_scale=scm.Constant(0.5))
@@ -151,8 +160,10 @@ CHAIN = ((0, 1), (1, 2))
         (lambda: scm.Trees(depth=9), "Trees.depth: expected an int"),
         (lambda: scm.PostNonlinear("step"), "PostNonlinear.function: expected one or several of .* got 'step'"),
         (lambda: scm.Mixture(share=2), "Mixture.share: expected values within"),
-        (lambda: scm.ClippedCauchy(0), "ClippedCauchy.limit: expected a number in"),
-        (lambda: scm.ClippedCauchy(True), "ClippedCauchy.limit: expected a number in .* got True"),
+        (lambda: scm.ClippedCauchy(0), r"ClippedCauchy.limit: expected values within \[1e-30, 1e\+06\]"),
+        (lambda: scm.ClippedCauchy((1.0, 2e6)), "ClippedCauchy.limit: expected values within"),
+        (lambda: scm.ClippedCauchy(scm.Normal(5.0, 1.0)), r"ClippedCauchy.limit: expected .* got Normal\("),
+        (lambda: scm.ClippedCauchy(True), "ClippedCauchy.limit: expected a number, .* got True"),
         (lambda: scm.Prior(noise_effect="subtractive"), "noise_effect: expected one or several of"),
         (lambda: scm.Prior(graph="chain"), "graph: expected one of the graphs .* got 'chain'"),
         (lambda: scm.ErdosRenyi(), "ErdosRenyi: expected expected_in_degree or edge_probability"),
@@ -205,7 +216,20 @@ CHAIN = ((0, 1), (1, 2))
         (lambda: scm.Prior(source_environments=0), "source_environments: expected an int"),
         (lambda: scm.Prior(target="Z"), "target: expected one of the names"),
         (lambda: scm.Prior(target=10), "target: expected 0…9, got 10"),
-        (lambda: scm.Prior(target_share=1.0), "target_share: expected a number between 0 and 1, got 1.0"),
+        (
+            lambda: scm.Prior(target_share=1.0),
+            r"target_share: expected values within \(0, 1\), got Const.*1.0",
+        ),
+        (
+            lambda: scm.Prior(target_share=(0, 0.5)),
+            r"target_share: expected .* \(0, 1\), got Uniform\(low=0.0",
+        ),
+        (
+            lambda: scm.Prior(target_share=scm.Normal(0.5, 0.1)),
+            r"target_share: expected .* \(0, 1\), got Normal",
+        ),
+        (lambda: scm.Prior(target_share="half"), "target_share: expected a number, .* got 'half'"),
+        (lambda: scm.Prior(target_share=(0.2, 0.4), target_environments=(0, 1)), "target_share: expected None where"),
         (lambda: scm.Prior(target_share=0.5, target_environments=0), "target_share: expected None"),
         (lambda: scm.Prior(num_variables=2, names=("a", "a")), "names: expected different names"),
         (lambda: scm.Prior(num_variables=2, names=("a",)), "names: expected 2 of them"),

@@ -9,7 +9,8 @@ import torch
 from handmade import evaluate, exact_rows, make_batch, pooled_rows
 from sklearn.linear_model import LinearRegression
 
-from settx_fast.scm import NOISES, ClippedCauchy, properties
+from settx_fast.scm import NOISES, properties
+from settx_fast.scm.noises import clipped_cauchy_sd
 from settx_fast.scm.properties import Role
 
 SEEDS = (1, 2, 3, 4)
@@ -214,7 +215,7 @@ def standardised_noise(kind: str, rng: np.random.Generator, shape: tuple[int, in
         "exponential": lambda: rng.exponential(1, shape) - 1,
         "gumbel": lambda: (rng.gumbel(0, 1, shape) - np.euler_gamma) * np.sqrt(6) / np.pi,
         "logistic": lambda: rng.logistic(0, np.sqrt(3) / np.pi, shape),
-        "clipped_cauchy": lambda: np.clip(rng.standard_cauchy(shape), -10, 10) / ClippedCauchy(10).sd,
+        "clipped_cauchy": lambda: np.clip(rng.standard_cauchy(shape), -10, 10) / clipped_cauchy_sd(10),
         "mixture": lambda: (rng.choice([-2.0, 2.0], shape) + rng.standard_normal(shape)) / np.sqrt(5),
     }
     return draw[kind]()

@@ -21,7 +21,7 @@ def evaluate(batch: scm.Batch, way: str, attempt: torch.Tensor | None = None) ->
     """What is seen, the noise and all else that the batch has, in the units that the batch found."""
     tables = {name: getattr(batch, name) for name in LAYOUT}
     rows = batch.values.shape[1]
-    offset = split_rows(batch.is_target_environment, batch.num_environments, rows, batch.prior.target_share)
+    offset = split_rows(vars(batch), rows, batch.prior)
     columns = "given" if batch.prior.standardisation == "sample" else "raw"
     wanted = _wanted(batch.prior, batch.noise is not None)._replace(columns=columns, attempt=attempt)
     return evaluate_tables(tables, offset, rows, batch.seed, 1, way, wanted)

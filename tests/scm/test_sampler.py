@@ -54,7 +54,7 @@ def test_named_draws_have_their_golden_checksums(name):
     assert (scm.STREAM_VERSION, digest.hexdigest()) == (GOLDEN["stream_version"], GOLDEN[name])
 
 
-WHOLE = {name: NAMED[name] for name in ("everything", "internal", "by_sample", "observed", "observed_by_sample")}
+WHOLE = {name: NAMED[name] for name in NAMED if name not in ("chain", "lucas", "random", "drawn_linear")}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -96,7 +96,7 @@ def test_every_instruction_set_gives_the_same_bits(path, name):
     prior, size = CASES[name], 4 if name == "wide" else 40
     best = scm.sample(prior, size, 150, seed=5, return_noise=True)
     tables = draw_tables(prior, size, 5, 0, 1, path)
-    offset = split_rows(best.is_target_environment, best.num_environments, 150, prior.target_share)
+    offset = split_rows(vars(best), 150, prior)
     rows = evaluate_tables(tables, offset, 150, 5, 1, path, _wanted(prior, noise=True))
     for name, expected in (tables | rows).items():
         assert same(getattr(best, name), expected), name
@@ -208,8 +208,43 @@ def test_rows_are_grouped_by_environment_and_target_environments_come_last():
 )
 def test_rows_are_split_evenly_or_by_the_target_share(rows, share, expected):
     is_target = torch.tensor([[False, False, True, False]])
-    offset = split_rows(is_target, torch.tensor([3]), rows, share)
+    tables = {"is_target_environment": is_target, "num_environments": torch.tensor([3])}
+    offset = split_rows(tables, rows, scm.Prior(source_environments=(1, 3), target_share=share))
     assert offset.diff().tolist() == [[*expected, 0]]
+
+
+def target_rows(batch: scm.Batch) -> torch.Tensor:
+    return batch.is_target_row.sum(1)
+
+
+def test_a_drawn_target_share_is_that_of_the_rows_and_stays_with_the_dataset():
+    prior = replace(EVERYTHING, target_share=(0.1, 0.6))
+    batch = scm.sample(prior, 300, 1000, seed=2)
+    share = batch.target_share.double()
+    assert torch.equal(target_rows(batch), (share * 1000).round().long())
+    assert len(share.unique()) > 290
+    assert torch.equal(target_rows(batch.do({0: 1.0})), target_rows(batch))
+    fresh = scm.resample(batch, 400, seed=77)
+    assert torch.equal(fresh.target_share, batch.target_share)
+    assert torch.equal(target_rows(fresh), (share * 400).round().long())
+    streamed = next(iter(scm.stream(prior, 300, seed=2, rank=0, world_size=1, num_rows=1000, prefetch=0)))
+    assert_same(streamed, batch)
+
+
+def test_a_target_share_of_two_equal_ends_gives_the_rows_of_the_constant():
+    constant, drawn = (replace(EVERYTHING, target_share=share) for share in (0.4, (0.4, 0.4)))
+    ours, theirs = (scm.sample(prior, 50, 101, seed=2) for prior in (drawn, constant))
+    assert_same(ours, theirs)
+    assert torch.all(theirs.target_share == np.float32(0.4))
+    assert not scm.sample(scm.Prior(), 3, 10, seed=2).target_share.any()
+
+
+def test_rows_of_a_constant_target_share_are_rounded_in_double_precision():
+    """Half of 5 goes to the even 2; 0.3 is more in float32 than in double, so that 0.3 · 15 would be rounded up."""
+    for share, rows, expected in ((0.5, 5, 2), (0.3, 15, 4)):
+        assert expected == round(share * rows)
+        batch = scm.sample(scm.Prior(2, target_share=share), 1, rows, seed=0)
+        assert target_rows(batch).tolist() == [expected]
 
 
 # ---- Fresh rows and interventions ------------------------------------------------------------------------------------
@@ -415,7 +450,7 @@ def test_attempts_that_no_row_can_have_are_refused(attempt, message):
 
 def test_native_module_refuses_arrays_of_the_wrong_shape_or_type():
     tables = draw_tables(LINEAR, 2, 0, 0, 1)
-    offset = split_rows(tables["is_target_environment"], tables["num_environments"], 10, None)
+    offset = split_rows(tables, 10, scm.Prior())
     with pytest.raises(ValueError, match="bias: expected a contiguous float32 array"):
         evaluate_tables(tables | {"bias": tables["bias"].double()}, offset, 10, 0, 1)
     with pytest.raises(ValueError, match="row_offset: expected a contiguous int64 array"):
