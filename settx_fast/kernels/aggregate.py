@@ -15,8 +15,8 @@ from settx_fast._block import NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.kernels import aggregate_forward as kernels
 from settx_fast.kernels.aggregate_forward import Latents, Queries
-from settx_fast.kernels.config import Problem, RowTile, forward_config, products_of, row_tile
-from settx_fast.kernels.primitives import matrix_precision, padded
+from settx_fast.kernels.config import Problem, RowTile, forward_config, row_tile, stage_products
+from settx_fast.kernels.primitives import padded
 from settx_fast.kernels.sets import rows_of
 
 LOG2_E = math.log2(math.e)
@@ -75,8 +75,8 @@ def problem_of(sets: Sets, num_queries: int, stage: Stage) -> Problem:
     """The shape that tiles are chosen by."""
     x, heads = sets.rows, stage.spec.num_heads
     return Problem(
-        sets.num_sets, sets.longest, sets.width, stage.dim, heads, num_queries, products_of(x.dtype), x.device,
-        stage.normed_inputs,
+        sets.num_sets, sets.longest, sets.width, stage.dim, heads, num_queries,
+        stage_products(x.dtype, sets.width, x.device), x.device, stage.normed_inputs,
     )  # fmt: skip
 
 
@@ -156,16 +156,15 @@ def aggregate_forward(sets: Sets, query: Tensor, stage: Stage) -> Aggregated:
 
 def row_arguments(problem: Problem, tile: RowTile) -> dict[str, Any]:
     """A tile as kernels of the layers on few rows and their launcher call it."""
-    precision = "tf32" if problem.products == "tf32" else "ieee"
     return {
         "BLOCK_M": tile.rows, "BLOCK_E": min(tile.columns, padded(problem.E)), "BLOCK_K": tile.columns,
-        "PRECISION": precision, "num_warps": tile.warps, "enable_fp_fusion": True,
+        "PRECISION": problem.precision, "num_warps": tile.warps, "enable_fp_fusion": True,
     }  # fmt: skip
 
 
 def attend(sets: Sets, own: bool, to: Aggregated, problem: Problem, stage: Stage) -> None:
     """Read the sets into lse and Y or the attended values; every set has queries of its `own` or all share them."""
-    B, H, M, dtype = problem.num_sets, problem.H, problem.M, sets.rows.dtype
+    B, H, M = problem.num_sets, problem.H, problem.M
     tile, num_splits = forward_config(problem)
     width = problem.C if problem.absorbed else problem.E
     target = to.latents.attended if to.y is None else to.y
@@ -177,7 +176,7 @@ def attend(sets: Sets, own: bool, to: Aggregated, problem: Problem, stage: Stage
         rows_of(sets), sets.longest, to.queries.folded, H * M * width if own else 0, stage.weights,
         to.lse, target, tops, totals, ys, B, num_splits, M, stage.spec, problem.C, problem.D, problem.absorbed, split,
         BLOCK_R=tile.block_r, BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_E=padded(problem.E),
-        PRECISION=matrix_precision(dtype), num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        PRECISION=problem.precision, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
     )  # fmt: skip
     if split:
         block_w = min(64, padded(width))

@@ -158,7 +158,7 @@ def attend_backward(
         dnorm = x.new_empty(2, programs if fused else B * config.element_splits, C, dtype=torch.float32)
     dgain, dbias = (None, None) if dnorm is None else dnorm.unbind()
     target = NO_ROWS if dx is None else rows_of(sets, dx)
-    launch = {"BLOCK_C": problem.width, "PRECISION": matrix_precision(x.dtype), "enable_fp_fusion": True}
+    launch = {"BLOCK_C": problem.width, "PRECISION": problem.precision, "enable_fp_fusion": True}
     sums, elements = ({**launch, **tile_arguments(tile)} for tile in (config.sums, config.elements))
     projections = None
     if problem.absorbed:

@@ -8,6 +8,7 @@ import torch
 import triton
 
 from settx_fast._block import BlockSpec
+from settx_fast.kernels import config
 from settx_fast.kernels.config import products_of
 from settx_fast.kernels.primitives import matrix_precision, padded
 
@@ -112,19 +113,20 @@ def forward_tiles(block: Block) -> ForwardTiles:
     if block.products == "exact":
         return ForwardTiles(16, 1, head, piece, min(inputs, 32), 16, True, 8, 2)
     if block.products == "tf32":
-        return ForwardTiles(64 if block.keys <= 128 else 32, 1, head, piece, inputs, 32, True, 8, 1 if wide else 2)
+        rows, hidden, stages = 64 if block.keys <= 128 else 32, 16 if wide else 32, 1 if wide else 2
+        return ForwardTiles(rows, 1, head, piece, inputs, hidden, True, 8, stages)
     if wide:
         return ForwardTiles(64, 1, head, piece, inputs, 32, True, 8, 2)
     if heads * block.keys <= 128:
         return ForwardTiles(64, heads, block.width, block.width, inputs, 64, False, 4, 2)
-    return ForwardTiles(64, 1, head, piece, inputs, 64, False, 4 if block.keys <= 128 else 8, 2)
+    return ForwardTiles(64, 1, head, piece, inputs, 32, False, 4 if block.keys <= 128 else 8, 2)
 
 
 def backward_tiles(block: Block) -> BackwardTiles:
     """Tiles of the backward kernels."""
     head, inputs, wide, many = padded(block.E), padded(block.C), block.width > 128, block.keys > 128
     chunk = max(16, at_a_time(block, head) // (2 if many else 1))
-    features = chunk, min(head, 64 if not many else 16 if block.products == "exact" else 32)
+    features = chunk, min(head, 64 if not many else 32 if block.products == "half" else 16)
     if block.products == "exact":
         return BackwardTiles(
             forward_tiles(block), LayerTiles(16, 16, True, 8, 2), AttentionTiles(16, 1, head, *features, 8, 2),
@@ -133,13 +135,20 @@ def backward_tiles(block: Block) -> BackwardTiles:
     if block.products == "tf32":
         return BackwardTiles(
             replace(forward_tiles(block), rows=16), LayerTiles(16 if wide else 32, 32, True, 8, 2),
-            AttentionTiles(16 if many else 32, 1, head, *features, 8, 2), InputTiles(32, inputs, 32, 8, 2),
+            AttentionTiles(16 if block.keys > 64 else 32, 1, head, *features, 8, 2), InputTiles(32, inputs, 32, 8, 2),
         )  # fmt: skip
     return BackwardTiles(
         forward_tiles(block), LayerTiles(32 if wide else 64, 32, True, 8, 2),
         AttentionTiles(32 if many else 64, 1, head, *features, 8 if many else 4, 2),
         InputTiles(64 if inputs <= 128 else 32, inputs, 64, 8, 2),
     )  # fmt: skip
+
+
+def stages_on(
+    device: torch.device, tiles: ForwardTiles | LayerTiles | AttentionTiles | InputTiles, block: Block
+) -> int:
+    """Tiles of a loop that are on their way at once; wide blocks leave no room for a second where memory is small."""
+    return tiles.stages if block.width <= 128 or config.gpu_of(device).shared > 2**17 else 1
 
 
 def at_a_time(block: Block, head: int) -> int:

@@ -14,7 +14,18 @@ from settx_fast._block import KEY_WEIGHTS, NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.kernels import broadcast_backward as kernels
 from settx_fast.kernels.broadcast_backward import Chunk
-from settx_fast.kernels.broadcast_config import CHUNK_ROWS, BackwardTiles, Block, backward_tiles, run_rows
+from settx_fast.kernels.broadcast_config import (
+    CHUNK_ROWS,
+    AttentionTiles,
+    BackwardTiles,
+    Block,
+    ForwardTiles,
+    InputTiles,
+    LayerTiles,
+    backward_tiles,
+    run_rows,
+    stages_on,
+)
 from settx_fast.kernels.primitives import contiguous
 from settx_fast.kernels.sets import Rows, num_blocks, rows_of
 from settx_fast.kernels.weight_gradients import SPLITS, split_copies, sum_rows, weight_gradient_kernel
@@ -128,23 +139,28 @@ class Job:
         where = (sets.longest, sets.num_sets, first_run, self.run_rows)
         rows = num_runs * self.run_rows
         kernels.recompute_kernel[(rows // tiles.recompute.rows,)](
-            x, *where, self.k, self.v, w, self.chunk, block, tiles.recompute, **launch_options(tiles.recompute)
+            x, *where, self.k, self.v, w, self.chunk, block, tiles.recompute, **self.options(tiles.recompute)
         )
         kernels.layers_backward_kernel[(rows // tiles.layers.rows,)](
             x, *where, grad, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.layers,
-            **launch_options(tiles.layers),
+            **self.options(tiles.layers),
         )  # fmt: skip
         groups = block.spec.num_heads // tiles.attention.group * (tiles.attention.group_width // tiles.attention.piece)
         kernels.attention_backward_kernel[(num_runs * groups,)](
             x, *where, self.k, self.v, w, self.chunk, self.key_sums, num_runs, block, tiles.attention,
-            **launch_options(tiles.attention),
+            **self.options(tiles.attention),
         )  # fmt: skip
         kernels.input_backward_kernel[(rows // tiles.inputs.rows,)](
             x, d_x, *where, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.inputs,
-            **launch_options(tiles.inputs),
+            **self.options(tiles.inputs),
         )  # fmt: skip
         self._merge_keys(x, first_run, num_runs)
         self._add_weights(x, first_run, num_runs)
+
+    def options(self, tiles: ForwardTiles | LayerTiles | AttentionTiles | InputTiles) -> dict[str, Any]:
+        """How Triton compiles a kernel with these tiles."""
+        stages = stages_on(self.k.device, tiles, self.block)
+        return {"num_warps": tiles.warps, "num_stages": stages, "enable_fp_fusion": True}
 
     def _merge_keys(self, x: Rows, first_run: int, num_runs: int) -> None:
         size = self.block.M * self.block.D
@@ -191,8 +207,3 @@ class Job:
         parts = split_copies(flat, [(first,), (first,), (second,), (second,)])
         named = zip(("g0", "b0", "g1", "b1"), parts, strict=True)
         return {name: part for name, part in named if getattr(self.weights, name) is not None}
-
-
-def launch_options(tiles: Any) -> dict[str, Any]:
-    """How Triton compiles a kernel with these tiles."""
-    return {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True}

@@ -49,6 +49,11 @@ class Problem:
         return self.D // self.H
 
     @property
+    def precision(self) -> str:
+        """How tl.dot multiplies."""
+        return "tf32" if self.products == "tf32" else "ieee"
+
+    @property
     def itemsize(self) -> int:
         """Bytes of an element."""
         return 2 if self.products == "half" else 4
@@ -131,6 +136,12 @@ def products_of(dtype: torch.dtype) -> str:
     return "exact" if matrix_precision(dtype) == "ieee" else "tf32"
 
 
+def stage_products(dtype: torch.dtype, width: int, device: torch.device) -> str:
+    """How stage A multiplies elements of a width: exactly where the smallest tile of tf32 does not fit the memory."""
+    products = products_of(dtype)
+    return "exact" if products == "tf32" and width > 256 and gpu_of(device).shared < 2**17 else products
+
+
 class Gpu(NamedTuple):
     """What rules ask of a GPU."""
 
@@ -165,7 +176,7 @@ def backward_config(problem: Problem, shared_queries: bool) -> Backward:
     group = max(1, problem.num_sets * blocks // (2 * PROGRAMS)) if shared_queries else 1
     num_splits = splits(problem, blocks) if group == 1 else 1
     fused = problem.absorbed and problem.rows <= sums.block_r
-    transposed = gpu_of(problem.device).arch >= 90 and problem.products == "half"
+    transposed = 90 <= gpu_of(problem.device).arch < 120 and problem.products == "half"
     return Backward(sums, group, num_splits, elements, splits(problem, 1), fused, transposed)
 
 
@@ -199,7 +210,7 @@ def elements_tile(problem: Problem) -> Tile:
     """What dX would like, where it has a pass of its own."""
     tile = sums_tile(problem)
     if problem.absorbed or problem.products != "half":
-        most = 64 if problem.absorbed or problem.width < 128 else 32
+        most = 64 if problem.width < 128 or (problem.absorbed and problem.products == "half") else 32
         return Tile(min(tile.block_r, most), tile.block_n, 8, 1)
     # 4 warps: 8 have twice the rows of a product of 32 elements or 64 queries, and would compute it twice
     return Tile(min(tile.block_r, 64), 32, 4, 1)
@@ -231,12 +242,16 @@ def fit(problem: Problem, tile: Tile, resident: int) -> Tile:
 
 
 def shared_bytes(problem: Problem, tile: Tile, resident: int) -> int:
-    """Estimate: `resident` matrices of queries (and a head's weights when projected), element tiles, scores."""
+    """Estimate: `resident` matrices of queries (and a head's weights when projected), element tiles, scores.
+
+    tf32 elements lie there once more, transposed, where they are keys and values at once.
+    """
     if problem.absorbed:
         held = resident * tile.block_r * problem.width
     else:
         held = (2 * problem.width + resident * tile.block_r + 2 * tile.block_n) * padded(problem.E)
-    moving = tile.stages * tile.block_n * problem.width + resident * tile.block_r * tile.block_n
+    copies = tile.stages + (problem.absorbed and problem.products == "tf32")
+    moving = copies * tile.block_n * problem.width + resident * tile.block_r * tile.block_n
     return problem.itemsize * (held + moving)
 
 
