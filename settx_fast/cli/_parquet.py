@@ -135,13 +135,12 @@ def rows_of(batch: scm.Batch) -> pa.Table:
     import pyarrow as pa
 
     rows, variables = batch.values.shape[1:]
-    is_target = batch.is_target_environment.gather(1, batch.environment)
     codes = pa.array(batch.target_index.repeat_interleave(rows).int().numpy())
     columns = {
         "dataset": batch.index.repeat_interleave(rows).numpy(),
         "target": pa.DictionaryArray.from_arrays(codes, pa.array(batch.names)),
         "environment": batch.environment.flatten().int().numpy(),
-        "is_target": is_target.flatten().numpy(),
+        "is_target": batch.is_target_row.flatten().numpy(),
     }
     absent = ~batch.visible_mask[:, None].expand(-1, rows, -1)
     if batch.is_missing is not None:

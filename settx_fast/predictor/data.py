@@ -68,7 +68,7 @@ def observe(
     columns = columns.where(present, batch.target_index[:, None])
 
     ids = _order(torch.ones(sets, config.max_environments, dtype=torch.bool), generator)
-    is_target = batch.is_target_environment.gather(1, batch.environment)
+    is_target = batch.is_target_row
     is_missing = torch.zeros_like(batch.values, dtype=torch.bool) if batch.is_missing is None else batch.is_missing
     values = _filled(batch.values, is_missing, is_target)
     at_target = batch.target_index[:, None, None].expand(-1, values.shape[1], 1)
