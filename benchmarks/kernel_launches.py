@@ -6,6 +6,7 @@ CORNERS are the ends of what `why_not_triton` lets in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -72,12 +73,13 @@ def train_step(problem: Problem) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(problem.precision)
     try:
-        _train_step(problem)
+        forward(problem)()
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def _train_step(problem: Problem) -> None:
+def forward(problem: Problem) -> Callable[[], object]:
+    """Launch what forward launches; what is returned launches the backward."""
     shape, spec = problem.shape, problem.shape.spec
     empty = partial(torch.empty, dtype=problem.dtype, device="meta")
     sets = _sets(problem, empty(shape.batch, shape.elements, shape.dim_in))
@@ -85,19 +87,24 @@ def _train_step(problem: Problem) -> None:
     if problem.alone:
         stage = Stage(spec, _weights(problem, shape.dim, shape.dim_in))
         kept = aggregate_forward(sets, queries, stage)
-        aggregate_backward(sets, queries, stage, kept, torch.empty_like(kept.latents.out), None, add=False)
-        return
+        grad = torch.empty_like(kept.latents.out)
+        return partial(aggregate_backward, sets, queries, stage, kept, grad, None, add=False)
     # norm_first norms queries and elements alike
     width = shape.dim if spec.norm_first else shape.dim_in
     stage = Stage(spec, _weights(problem, shape.dim, shape.dim_in), spec, _weights(problem, width, shape.dim))
-    out, kept = _forward(sets, queries, stage)
+    out, kept = _isab(sets, queries, stage)
+    return partial(_isab_backward, sets, queries, stage, kept, out)
+
+
+def _isab_backward(sets: Sets, queries: Tensor, stage: Stage, kept: Aggregated, grad: Tensor) -> None:
     keys, values = _keys_values(kept)
+    assert stage.next_spec is not None
     dx = torch.empty_like(sets.rows)
-    dk, dv, _ = broadcast_backward(sets, keys, values, stage.next_weights, spec, out, dx)
+    dk, dv, _ = broadcast_backward(sets, keys, values, stage.next_weights, stage.next_spec, grad, dx)
     aggregate_backward(sets, queries, stage, kept, (dk, dv), dx, add=True)
 
 
-def _forward(sets: Sets, queries: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
+def _isab(sets: Sets, queries: Tensor, stage: Stage) -> tuple[Tensor, Aggregated]:
     if is_small(sets, problem_of(sets, queries.shape[1], stage)):
         return small_forward(sets, sets, queries, stage)
     kept = aggregate_forward(sets, queries, stage)

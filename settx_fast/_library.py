@@ -34,9 +34,11 @@ from settx_fast.kernels.aggregate_grad import (
 )
 from settx_fast.kernels.broadcast_forward import broadcast_forward
 from settx_fast.kernels.broadcast_grad import broadcast_backward
+from settx_fast.kernels.launch import side_by_side
 from settx_fast.kernels.rows_backward import QUERY_VECTORS, VECTORS
 from settx_fast.kernels.small import is_small, small_forward
 
+fused = partial(operator, around=side_by_side)
 NO_DOUBLE_BACKWARD = (
     "the fused kernels have no second derivative: call with impl='composed' where a gradient is differentiated again"
 )
@@ -105,7 +107,7 @@ def gradients_of(tensors: Sequence[Tensor], absorbed: bool) -> Gradients:
     return Gradients(query, latent, vectors, query_matrices, query_vectors, None if absorbed else projections[0])
 
 
-@operator("settx_fast::triton_aggregate")
+@fused("settx_fast::triton_aggregate")
 def aggregate(
     rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, query: Tensor, weights: Sequence[Tensor], specs: str
 ) -> list[Tensor]:
@@ -120,7 +122,7 @@ def _(rows, lengths, offsets, query, weights, specs):  # type: ignore[no-untyped
     return pack(allocate(problem_of(Sets(rows, lengths, offsets), query.shape[1], stage), query, stage), query)
 
 
-@operator("settx_fast::triton_aggregate_backward")
+@fused("settx_fast::triton_aggregate_backward")
 def aggregate_grad(
     grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, query: Tensor,
     weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str,
@@ -139,7 +141,7 @@ def _(grad, rows, lengths, offsets, query, weights, saved, specs):  # type: igno
     return [torch.empty_like(rows), *empty_gradients(query, stage, absorbed)]
 
 
-@operator("settx_fast::triton_broadcast")
+@fused("settx_fast::triton_broadcast")
 def broadcast(
     rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, keys: Tensor, values: Tensor,
     weights: Sequence[Tensor], spec: str,
@@ -153,7 +155,7 @@ def _(rows, lengths, offsets, keys, values, weights, spec):  # type: ignore[no-u
     return like(rows, keys.shape[-1])
 
 
-@operator("settx_fast::triton_broadcast_backward")
+@fused("settx_fast::triton_broadcast_backward")
 def broadcast_grad(
     grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, keys: Tensor, values: Tensor,
     weights: Sequence[Tensor], spec: str,
@@ -173,7 +175,7 @@ def _(grad, rows, lengths, offsets, keys, values, weights, spec):  # type: ignor
     return [torch.empty_like(t) for t in (rows, keys, values, *used)]
 
 
-@operator("settx_fast::triton_isab")
+@fused("settx_fast::triton_isab")
 def isab(
     rows: Tensor,
     lengths: Tensor | None,
@@ -207,7 +209,7 @@ def _(rows, lengths, offsets, context_lengths, inducing, weights, specs):  # typ
     return [like(rows, stage.next_dim), *pack(kept, inducing)]
 
 
-@operator("settx_fast::triton_isab_backward")
+@fused("settx_fast::triton_isab_backward")
 def isab_grad(
     grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, context_lengths: Tensor | None,
     inducing: Tensor, weights: Sequence[Tensor], saved: Sequence[Tensor], specs: str, needs_x: bool,

@@ -13,11 +13,17 @@ from torch.library import infer_schema
 _LISTS, _TENSORS = (list[Tensor], Sequence[Tensor]), List[Tensor]  # noqa: UP006, the one name that all versions know
 
 
-def operator(name: str, *, mutates: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
+def operator(
+    name: str,
+    *,
+    mutates: tuple[str, ...] = (),
+    around: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+) -> Callable[[Callable[..., Any]], Any]:
     """Make a function the operator `name`, with a schema from its annotations, that may write to arguments `mutates`.
 
     What torch.library.custom_op does too; but that imports the compiler, and triton, when the operator is first called.
-    Runs with the device of its first argument as the current one, as PyTorch's own operators do.
+    Runs with the device of its first argument as the current one, as PyTorch's own operators do, and `around` it what
+    is given.
     """
 
     def register(function: Callable[..., Any]) -> Any:
@@ -25,7 +31,8 @@ def operator(name: str, *, mutates: tuple[str, ...] = ()) -> Callable[[Callable[
         function.__annotations__ = {each: _TENSORS if hint in _LISTS else hint for each, hint in hints}
         schema = infer_schema(function, mutates_args=mutates)
         torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.impl(name, "default", _on_its_device(function))
+        inner = function if around is None else around(function)
+        torch.library.impl(name, "default", _on_its_device(inner))
         namespace, own_name = name.split("::")
         found = getattr(getattr(torch.ops, namespace), own_name).default
         found.__wrapped__ = function  # for tests that look inside

@@ -16,6 +16,7 @@ from settx_fast._sets import Sets
 from settx_fast.kernels import aggregate_forward as kernels
 from settx_fast.kernels.aggregate_forward import Latents, Queries
 from settx_fast.kernels.config import Problem, RowTile, forward_config, row_tile, stage_products
+from settx_fast.kernels.launch import launch
 from settx_fast.kernels.primitives import padded
 from settx_fast.kernels.sets import rows_of
 
@@ -137,7 +138,8 @@ def aggregate_forward(sets: Sets, query: Tensor, stage: Stage) -> Aggregated:
     to = allocate(problem, query, stage)
     rows, width = query.shape[0] * problem.M, query.shape[2]
     tile = row_tile(problem, rows, width)
-    kernels.prepare_kernel[(triton.cdiv(rows, tile.rows) * problem.H,)](
+    launch(
+        kernels.prepare_kernel, triton.cdiv(rows, tile.rows) * problem.H,
         query, stage.weights, to.queries, rows, problem.M, stage.spec.score_scale(problem.D) * LOG2_E,
         stage.spec, width, problem.C, problem.D, problem.absorbed, BLOCK_CQ=padded(width),
         **row_arguments(problem, tile),
@@ -146,7 +148,8 @@ def aggregate_forward(sets: Sets, query: Tensor, stage: Stage) -> Aggregated:
     residual = to.queries.query if stage.spec.residual == "projected" else query
     latents = problem.num_sets * problem.M
     tile = row_tile(problem, latents, problem.D)
-    kernels.finish_kernel[(triton.cdiv(latents, tile.rows),)](
+    launch(
+        kernels.finish_kernel, triton.cdiv(latents, tile.rows),
         to.y, to.lse, residual, rows, stage.weights, stage.next_weights, to.latents, latents, problem.M,
         stage.spec, stage.next_spec, problem.C, problem.D, stage.next_dim, problem.absorbed,
         BLOCK_D=padded(problem.D), **row_arguments(problem, tile),
@@ -158,7 +161,7 @@ def row_arguments(problem: Problem, tile: RowTile) -> dict[str, Any]:
     """A tile as kernels of the layers on few rows and their launcher call it."""
     return {
         "BLOCK_M": tile.rows, "BLOCK_E": min(tile.columns, padded(problem.E)), "BLOCK_K": tile.columns,
-        "PRECISION": problem.precision, "num_warps": tile.warps, "enable_fp_fusion": True,
+        "PRECISION": problem.precision, "num_warps": tile.warps,
     }  # fmt: skip
 
 
@@ -172,16 +175,18 @@ def attend(sets: Sets, own: bool, to: Aggregated, problem: Problem, stage: Stage
     pieces = (B, num_splits, H * M) if split else (0,)
     tops, totals = (sets.rows.new_empty(pieces, dtype=torch.float32) for _ in range(2))
     ys = sets.rows.new_empty(*pieces, width, dtype=torch.float32)
-    kernels.scan_kernel[(B * num_splits * problem.blocks(tile.block_r),)](
+    launch(
+        kernels.scan_kernel, B * num_splits * problem.blocks(tile.block_r),
         rows_of(sets), sets.longest, to.queries.folded, H * M * width if own else 0, stage.weights,
         to.lse, target, tops, totals, ys, B, num_splits, M, stage.spec, problem.C, problem.D, problem.absorbed, split,
         BLOCK_R=tile.block_r, BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_E=padded(problem.E),
-        PRECISION=problem.precision, num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True,
+        PRECISION=problem.precision, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     if split:
         block_w = min(64, padded(width))
-        kernels.merge_kernel[(B * triton.cdiv(H * M, 2) * triton.cdiv(width, block_w),)](
+        launch(
+            kernels.merge_kernel, B * triton.cdiv(H * M, 2) * triton.cdiv(width, block_w),
             tops, totals, ys, stage.weights.b_v, to.lse, target, B, num_splits, M,
             H, problem.C, problem.E, problem.absorbed,
-            BLOCK_S=8 if num_splits <= 8 else 32, BLOCK_R=2, BLOCK_W=block_w, num_warps=4, enable_fp_fusion=True,
+            BLOCK_S=8 if num_splits <= 8 else 32, BLOCK_R=2, BLOCK_W=block_w, num_warps=4,
         )  # fmt: skip

@@ -14,6 +14,7 @@ from settx_fast.kernels import aggregate_backward as kernels
 from settx_fast.kernels import products, rows_backward
 from settx_fast.kernels.aggregate import LOG2_E, Aggregated, Stage, problem_of, row_arguments
 from settx_fast.kernels.config import Problem, Tile, backward_config, row_tile
+from settx_fast.kernels.launch import launch
 from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.rows_backward import LatentGrads, QueryGrads
 from settx_fast.kernels.sets import NO_ROWS, rows_of
@@ -131,7 +132,8 @@ def finish_backward(
     next_dim = problem.D if dk is None else dk.shape[-1]
     widest = max(problem.D, latents.before.shape[-1], next_dim)
     parts = out.new_empty(rows_backward.VECTORS, programs, widest, dtype=torch.float32)
-    rows_backward.finish_backward_kernel[(programs,)](
+    launch(
+        rows_backward.finish_backward_kernel, programs,
         dk, dv, latents, saved.y, saved.lse, stage.weights, stage.next_weights, grads, parts, rows, problem.M, widest,
         spec, next_spec, problem.C, problem.D, next_dim, problem.absorbed,
         BLOCK_D=padded(problem.D), **row_arguments(problem, tile),
@@ -158,12 +160,13 @@ def attend_backward(
         dnorm = x.new_empty(2, programs if fused else B * config.element_splits, C, dtype=torch.float32)
     dgain, dbias = (None, None) if dnorm is None else dnorm.unbind()
     target = NO_ROWS if dx is None else rows_of(sets, dx)
-    launch = {"BLOCK_C": problem.width, "PRECISION": problem.precision, "enable_fp_fusion": True}
-    sums, elements = ({**launch, **tile_arguments(tile)} for tile in (config.sums, config.elements))
+    options = {"BLOCK_C": problem.width, "PRECISION": problem.precision}
+    sums, elements = ({**options, **tile_arguments(tile)} for tile in (config.sums, config.elements))
     projections = None
     if problem.absorbed:
         blocks = problem.blocks(config.sums.block_r)
-        kernels.absorbed_kernel[(programs * blocks,)](
+        launch(
+            kernels.absorbed_kernel, programs * blocks,
             rows_of(sets), target, sets.longest, saved.queries.folded, folded_stride, stage.weights, grads.y, saved.lse,
             grads.delta, dfolded, dgain, dbias, B, config.group, config.num_splits, H * M,
             stage.spec, C, config.group == 1, fused, config.transposed, add, **sums,
@@ -171,14 +174,16 @@ def attend_backward(
     else:
         blocks = triton.cdiv(M, config.sums.block_r)
         parts = x.new_empty(2, programs * blocks, problem.D * C, dtype=torch.float32)
-        kernels.projected_kernel[(programs * blocks * H,)](
+        launch(
+            kernels.projected_kernel, programs * blocks * H,
             rows_of(sets), sets.longest, saved.queries.folded, folded_stride, stage.weights, grads.attended, saved.lse,
             grads.delta, dfolded, parts[0], parts[1], B, config.group, config.num_splits, M, stage.spec, C, problem.D,
             config.group == 1, BLOCK_E=padded(problem.E), **sums,
         )  # fmt: skip
         projections = sum_parts(x.dtype, parts)[0].view(2, problem.D, C)
     if wanted and not fused:
-        kernels.elements_kernel[(B * config.element_splits,)](
+        launch(
+            kernels.elements_kernel, B * config.element_splits,
             rows_of(sets), target, sets.longest, saved.queries.folded, folded_stride, stage.weights,
             grads.attended if grads.y is None else grads.y, saved.lse, grads.delta, dgain, dbias, config.element_splits,
             M, stage.spec, C, problem.D, problem.absorbed, add, BLOCK_E=padded(problem.E), **elements,
@@ -211,7 +216,8 @@ def queries_backward(
     widest = max(problem.D, width)
     parts_dtype = query.dtype if programs == 1 else torch.float32
     parts = query.new_empty(rows_backward.QUERY_VECTORS, programs, widest, dtype=parts_dtype)
-    rows_backward.queries_backward_kernel[(programs,)](
+    launch(
+        rows_backward.queries_backward_kernel, programs,
         dfolded, residual, query, stage.weights, to, parts, rows, M, stage.spec.score_scale(problem.D) * LOG2_E, widest,
         stage.spec, width, problem.C, problem.D, problem.absorbed,
         BLOCK_CQ=padded(width), **row_arguments(problem, tile),
@@ -226,8 +232,9 @@ def latent_products(
     dk, dv = (None, None) if isinstance(grad, Tensor) else grad
     shapes = latent_shapes(stage, problem.absorbed)
     heads = {"w_v": problem.H}
-    parts, grid, constants = product_launch(shapes, heads, problem.num_sets * problem.M, grads.sum0)
-    products.latent_products_kernel[grid](
+    parts, programs, constants = product_launch(shapes, heads, problem.num_sets * problem.M, grads.sum0)
+    launch(
+        products.latent_products_kernel, programs,
         saved.latents, grads, dk, dv, saved.y, parts, parts.shape[1], problem.num_sets * problem.M, parts.shape[2],
         problem.C, problem.D, grads.before.shape[-1], stage.next_dim, problem.H, stage.spec.output_projection,
         stage.spec.ffn_dim is not None, **constants,
@@ -239,8 +246,9 @@ def query_products(saved: Aggregated, grads: QueryGrads, problem: Problem, stage
     """Parts of the gradients of the weights of `query_shapes`, flat."""
     shapes = query_shapes(stage, problem.absorbed)
     width, rows = grads.input.shape[-1], grads.input.shape[:-1].numel()
-    parts, grid, constants = product_launch(shapes, {"w_k": problem.H}, rows, grads.query)
-    products.query_products_kernel[grid](
+    parts, programs, constants = product_launch(shapes, {"w_k": problem.H}, rows, grads.query)
+    launch(
+        products.query_products_kernel, programs,
         saved.queries, grads, parts, parts.shape[1], rows, parts.shape[2],
         width, problem.C, problem.D, problem.H, **constants,
     )  # fmt: skip
@@ -249,8 +257,8 @@ def query_products(saved: Aggregated, grads: QueryGrads, problem: Problem, stage
 
 def product_launch(
     shapes: dict[str, torch.Size], heads: dict[str, int], rows: int, like: Tensor
-) -> tuple[Tensor, tuple[int], dict[str, Any]]:
-    """Room for the partial sums (1, splits, size), the grid and the constants of a products kernel.
+) -> tuple[Tensor, int, dict[str, Any]]:
+    """Room for the partial sums (1, splits, size), the programs and the constants of a products kernel.
 
     `heads` names the weights that are products of each head.
     """
@@ -264,9 +272,8 @@ def product_launch(
     step = 32 if like.dtype == torch.float32 else 64
     constants = {
         "BLOCK": PRODUCT_BLOCK, "STEP": step, "PRECISION": matrix_precision(like.dtype), "num_warps": 8,
-        "enable_fp_fusion": True,
     }  # fmt: skip
-    return like.new_empty(1, splits, size, dtype=dtype), (tiles * splits,), constants
+    return like.new_empty(1, splits, size, dtype=dtype), tiles * splits, constants
 
 
 def sum_parts(dtype: torch.dtype, *arrays: Tensor) -> list[Tensor]:
@@ -277,7 +284,5 @@ def sum_parts(dtype: torch.dtype, *arrays: Tensor) -> list[Tensor]:
     if open_sums:
         first, *rest = [(a, sums[id(a)], *a.shape) for a in open_sums]
         second = rest[0] if rest else (None, None, 0, 0, 0)
-        rows_backward.sum_parts_kernel[(tiles,)](
-            *first, *second, BLOCK_P=32, BLOCK_S=64, num_warps=4, enable_fp_fusion=True
-        )
+        launch(rows_backward.sum_parts_kernel, tiles, *first, *second, BLOCK_P=32, BLOCK_S=64, num_warps=4)
     return [sums[id(a)] if id(a) in sums else a[:, 0] for a in arrays]

@@ -15,6 +15,7 @@ from torch import Tensor
 from settx_fast._block import BlockSpec, BlockWeights
 from settx_fast._sets import Sets
 from settx_fast.kernels.broadcast_config import Block, ForwardTiles, forward_tiles, stages_on
+from settx_fast.kernels.launch import launch
 from settx_fast.kernels.primitives import (
     LOG2_E,
     contiguous,
@@ -226,9 +227,10 @@ def broadcast_forward(
     tiles = tiles or forward_tiles(block)
     out = x.rows.new_empty(*x.rows.shape[:-1], block.D)
     if out.numel():
-        broadcast_forward_kernel[(num_blocks(x, tiles.rows),)](
+        launch(
+            broadcast_forward_kernel, num_blocks(x, tiles.rows),
             rows_of(x), rows_of(x, out), x.longest, x.num_sets, k.contiguous(), v.contiguous(),
             contiguous(weights), block, tiles,
-            num_warps=tiles.warps, num_stages=stages_on(k.device, tiles, block), enable_fp_fusion=True,
+            num_warps=tiles.warps, num_stages=stages_on(k.device, tiles, block),
         )  # fmt: skip
     return out

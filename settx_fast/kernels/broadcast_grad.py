@@ -26,6 +26,7 @@ from settx_fast.kernels.broadcast_config import (
     run_rows,
     stages_on,
 )
+from settx_fast.kernels.launch import launch
 from settx_fast.kernels.primitives import contiguous
 from settx_fast.kernels.sets import Rows, num_blocks, rows_of
 from settx_fast.kernels.weight_gradients import SPLITS, split_copies, sum_rows, weight_gradient_kernel
@@ -138,19 +139,23 @@ class Job:
         x, grad, d_x = (rows_of(sets, t) for t in (sets.rows, grad_out, dx))
         where = (sets.longest, sets.num_sets, first_run, self.run_rows)
         rows = num_runs * self.run_rows
-        kernels.recompute_kernel[(rows // tiles.recompute.rows,)](
-            x, *where, self.k, self.v, w, self.chunk, block, tiles.recompute, **self.options(tiles.recompute)
-        )
-        kernels.layers_backward_kernel[(rows // tiles.layers.rows,)](
+        launch(
+            kernels.recompute_kernel, rows // tiles.recompute.rows,
+            x, *where, self.k, self.v, w, self.chunk, block, tiles.recompute, **self.options(tiles.recompute),
+        )  # fmt: skip
+        launch(
+            kernels.layers_backward_kernel, rows // tiles.layers.rows,
             x, *where, grad, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.layers,
             **self.options(tiles.layers),
         )  # fmt: skip
         groups = block.spec.num_heads // tiles.attention.group * (tiles.attention.group_width // tiles.attention.piece)
-        kernels.attention_backward_kernel[(num_runs * groups,)](
+        launch(
+            kernels.attention_backward_kernel, num_runs * groups,
             x, *where, self.k, self.v, w, self.chunk, self.key_sums, num_runs, block, tiles.attention,
             **self.options(tiles.attention),
         )  # fmt: skip
-        kernels.input_backward_kernel[(rows // tiles.inputs.rows,)](
+        launch(
+            kernels.input_backward_kernel, rows // tiles.inputs.rows,
             x, d_x, *where, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.inputs,
             **self.options(tiles.inputs),
         )  # fmt: skip
@@ -160,7 +165,7 @@ class Job:
     def options(self, tiles: ForwardTiles | LayerTiles | AttentionTiles | InputTiles) -> dict[str, Any]:
         """How Triton compiles a kernel with these tiles."""
         stages = stages_on(self.k.device, tiles, self.block)
-        return {"num_warps": tiles.warps, "num_stages": stages, "enable_fp_fusion": True}
+        return {"num_warps": tiles.warps, "num_stages": stages}
 
     def _merge_keys(self, x: Rows, first_run: int, num_runs: int) -> None:
         size = self.block.M * self.block.D
@@ -169,9 +174,10 @@ class Job:
         if not self.sets.packed:
             first_set = first_run // runs_of_set
             num_sets = (first_run + num_runs - 1) // runs_of_set + 1 - first_set
-        kernels.merge_keys_kernel[(num_sets * triton.cdiv(size, 256),)](
+        launch(
+            kernels.merge_keys_kernel, num_sets * triton.cdiv(size, 256),
             self.key_sums, self.dk, self.dv, x, self.sets.longest, first_run, num_runs, self.run_rows, first_set,
-            SIZE=size, BLOCK=256, num_warps=4, enable_fp_fusion=True,
+            SIZE=size, BLOCK=256, num_warps=4,
         )  # fmt: skip
 
     def _add_weights(self, x: Rows, first_run: int, num_runs: int) -> None:
@@ -181,10 +187,11 @@ class Job:
         for grad, seen in self.products.values():
             outs, ins = grad.shape[1], seen.shape[1]
             pieces = triton.cdiv(outs, 64) * triton.cdiv(ins, 64)
-            weight_gradient_kernel[(splits * pieces,)](
+            launch(
+                weight_gradient_kernel, splits * pieces,
                 grad, seen, self.weight_sums[:, start:], stride, x, sets.longest, sets.num_sets, first_run, num_runs,
                 self.run_rows, splits, outs, ins, BLOCK=64, STEP=step, PRECISION=self.block.precision,
-                num_warps=4, num_stages=3, enable_fp_fusion=True,
+                num_warps=4, num_stages=3,
             )  # fmt: skip
             start += outs * (ins + 1)
 

@@ -17,6 +17,7 @@ from settx_fast.kernels.aggregate_forward import finish, prepare, scan, store_at
 from settx_fast.kernels.broadcast_config import Block, ForwardTiles, forward_tiles
 from settx_fast.kernels.broadcast_forward import broadcast_tile
 from settx_fast.kernels.config import PROGRAMS, Problem, forward_config
+from settx_fast.kernels.launch import launch
 from settx_fast.kernels.primitives import matrix_precision, padded
 from settx_fast.kernels.sets import rows_of
 
@@ -76,13 +77,14 @@ def small_forward(sets: Sets, context: Sets, query: Tensor, stage: Stage) -> tup
     tiles: ForwardTiles = forward_tiles(block)
     out = sets.rows.new_empty(*sets.rows.shape[:-1], stage.next_dim)
     residual = to.queries.query if stage.spec.residual == "projected" else query
-    small_kernel[(problem.num_sets,)](
+    launch(
+        small_kernel, problem.num_sets,
         rows_of(sets), rows_of(context), rows_of(sets, out), sets.longest, query, residual,
         stage.weights, stage.next_weights, to,
         problem.num_sets, problem.M, stage.spec.score_scale(problem.D) * LOG2_E, stage.spec, stage.next_spec,
         problem.C, problem.D, stage.next_dim, block, tiles, BLOCK_M=padded(problem.M), BLOCK_R=tile.block_r,
         BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_D=padded(problem.D), BLOCK_E=min(64, padded(problem.E)),
         BLOCK_K=64, PRECISION=matrix_precision(query.dtype), num_warps=max(tile.warps, tiles.warps),
-        num_stages=2, enable_fp_fusion=True,
+        num_stages=2,
     )  # fmt: skip
     return out, to

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from settx_fast.kernels.launch import launch
 from settx_fast.kernels.sets import elements_of_block, locate
 
 SPLITS = 64  # programs that share the rows of one piece of a gradient
@@ -66,9 +67,7 @@ def sum_rows_kernel(sums_ptr, total_ptr, num_rows, width, ROWS: tl.constexpr, BL
 def sum_rows(sums: Tensor, total: Tensor) -> None:
     """Write the sum over the first axis of fp32 `sums` to the vector `total`."""
     width = total.numel()
-    sum_rows_kernel[(triton.cdiv(width, 64),)](
-        sums, total, sums.shape[0], width, ROWS=16, BLOCK=64, num_warps=4, enable_fp_fusion=True
-    )
+    launch(sum_rows_kernel, triton.cdiv(width, 64), sums, total, sums.shape[0], width, ROWS=16, BLOCK=64, num_warps=4)
 
 
 def split_copies(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
