@@ -20,10 +20,11 @@ SETTX_CALL Sizes draw_sizes(const Prior& prior, uint64_t seed, int64_t index) {
             pick(w.w2, prior.target_environments), prior.graphs + pick(w.w3, prior.num_graphs)};
 }
 
-SETTX_CALL int32_t count_parents(const bool* adjacency, int64_t V, int32_t n, int32_t v) {
-    int32_t count = 0;
-    for (int32_t p = 0; p < n; ++p) count += adjacency[p * V + v];
-    return count;
+// counts (n,): how many parents every variable has; row by row, as the adjacency lies in memory.
+SETTX_CALL void count_parents(const bool* __restrict adjacency, int64_t V, int32_t n, int32_t* __restrict counts) {
+    for (int32_t v = 0; v < n; ++v) counts[v] = 0;
+    for (int32_t p = 0; p < n; ++p)
+        for (int32_t v = 0; v < n; ++v) counts[v] += adjacency[p * V + v];
 }
 
 // ---- One dataset ----------------------------------------------------------------------------------------------------
@@ -38,7 +39,8 @@ struct Dataset {
     const Graph* graph;
 
     SETTX_METHOD int64_t V() const { return t.variables; }
-    SETTX_METHOD bool edge(int32_t p, int32_t v) const { return t.adjacency[(b * V() + p) * V() + v]; }
+    SETTX_METHOD const bool* edges_from(int32_t p) const { return t.adjacency + (b * V() + p) * V(); }
+    SETTX_METHOD bool edge(int32_t p, int32_t v) const { return edges_from(p)[v]; }
     SETTX_METHOD float& weight(int64_t k, int32_t p, int32_t v) const {
         return t.weights[((b * t.environments + k) * V() + p) * V() + v];
     }
@@ -69,17 +71,30 @@ SETTX_CALL const Distribution& weight_distribution(const Dataset& d, int32_t p, 
     return d.prior.weight;
 }
 
-// Weights into v and its noise scale, for environment k; version 0 is the dataset's own, k + 1 a redraw.
-SETTX_CALL void draw_mechanism_strengths(const Dataset& d, int64_t k, int32_t v, uint32_t version) {
-    for (int32_t p = 0; p < d.n; ++p)
-        if (d.edge(p, v)) d.weight(k, p, v) = d.number(weight_distribution(d, p, v), version, v, FOR_WEIGHT, p);
+// Of environment k; version 0 is the dataset's own, k + 1 a redraw.
+SETTX_CALL void draw_weight(const Dataset& d, int64_t k, int32_t p, int32_t v, uint32_t version) {
+    d.weight(k, p, v) = d.number(weight_distribution(d, p, v), version, v, FOR_WEIGHT, p);
+}
+
+SETTX_CALL void draw_noise_scale(const Dataset& d, int64_t k, int32_t v, uint32_t version) {
     const Distribution& scale = d.prior.noise_scale[d.prior.noise_scale_per_variable ? v : 0];
     d.t.noise_scale[d.at(k, v)] = d.number(scale, version, v, FOR_NOISE_SCALE);
 }
 
-SETTX_CALL void draw_variable(const Dataset& d, int32_t v, int64_t* parameter_offset) {
+SETTX_CALL void redraw_strengths(const Dataset& d, int64_t k, int32_t v) {
+    for (int32_t p = 0; p < d.n; ++p)
+        if (d.edge(p, v)) draw_weight(d, k, p, v, uint32_t(k) + 1);
+    draw_noise_scale(d, k, v, uint32_t(k) + 1);
+}
+
+SETTX_CALL void draw_weights(const Dataset& d) {
+    for (int32_t p = 0; p < d.n; ++p)
+        for_each_true(d.edges_from(p), d.n, [&](int64_t v) { draw_weight(d, 0, p, int32_t(v), 0); });
+}
+
+SETTX_CALL void draw_variable(const Dataset& d, int32_t v, int32_t num_parents, int64_t* parameter_offset) {
     const int64_t bv = d.b * d.V() + v;
-    draw_mechanism_strengths(d, 0, v, 0);
+    draw_noise_scale(d, 0, v, 0);
     d.t.bias[d.at(0, v)] = d.number(d.prior.bias[d.prior.bias_per_variable ? v : 0], 0, v, FOR_BIAS);
 
     const Noise& noise = d.prior.noises[d.choice(d.prior.num_noises, v, FOR_NOISE_KIND)];
@@ -90,8 +105,7 @@ SETTX_CALL void draw_variable(const Dataset& d, int32_t v, int64_t* parameter_of
     prepare_noise(noise.kind, given, d.t.noise_parameters + NOISE_PARAMETERS * bv);
     d.t.noise_effect[bv] = d.prior.noise_effects[d.choice(d.prior.num_noise_effects, v, FOR_NOISE_EFFECT)];
 
-    const int32_t parents = count_parents(d.t.adjacency + d.b * d.V() * d.V(), d.V(), d.n, v);
-    const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, parents);
+    const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, num_parents);
     d.t.mechanism[bv] = m.mechanism->kind;
     d.t.mechanism_offset[d.at(0, v)] = *parameter_offset;
     draw_parameters(m, d.seed, address(d.index, 0, v, FOR_PARAMETERS), d.t.parameters + *parameter_offset);
@@ -110,9 +124,9 @@ SETTX_CALL void copy_environment(const Dataset& d, int64_t k) {
 
 // ---- The target variable --------------------------------------------------------------------------------------------
 
-// 2: has parents and children, 1: has parents, 0: neither is asked.
+// 2: has parents and children, 1: has parents.
 SETTX_CALL bool is_inner(const Dataset& d, int32_t v, int demand) {
-    bool parent = demand < 1, child = demand < 2;
+    bool parent = false, child = demand < 2;
     for (int32_t u = 0; u < d.n; ++u) {
         parent |= d.edge(u, v);
         child |= d.edge(v, u);
@@ -123,14 +137,15 @@ SETTX_CALL bool is_inner(const Dataset& d, int32_t v, int demand) {
 SETTX_CALL int32_t draw_target(const Dataset& d) {
     if (d.prior.target >= 0) return d.prior.target;
     const uint32_t word = d.words(0, 0, FOR_TARGET).w0;
-    for (int demand = d.prior.target == TARGET_INNER ? 2 : 0;; --demand) {
+    for (int demand = d.prior.target == TARGET_INNER ? 2 : 0; demand > 0; --demand) {
         int32_t eligible = 0;
         for (int32_t v = 0; v < d.n; ++v) eligible += is_inner(d, v, demand);
-        if (eligible == 0) continue;  // never at demand 0
+        if (eligible == 0) continue;
         int32_t left = pick(word, eligible);
         for (int32_t v = 0; v < d.n; ++v)
             if (is_inner(d, v, demand) && left-- == 0) return v;
     }
+    return pick(word, d.n);
 }
 
 // ---- Interventions --------------------------------------------------------------------------------------------------
@@ -140,6 +155,7 @@ struct Environment {
     const Dataset& d;
     int64_t k, number;               // of `number` environments
     int64_t own_end, copy_distance;  // end of the dataset's own parameters; how far away this environment's copy lies
+    const int32_t* num_parents;      // (n,)
 };
 
 SETTX_CALL void remove_edges(const Dataset& d, int64_t k, int32_t v, float probability, uint32_t block) {
@@ -151,11 +167,10 @@ SETTX_CALL void remove_edges(const Dataset& d, int64_t k, int32_t v, float proba
 
 SETTX_CALL void renew_mechanism(const Environment& e, int32_t v) {
     const Dataset& d = e.d;
-    const int32_t parents = count_parents(d.t.adjacency + d.b * d.V() * d.V(), d.V(), d.n, v);
-    const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, parents);
+    const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, e.num_parents[v]);
     int64_t& offset = d.t.mechanism_offset[d.at(e.k, v)];
     if (offset < e.own_end) offset += e.copy_distance;  // else it was renewed before
-    draw_mechanism_strengths(d, e.k, v, uint32_t(e.k) + 1);
+    redraw_strengths(d, e.k, v);
     draw_parameters(m, d.seed, address(d.index, uint32_t(e.k) + 1, v, FOR_PARAMETERS), d.t.parameters + offset);
 }
 
@@ -189,7 +204,7 @@ SETTX_CALL void intervene(const Environment& e, int32_t v, const Intervention& w
             fix_value(d, e.k, v, value);
             break;
         case REDRAW:
-            draw_mechanism_strengths(d, e.k, v, uint32_t(e.k) + 1);
+            redraw_strengths(d, e.k, v);
             break;
         case REMOVE_EDGES:
             remove_edges(d, e.k, v, value, which);
@@ -248,11 +263,10 @@ SETTX_CALL int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, 
                               int64_t* order, int32_t* scratch) {
     const Sizes sizes = draw_sizes(prior, seed, index);
     draw_structure(*sizes.graph, seed, index, sizes.variables, V, adjacency, order, scratch);
+    count_parents(adjacency, V, sizes.variables, scratch);
     int64_t count = 0;
-    for (int32_t v = 0; v < sizes.variables; ++v) {
-        const int32_t parents = count_parents(adjacency, V, sizes.variables, v);
-        count += num_parameters(draw_mechanism(prior, seed, index, v, parents));
-    }
+    for (int32_t v = 0; v < sizes.variables; ++v)
+        count += num_parameters(draw_mechanism(prior, seed, index, v, scratch[v]));
     // Environments that may renew mechanisms get room for all of them.
     int64_t copies = 1;
     if (renews_mechanisms(prior.source_interventions, prior.num_source_interventions)) copies += sizes.sources;
@@ -271,8 +285,11 @@ SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t paramete
     draw_structure(*sizes.graph, seed, index, sizes.variables, V, t.adjacency + b * V * V, t.order + b * V, scratch);
     t.target_index[b] = draw_target(d);
     for (int32_t v = 0; v < d.n; ++v) t.gain[b * V + v] = t.column_gain[b * V + v] = 1.0f;
+    draw_weights(d);
+    int32_t *candidates = scratch, *num_parents = scratch + V;
+    count_parents(d.edges_from(0), V, d.n, num_parents);
     int64_t end = parameter_offset;
-    for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, &end);
+    for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, num_parents[v], &end);
     const int64_t own_parameters = end - parameter_offset, environments = t.num_environments[b];
     for (int64_t k = 1; k < environments; ++k) copy_environment(d, k);
     for (int64_t k = 0, copies = 0; k < environments; ++k) {
@@ -281,7 +298,8 @@ SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t paramete
         const int32_t count = is_target ? prior.num_target_interventions : prior.num_source_interventions;
         t.is_target[b * t.environments + k] = is_target;
         if (renews_mechanisms(list, count)) ++copies;
-        intervene_in_environment({d, k, environments, end, copies * own_parameters}, list, count, scratch);
+        intervene_in_environment({d, k, environments, end, copies * own_parameters, num_parents}, list, count,
+                                 candidates);
     }
 }
 

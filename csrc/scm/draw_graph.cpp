@@ -78,18 +78,29 @@ SETTX_CALL float edge_probability(const GraphDraw& g, int32_t from, int32_t to) 
     return 0.0f;
 }
 
+// An edge where the next word is below threshold(from, to).
+template <class Threshold>
+SETTX_FN void draw_edges_below(const GraphDraw& g, Threshold threshold) {
+    for (int32_t to = 1; to < g.n; ++to) {
+        Stream stream(address(g.index, 0, to, FOR_EDGES), g.seed);
+        for (int32_t from = 0; from < to; from += 4) {
+            const Words w = stream.block();
+            const uint32_t four[] = {w.w0, w.w1, w.w2, w.w3};
+            for (int32_t i = 0; i < 4 && from + i < to; ++i) g.edge(from + i, to) = four[i] < threshold(from + i, to);
+        }
+    }
+}
+
 SETTX_CALL void draw_independent_edges(const GraphDraw& g) {
     const auto threshold = [&](int32_t from, int32_t to) {
         return uint64_t(double(clamp(edge_probability(g, from, to), 0.0f, 1.0f)) * 4294967296.0);
     };
-    const bool same_for_all = g.graph.kind == ERDOS_RENYI_DEGREE || g.graph.kind == ERDOS_RENYI_PROBABILITY;
-    const uint64_t common = same_for_all && g.n > 1 ? threshold(0, 1) : 0;  // a single variable has no degree
-    if (!same_for_all) fill_places(g);
-    for (int32_t to = 1; to < g.n; ++to) {
-        Stream stream(address(g.index, 0, to, FOR_EDGES), g.seed);
-        for (int32_t from = 0; from < to; ++from)
-            g.edge(from, to) = stream.next() < (same_for_all ? common : threshold(from, to));
+    if (g.graph.kind == ERDOS_RENYI_DEGREE || g.graph.kind == ERDOS_RENYI_PROBABILITY) {
+        const uint64_t common = g.n > 1 ? threshold(0, 1) : 0;  // a single variable has no degree
+        return draw_edges_below(g, [=](int32_t, int32_t) { return common; });
     }
+    fill_places(g);
+    draw_edges_below(g, threshold);
 }
 
 // Each position picks distinct earlier ones, with probability proportional to 1 + their edges so far.

@@ -216,9 +216,11 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
     for (int64_t local = segment.first; local < segment.last; local += T) {
         const int64_t count = segment.last - local < T ? segment.last - local : T;
         const int64_t row = b * rows.rows + first_row + local;
-        float* out = rows.values + row * V;
+        float *out = rows.values + row * V, *const end = out + count * V;
+        const int64_t share = (count * V + n - 1) / n;
         for (int64_t position = 0; position < n; ++position) {
-            prefetch_for_write(out + position * count * V / n, out + (position + 1) * count * V / n);
+            float* const fetched = out + position * share;
+            prefetch_for_write(fetched, end - fetched < share ? end : fetched + share);
             const int64_t v = t.order[b * V + position];
             evaluate_node(node_of(model, v, edge_weights + parents.start[v]), whole_blocks(count), local);
         }

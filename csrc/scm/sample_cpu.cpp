@@ -10,6 +10,7 @@
 #include "mechanism.h"
 #include "parallel.h"
 #include "paths.h"
+#include "variables.h"
 
 namespace settx::scm {
 namespace {
@@ -26,18 +27,6 @@ Floats allocate_floats(int64_t count) {
     return Floats(static_cast<float*>(memory));
 }
 
-// Calls f(i) for every true of row (n,), eight at a time: most are false.
-template <class F>
-void for_each_true(const bool* row, int64_t n, const F& f) {
-    int64_t i = 0;
-    for (uint64_t eight; i + 8 <= n; i += 8) {
-        std::memcpy(&eight, row + i, sizeof eight);
-        for (; eight != 0; eight &= eight - 1) f(i + __builtin_ctzll(eight) / 8);
-    }
-    for (; i < n; ++i)
-        if (row[i]) f(i);
-}
-
 // The edges of one dataset by child, each child's parents in topological order.
 struct ParentLists {
     std::vector<int32_t> start, parents, next;
@@ -52,7 +41,9 @@ struct ParentLists {
         const int64_t V = t.variables, n = t.num_variables[b];
         const bool* adjacency = t.adjacency + b * V * V;
         start.assign(size_t(n) + 1, 0);
-        for (int64_t p = 0; p < n; ++p) for_each_true(adjacency + p * V, n, [&](int64_t v) { ++start[size_t(v) + 1]; });
+        int32_t* __restrict counts = start.data() + 1;
+        for (int64_t p = 0; p < n; ++p)
+            for (int64_t v = 0; v < n; ++v) counts[v] += adjacency[p * V + v];
         for (int64_t v = 0; v < n; ++v) start[size_t(v) + 1] += start[size_t(v)];
         next.assign(start.begin(), start.end());
         parents.resize(size_t(start[size_t(n)]));

@@ -1,5 +1,7 @@
-// Variables that a prior names by their part in a dataset.
+// Edges of a dataset, and variables that a prior names by their part in it.
 #pragma once
+#include <cstring>
+
 #include "philox.h"
 #include "scm.h"
 
@@ -7,6 +9,26 @@ namespace settx::scm {
 
 SETTX_FN bool has_edge(const Tables& t, int64_t b, int64_t cause, int64_t effect) {
     return t.adjacency[(b * t.variables + cause) * t.variables + effect];
+}
+
+SETTX_FN int64_t lowest_bit(uint64_t word) {
+#ifdef __CUDA_ARCH__
+    return __ffsll(int64_t(word)) - 1;
+#else
+    return __builtin_ctzll(word);
+#endif
+}
+
+// Calls f(i) for every true of row (n,), eight at a time: most are false.
+template <class F>
+SETTX_FN void for_each_true(const bool* row, int64_t n, const F& f) {
+    int64_t i = 0;
+    for (uint64_t eight; i + 8 <= n; i += 8) {
+        memcpy(&eight, row + i, sizeof eight);
+        for (; eight != 0; eight &= eight - 1) f(i + lowest_bit(eight) / 8);
+    }
+    for (; i < n; ++i)
+        if (row[i]) f(i);
 }
 
 // Is v the variable, or one of those, that the prior names?
