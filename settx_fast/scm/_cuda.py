@@ -16,6 +16,7 @@ from settx_fast.scm._tables import (
     ROWS_ALONE,
     Sizes,
     Wanted,
+    as_tensors,
     bytes_of,
     check_fits,
     count_parameters,
@@ -62,11 +63,12 @@ def draw_tables_cuda(
     )
     if prior.needs_pilot:
         drawn = draw_tables(prior, num_datasets, seed, first_index, num_threads)
-        return {name: _copy(table, device) for name, table in drawn.items()}
+        return {name: _copy(table, device) for name, table in as_tensors(drawn).items()}
     if prior.has_parameters:
         counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
-        ends = counts.cumsum(0)
-        sizes, offset = sizes_of(prior, num_datasets, int(ends[-1])), _copy(ends - counts, device)
+        ends = counts.cumsum()
+        sizes = sizes_of(prior, num_datasets, int(ends[-1]))
+        offset = _copy(torch.from_numpy(ends - counts), device)
     else:
         sizes, offset = sizes_of(prior, num_datasets), torch.zeros(num_datasets, dtype=torch.int64, device=device)
     check_memory_cuda(device, sizes, 0)

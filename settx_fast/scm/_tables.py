@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -70,16 +70,18 @@ LAYOUT: dict[str, tuple[Shape, type[np.generic]]] = {
 }
 """Shape and dtype of every table of a batch."""
 
+Arrays = dict[str, np.ndarray]
+
 Columns = Literal["raw", "given", "standardised"]
 COLUMNS: tuple[Columns, ...] = get_args(Columns)
 """What becomes of finished columns: nothing; the tables' units; or units found first from the source rows."""
 
 
-def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int) -> Tensor:
+def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int) -> np.ndarray:
     """(B,) int64: numbers of mechanism parameters of datasets first_index, first_index + 1, …"""
-    counts = torch.zeros(num_datasets, dtype=torch.int64)
+    counts = np.zeros(num_datasets, np.int64)
     if prior.has_parameters:
-        arrays = {"num_parameters": counts.numpy()}
+        arrays = {"num_parameters": counts}
         native().count_parameters(native_prior(prior), seed, first_index, arrays, num_datasets, num_threads, "best")
     return counts
 
@@ -110,30 +112,56 @@ WORTH_ASKING = 1 << 26
 
 def draw_tables(
     prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int, path: str = "best"
-) -> dict[str, Tensor]:
+) -> Arrays:
     """The tables of datasets first_index, first_index + 1, …; `path` names an instruction set."""
     counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
-    ends = counts.cumsum(0)
+    ends = counts.cumsum()
     sizes = sizes_of(prior, num_datasets, int(ends[-1]))
     check_memory(sizes, 0)
-    # NumPy's zeros come from the system untouched; torch's are written by all its threads.
-    arrays = {name: np.zeros(shape(sizes), dtype) for name, (shape, dtype) in LAYOUT.items()}
+    arrays = _zeros(sizes)
     arrays["index"][:] = np.arange(first_index, first_index + num_datasets)
-    offset = {"parameter_offset": (ends - counts).numpy()}
+    offset = {"parameter_offset": ends - counts}
     native().draw(native_prior(prior), seed, arrays | offset, sizes, num_threads, path)
+    return arrays
+
+
+def _zeros(sizes: Sizes) -> Arrays:
+    """Tables of zeros in one piece of memory. NumPy's comes from the system untouched; all threads write torch's."""
+    bytes_, places = _places(sizes)
+    block = np.zeros(bytes_, np.uint8)
+    return {name: np.ndarray(shape, dtype, block, first) for name, shape, dtype, first in places}
+
+
+@lru_cache  # a stream asks for the same sizes again and again
+def _places(sizes: Sizes) -> tuple[int, list[tuple[str, tuple[int, ...], type[np.generic], int]]]:
+    """Bytes of all tables, and where each begins: aligned for any type, and elsewhere than an empty one before it."""
+    end, places = 0, []
+    for name, (shape, dtype) in LAYOUT.items():
+        places.append((name, shape(sizes), dtype, end))
+        end += (np.dtype(dtype).itemsize * math.prod(shape(sizes)) // 8 + 1) * 8
+    return end, places
+
+
+def as_tensors(arrays: Arrays) -> dict[str, Tensor]:
+    """The same memory."""
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def as_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+    """The same memory."""
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
 def evaluate_tables(
-    tables: dict[str, Tensor],
-    row_offset: Tensor,
+    tables: Arrays,
+    row_offset: np.ndarray,
     num_rows: int,
     seed: int,
     num_threads: int,
     path: str = "best",
     wanted: Wanted = ROWS_ALONE,
     out: Tensor | None = None,
-) -> dict[str, Tensor]:
+) -> Arrays:
     """`values` (in `out` if given), `environment` and what is wanted; row_offset (B, K + 1): where environments lie.
 
     Units that are found are written into the tables `column_centre` and `column_gain`.
@@ -142,31 +170,36 @@ def evaluate_tables(
     sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]), tables["codes"].shape[2])
     check_memory(sizes, num_rows, wanted)
     rows = {  # NumPy asks for huge pages, torch does not
-        "values": torch.from_numpy(np.empty((B, num_rows, V), np.float32)) if out is None else out,
-        "environment": torch.from_numpy(np.empty((B, num_rows), np.int64)),
+        "values": np.empty((B, num_rows, V), np.float32) if out is None else out.numpy(),
+        "environment": np.empty((B, num_rows), np.int64),
     }
     if wanted.loses:
-        rows["is_missing"] = torch.from_numpy(np.zeros((B, num_rows, V), np.bool_))
+        rows["is_missing"] = np.zeros((B, num_rows, V), np.bool_)
     if wanted.rejects:
-        rows["attempt"] = torch.zeros(B, num_rows, dtype=torch.int16) if wanted.attempt is None else wanted.attempt
+        rows["attempt"] = np.zeros((B, num_rows), np.int16) if wanted.attempt is None else wanted.attempt.numpy()
     if wanted.noise:
-        rows["noise"] = torch.from_numpy(np.empty((B, num_rows, V), np.float32))
-    arrays = {name: tensor.numpy() for name, tensor in (tables | rows | {"row_offset": row_offset}).items()}
+        rows["noise"] = np.empty((B, num_rows, V), np.float32)
     how = (COLUMNS.index(wanted.columns), wanted.observed, wanted.attempt is not None)
+    arrays = tables | rows | {"row_offset": row_offset}
     native().evaluate(arrays, sizes, num_rows, seed, *how, num_threads, path)
     return rows
 
 
-def split_rows(tables: Mapping[str, Tensor], num_rows: int, prior: Prior) -> Tensor:
+def split_rows(tables: Mapping[str, Any], num_rows: int, prior: Prior) -> Any:
     """row_offset (B, K + 1): equal shares for all environments, or `target_share` for the target environments.
 
     Within a group of environments the first i of n get ⌊i · rows / n⌋ rows; every environment gets one at least.
+    Arrays of arrays, tensors of tensors.
     """
     is_target, num_environments = tables["is_target_environment"], tables["num_environments"]
-    B, K = is_target.shape
-    number = torch.arange(K + 1, device=is_target.device).expand(B, K + 1).minimum(num_environments[:, None])
+    K, on_host = is_target.shape[1], isinstance(is_target, np.ndarray)
+    number = np.arange(K + 1) if on_host else torch.arange(K + 1, device=is_target.device)
+    number = (np if on_host else torch).minimum(number, num_environments[:, None])
     if prior.target_share is None:
         return number * num_rows // num_environments[:, None]
+    if on_host:
+        names = ("is_target_environment", "num_environments", "target_share")
+        return split_rows(as_tensors({name: tables[name] for name in names}), num_rows, prior).numpy()
     targets = is_target.sum(1, keepdim=True)
     sources = num_environments[:, None] - targets
     if isinstance(prior.target_share, Constant):
@@ -187,12 +220,7 @@ def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows
 def bytes_of(sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> int:
     """What a batch takes in memory."""
     of_value, of_row = 4 + wanted.loses + 4 * wanted.noise, 8 + 2 * wanted.rejects
-    return _bytes_of_tables(sizes) + sizes.B * num_rows * (of_value * sizes.V + of_row)
-
-
-@lru_cache  # a stream asks for the same sizes again and again
-def _bytes_of_tables(sizes: Sizes) -> int:
-    return sum(np.dtype(dtype).itemsize * math.prod(shape(sizes)) for shape, dtype in LAYOUT.values())
+    return _places(sizes)[0] + sizes.B * num_rows * (of_value * sizes.V + of_row)
 
 
 def sizes_of(prior: Prior, num_datasets: int, num_parameters: int = 0) -> Sizes:

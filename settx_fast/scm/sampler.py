@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +18,11 @@ from settx_fast.scm._cuda import (
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._tables import (
     LAYOUT,
+    Arrays,
     Columns,
     Wanted,
+    as_arrays,
+    as_tensors,
     check_memory,
     check_out,
     check_seed,
@@ -70,10 +74,12 @@ def sample(
         check_out(out, (num_datasets, num_rows, prior.max_variables), where)
     if where.type == "cuda":
         tables = draw_tables_cuda(where, prior, num_datasets, seed, first_index, workers)
+        offset = split_rows(tables, num_rows, prior)
+        rows = evaluate_tables_cuda(tables, offset, num_rows, seed, prior, wanted, out)
     else:
-        tables = draw_tables(prior, num_datasets, seed, first_index, workers)
-    offset = split_rows(tables, num_rows, prior)
-    rows = _evaluate(prior, tables, offset, num_rows, seed, workers, wanted, out)
+        arrays = draw_tables(prior, num_datasets, seed, first_index, workers)
+        rows = _rows_on_host(arrays, split_rows(arrays, num_rows, prior), num_rows, seed, workers, wanted, out)
+        tables = as_tensors(arrays)
     tensors: dict[str, Any] = tables | rows
     return Batch(**tensors, prior=prior, seed=seed)
 
@@ -111,7 +117,10 @@ def resample(
     wanted = _wanted(batch.prior, batch.noise is not None) if observed else Wanted(noise=batch.noise is not None)
     columns: Columns = "given" if wanted.columns == "standardised" else "raw"
     wanted = wanted._replace(columns=columns, attempt=attempt)
-    rows = _evaluate(batch.prior, tables, offset, num_rows, seed, threads(num_threads), wanted)
+    if batch.bias.is_cuda:
+        rows = evaluate_tables_cuda(tables, offset, num_rows, seed, batch.prior, wanted)
+    else:
+        rows = _rows_on_host(as_arrays(tables), offset.numpy(), num_rows, seed, threads(num_threads), wanted)
     changed: dict[str, Any] = dict.fromkeys(ON_REQUEST) | rows
     return replace(batch, **changed, seed=seed)
 
@@ -121,20 +130,18 @@ def _wanted(prior: Prior, noise: bool) -> Wanted:
     return Wanted(columns, prior.is_observed, prior.loses_values, prior.rejects_rows, noise=noise)
 
 
-def _evaluate(
-    prior: Prior,
-    tables: dict[str, Tensor],
-    row_offset: Tensor,
+def _rows_on_host(
+    arrays: Arrays,
+    row_offset: np.ndarray,
     num_rows: int,
     seed: int,
     workers: int,
     wanted: Wanted,
     out: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`values`, `environment` and what is wanted, where the tables are."""
-    if tables["bias"].is_cuda:
-        return evaluate_tables_cuda(tables, row_offset, num_rows, seed, prior, wanted, out)
-    return evaluate_tables(tables, row_offset, num_rows, seed, workers, wanted=wanted, out=out)
+    """`values`, `environment` and what is wanted."""
+    rows = as_tensors(evaluate_tables(arrays, row_offset, num_rows, seed, workers, wanted=wanted, out=out))
+    return rows if out is None else rows | {"values": out}
 
 
 def check_device(device: str | torch.device) -> torch.device:

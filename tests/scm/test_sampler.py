@@ -19,7 +19,7 @@ from rounding import rounding_bound
 from settx_fast import scm
 from settx_fast.scm import _tables, reference, sampler
 from settx_fast.scm._native import native
-from settx_fast.scm._tables import draw_tables, evaluate_tables, split_rows
+from settx_fast.scm._tables import as_arrays, as_tensors, draw_tables, evaluate_tables, split_rows
 from settx_fast.scm.sampler import _wanted
 
 TENSORS = [field.name for field in fields(scm.Batch) if field.name not in ("prior", "seed", "stream_version")]
@@ -96,9 +96,8 @@ def test_every_instruction_set_gives_the_same_bits(path, name):
     prior, size = CASES[name], 4 if name == "wide" else 40
     best = scm.sample(prior, size, 150, seed=5, return_noise=True)
     tables = draw_tables(prior, size, 5, 0, 1, path)
-    offset = split_rows(vars(best), 150, prior)
-    rows = evaluate_tables(tables, offset, 150, 5, 1, path, _wanted(prior, noise=True))
-    for name, expected in (tables | rows).items():
+    rows = evaluate_tables(tables, split_rows(tables, 150, prior), 150, 5, 1, path, _wanted(prior, noise=True))
+    for name, expected in as_tensors(tables | rows).items():
         assert same(getattr(best, name), expected), name
 
 
@@ -208,9 +207,12 @@ def test_rows_are_grouped_by_environment_and_target_environments_come_last():
 )
 def test_rows_are_split_evenly_or_by_the_target_share(rows, share, expected):
     is_target = torch.tensor([[False, False, True, False]])
-    tables = {"is_target_environment": is_target, "num_environments": torch.tensor([3])}
-    offset = split_rows(tables, rows, scm.Prior(source_environments=(1, 3), target_share=share))
+    counts, no_share = torch.tensor([3]), torch.zeros(1)  # a prior that names one share draws none
+    tables = {"is_target_environment": is_target, "num_environments": counts, "target_share": no_share}
+    prior = scm.Prior(source_environments=(1, 3), target_share=share)
+    offset = split_rows(tables, rows, prior)
     assert offset.diff().tolist() == [[*expected, 0]]
+    assert split_rows(as_arrays(tables), rows, prior).tolist() == offset.tolist()
 
 
 def target_rows(batch: scm.Batch) -> torch.Tensor:
@@ -452,7 +454,7 @@ def test_native_module_refuses_arrays_of_the_wrong_shape_or_type():
     tables = draw_tables(LINEAR, 2, 0, 0, 1)
     offset = split_rows(tables, 10, scm.Prior())
     with pytest.raises(ValueError, match="bias: expected a contiguous float32 array"):
-        evaluate_tables(tables | {"bias": tables["bias"].double()}, offset, 10, 0, 1)
+        evaluate_tables(tables | {"bias": tables["bias"].astype(float)}, offset, 10, 0, 1)
     with pytest.raises(ValueError, match="row_offset: expected a contiguous int64 array"):
         evaluate_tables(tables, offset[:, :-1], 10, 0, 1)
     with pytest.raises(ValueError, match="path: expected one that this machine runs, got 'abacus'"):
