@@ -81,25 +81,33 @@ int64_t widest_mlp(const Tables& t) {
 
 constexpr int64_t DRAWN_AT_ONCE = 8;  // microseconds each, and some tables have 8 bytes of a dataset
 
-// About CHUNK rows of one dataset, from local row `first` of environment `environment` on.
-constexpr int64_t CHUNK = 16384;
-
+// Rows of one dataset, from local row `first` of environment `environment` on.
 struct Item {
     int64_t dataset, environment, first, rows;
 };
 
-std::vector<Item> work_items(const Tables& t, const Rows& rows) {
+constexpr int64_t CHUNK = 16384;  // rows that keep a thread busy whatever they are
+constexpr int64_t SHARES = 16;    // of a thread: cores are not equally fast, and the last to finish is waited for
+constexpr int64_t WORTH_A_THREAD = 32768;  // values of linear variables, or units of networks
+
+int64_t rows_at_once(const Tables& t, const Rows& rows, int64_t widest, int num_threads) {
+    const int64_t least = std::max(int64_t(4 * BLOCK), WORTH_A_THREAD / (t.variables * (1 + widest)));
+    const int64_t share = std::max(least, t.datasets * rows.rows / (SHARES * num_threads));
+    return std::min(CHUNK, (share + BLOCK - 1) / BLOCK * BLOCK);
+}
+
+std::vector<Item> work_items(const Tables& t, const Rows& rows, int64_t at_once) {
     std::vector<Item> items;
     for (int64_t b = 0; b < t.datasets; ++b) {
         const int64_t* offset = rows.row_offset + b * (t.environments + 1);
         Item item{b, 0, 0, 0};
         for (int64_t k = 0; k < t.environments; ++k)
-            for (int64_t first = 0, n = offset[k + 1] - offset[k]; first < n; first += CHUNK) {
-                if (item.rows > 0 && item.rows + std::min(CHUNK, n - first) > CHUNK) {
+            for (int64_t first = 0, n = offset[k + 1] - offset[k]; first < n; first += at_once) {
+                if (item.rows > 0 && item.rows + std::min(at_once, n - first) > at_once) {
                     items.push_back(item);
                     item = {b, k, first, 0};
                 }
-                item.rows += std::min(CHUNK, n - first);
+                item.rows += std::min(at_once, n - first);
             }
         items.push_back(item);
     }
@@ -185,9 +193,9 @@ void draw(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, co
 
 void evaluate(const Tables& tables, const Rows& rows, int num_threads, const Path& path) {
     const int64_t edges = max_edges(tables);
-    const int64_t floats = path.scratch_floats(tables.variables, edges, widest_mlp(tables));
-    Workspaces work(tables, edges, floats, num_threads);
-    const std::vector<Item> items = work_items(tables, rows);
+    const int64_t widest = widest_mlp(tables);
+    Workspaces work(tables, edges, path.scratch_floats(tables.variables, edges, widest), num_threads);
+    const std::vector<Item> items = work_items(tables, rows, rows_at_once(tables, rows, widest, num_threads));
     parallel_for(int64_t(items.size()), num_threads, [&](int thread, int64_t i) {
         evaluate_item(tables, rows, items[size_t(i)], work.lists[size_t(thread)], work.scratch[size_t(thread)].get(),
                       path);

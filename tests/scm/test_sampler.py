@@ -72,6 +72,14 @@ def test_many_rows_are_split_over_threads_without_changing_a_bit(standardisation
     assert_same(one, scm.sample(prior, 2, 100_000, seed=3, num_threads=5))
 
 
+@pytest.mark.parametrize("rows", [255, 257, 1001])
+def test_threads_that_share_one_dataset_change_nothing(rows):
+    """Rows of networks are dealt out from 256 on; 1,001 leave a last piece that is no whole block."""
+    prior = scm.Prior(6, mechanism=scm.MLP(hidden=100), standardisation="sample", observation=EVERYTHING.observation)
+    one = scm.sample(prior, 1, rows, seed=3, num_threads=1, return_noise=True)
+    assert_same(one, scm.sample(prior, 1, rows, seed=3, num_threads=7, return_noise=True))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     start=st.integers(0, 1 << 40),
