@@ -54,7 +54,7 @@ def kind(arg: Any) -> Hashable:
         vector = arg.ndim == 1
         sizes = arg.shape if vector else arg.shape[:-1]
         return arg.dtype, arg.device, *((size - 1).bit_length() for size in sizes), None if vector else arg.shape[-1]
-    return kind(arg[0]) if isinstance(arg, list | tuple) else arg
+    return tuple(map(kind, arg[:1])) if isinstance(arg, list | tuple) else arg
 
 
 def compile_only(call: Callable[..., Any], *args: Any) -> Any:
