@@ -20,13 +20,6 @@ SETTX_CALL Sizes draw_sizes(const Prior& prior, uint64_t seed, int64_t index) {
             pick(w.w2, prior.target_environments), prior.graphs + pick(w.w3, prior.num_graphs)};
 }
 
-// counts (n,): how many parents every variable has; row by row, as the adjacency lies in memory.
-SETTX_CALL void count_parents(const bool* __restrict adjacency, int64_t V, int32_t n, int32_t* __restrict counts) {
-    for (int32_t v = 0; v < n; ++v) counts[v] = 0;
-    for (int32_t p = 0; p < n; ++p)
-        for (int32_t v = 0; v < n; ++v) counts[v] += adjacency[p * V + v];
-}
-
 // ---- One dataset ----------------------------------------------------------------------------------------------------
 
 // Views into the tables for dataset b.
@@ -263,6 +256,7 @@ SETTX_CALL int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, 
                               int64_t* order, int32_t* scratch) {
     const Sizes sizes = draw_sizes(prior, seed, index);
     draw_structure(*sizes.graph, seed, index, sizes.variables, V, adjacency, order, scratch);
+    for (int32_t v = 0; v < sizes.variables; ++v) scratch[v] = 0;
     count_parents(adjacency, V, sizes.variables, scratch);
     int64_t count = 0;
     for (int32_t v = 0; v < sizes.variables; ++v)
@@ -287,6 +281,7 @@ SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t paramete
     for (int32_t v = 0; v < d.n; ++v) t.gain[b * V + v] = t.column_gain[b * V + v] = 1.0f;
     draw_weights(d);
     int32_t *candidates = scratch, *num_parents = scratch + V;
+    for (int32_t v = 0; v < d.n; ++v) num_parents[v] = 0;
     count_parents(d.edges_from(0), V, d.n, num_parents);
     int64_t end = parameter_offset;
     for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, num_parents[v], &end);

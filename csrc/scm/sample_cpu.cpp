@@ -41,9 +41,7 @@ struct ParentLists {
         const int64_t V = t.variables, n = t.num_variables[b];
         const bool* adjacency = t.adjacency + b * V * V;
         start.assign(size_t(n) + 1, 0);
-        int32_t* __restrict counts = start.data() + 1;
-        for (int64_t p = 0; p < n; ++p)
-            for (int64_t v = 0; v < n; ++v) counts[v] += adjacency[p * V + v];
+        count_parents(adjacency, V, n, start.data() + 1);
         for (int64_t v = 0; v < n; ++v) start[size_t(v) + 1] += start[size_t(v)];
         next.assign(start.begin(), start.end());
         parents.resize(size_t(start[size_t(n)]));

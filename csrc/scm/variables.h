@@ -31,6 +31,12 @@ SETTX_FN void for_each_true(const bool* row, int64_t n, const F& f) {
         if (row[i]) f(i);
 }
 
+// Adds to counts (n,) how many parents every variable has; row by row, as the adjacency lies in memory.
+SETTX_FN void count_parents(const bool* __restrict adjacency, int64_t V, int64_t n, int32_t* __restrict counts) {
+    for (int64_t p = 0; p < n; ++p)
+        for (int64_t v = 0; v < n; ++v) counts[v] += adjacency[p * V + v];
+}
+
 // Is v the variable, or one of those, that the prior names?
 SETTX_FN bool is_named(const Tables& t, int64_t b, int32_t name, int32_t v) {
     const int32_t target = int32_t(t.target_index[b]);
