@@ -67,8 +67,7 @@ def limits(values: int) -> list[Contestant]:
     out = np.empty(values, np.float32)
 
     def draw(threads: int) -> Draw:
-        arrays = {"noise": out}
-        return lambda: native().fill_noise(0, (0.0, 0.0, 0.0), 1, 0, 0, arrays, values, threads, "best")
+        return lambda: native().fill_noise(0, (0.0, 0.0, 0.0), 1, 0, 0, out, threads, "best")
 
     return [Contestant(LIMIT.format(n, "s" * (n > 1)), values, timed(draw(n))) for n in (1, 2)]
 

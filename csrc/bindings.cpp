@@ -158,57 +158,28 @@ class OwnedPrior {
     std::deque<std::vector<int32_t>> numbers_;
 };
 
-// ---- Arrays ---------------------------------------------------------------------------------------------------------
+// ---- Memory ---------------------------------------------------------------------------------------------------------
 
-using Shape = std::vector<py::ssize_t>;
+// Where arrays lie, on the host or on a device, in the order of settx_fast/scm/_tables.py, which has checked them.
+using Addresses = std::vector<uintptr_t>;
 
-template <class T>
-T* pointer(const py::dict& arrays, const char* name, const Shape& shape) {
-    if (!arrays.contains(name)) throw py::value_error(std::string(name) + ": expected an array, got none");
-    const py::array array = arrays[name].cast<py::array>();
-    const bool fits = py::isinstance<py::array_t<T, py::array::c_style>>(array) && array.writeable() &&
-                      Shape(array.shape(), array.shape() + array.ndim()) == shape;
-    if (fits) return static_cast<T*>(const_cast<void*>(array.data()));
-    const auto text = [](const py::handle& value) { return py::str(value).cast<std::string>(); };
-    throw py::value_error(std::string(name) + ": expected a contiguous " + text(py::dtype::of<T>()) +
-                          " array of shape " + text(py::cast(shape)) + ", got " + text(array.dtype()) + " of shape " +
-                          text(array.attr("shape")));
-}
+// One address after the other, as a pointer of the type it is assigned to.
+class Pointers {
+  public:
+    Pointers(const Addresses& addresses, size_t expected, const char* what) : addresses_(addresses) {
+        if (addresses.size() == expected) return;
+        throw py::value_error(std::string(what) + ": expected " + std::to_string(expected) + " addresses, got " +
+                              std::to_string(addresses.size()));
+    }
+    template <class T>
+    operator T*() {
+        return reinterpret_cast<T*>(addresses_[next_++]);
+    }
 
-#ifdef SETTX_HAS_CUDA
-// By the protocol of CUDA arrays, which torch's tensors speak.
-template <class T>
-T* device_pointer(const py::dict& arrays, const char* name, const Shape& shape) {
-    const auto text = [](const py::handle& value) { return py::str(value).cast<std::string>(); };
-    const std::string expected = std::string(name) + ": expected a contiguous " + text(py::dtype::of<T>()) +
-                                 " array of shape " + text(py::cast(shape)) + " on a CUDA device, got ";
-    if (!arrays.contains(name)) throw py::value_error(expected + "none");
-    const py::object array = arrays[name];
-    if (!py::hasattr(array, "__cuda_array_interface__"))
-        throw py::value_error(expected + text(py::type::of(array)) + " elsewhere");
-    const py::dict found = array.attr("__cuda_array_interface__");
-    const bool contiguous = !found.contains("strides") || found["strides"].is_none();
-    if (!contiguous || text(found["typestr"]) != text(py::dtype::of<T>().attr("str")) ||
-        found["shape"].cast<Shape>() != shape)
-        throw py::value_error(expected + text(found["typestr"]) + " of shape " + text(found["shape"]) +
-                              (contiguous ? "" : ", not contiguous"));
-    return reinterpret_cast<T*>(found["data"].cast<std::pair<uintptr_t, bool>>().first);
-}
-#endif
-
-// Named arrays, all of them on the host or all on a device.
-struct Arrays {
-    const py::dict& named;
-    bool on_device = false;
+  private:
+    const Addresses& addresses_;
+    size_t next_ = 0;
 };
-
-template <class T>
-T* pointer(const Arrays& arrays, const char* name, const Shape& shape) {
-#ifdef SETTX_HAS_CUDA
-    if (arrays.on_device) return device_pointer<T>(arrays.named, name, shape);
-#endif
-    return pointer<T>(arrays.named, name, shape);
-}
 
 using Sizes = std::array<int64_t, 5>;  // B, V, K, P, L
 
@@ -219,57 +190,62 @@ scm::Tables sized(const Sizes& sizes) {
     return t;
 }
 
-scm::Tables as_tables(const Arrays& arrays, const Sizes& sizes) {
-    const auto [B, V, K, P, L] = sizes;
+scm::Tables as_tables(const Addresses& addresses, const Sizes& sizes) {
+    Pointers next(addresses, 35, "tables");
     scm::Tables t = sized(sizes);
-    t.index = pointer<int64_t>(arrays, "index", {B});
-    t.num_variables = pointer<int64_t>(arrays, "num_variables", {B});
-    t.num_environments = pointer<int64_t>(arrays, "num_environments", {B});
-    t.is_target = pointer<bool>(arrays, "is_target_environment", {B, K});
-    t.target_share = pointer<float>(arrays, "target_share", {B});
-    t.target_index = pointer<int64_t>(arrays, "target_index", {B});
-    t.adjacency = pointer<bool>(arrays, "adjacency", {B, V, V});
-    t.order = pointer<int64_t>(arrays, "order", {B, V});
-    t.weights = pointer<float>(arrays, "weights", {B, K, V, V});
-    t.bias = pointer<float>(arrays, "bias", {B, K, V});
-    t.noise_scale = pointer<float>(arrays, "noise_scale", {B, K, V});
-    t.hard = pointer<bool>(arrays, "hard", {B, K, V});
-    t.intervention = pointer<int8_t>(arrays, "intervention", {B, K, V});
-    t.noise_kind = pointer<int64_t>(arrays, "noise_kind", {B, V});
-    t.noise_parameters = pointer<float>(arrays, "noise_parameters", {B, V, scm::NOISE_PARAMETERS});
-    t.noise_effect = pointer<int64_t>(arrays, "noise_effect", {B, V});
-    t.mechanism = pointer<int64_t>(arrays, "mechanism", {B, V});
-    t.mechanism_offset = pointer<int64_t>(arrays, "mechanism_offset", {B, K, V});
-    t.parameters = pointer<float>(arrays, "mechanism_parameters", {P});
-    t.centre = pointer<float>(arrays, "centre", {B, V});
-    t.gain = pointer<float>(arrays, "gain", {B, V});
-    t.column_centre = pointer<float>(arrays, "column_centre", {B, V});
-    t.column_gain = pointer<float>(arrays, "column_gain", {B, V});
-    t.is_hidden = pointer<bool>(arrays, "is_hidden", {B, V});
-    t.accept_variable = pointer<int64_t>(arrays, "accept_variable", {B, K, scm::ACCEPTANCES});
-    t.accept_slope = pointer<float>(arrays, "accept_slope", {B, K, scm::ACCEPTANCES});
-    t.accept_intercept = pointer<float>(arrays, "accept_intercept", {B, K, scm::ACCEPTANCES});
-    t.error_scale = pointer<float>(arrays, "error_scale", {B, V});
-    t.num_levels = pointer<int64_t>(arrays, "num_levels", {B, V});
-    t.thresholds = pointer<float>(arrays, "thresholds", {B, V, L});
-    t.codes = pointer<float>(arrays, "codes", {B, V, L});
-    t.loss_cause = pointer<int64_t>(arrays, "loss_cause", {B, V});
-    t.loss_rate = pointer<float>(arrays, "loss_rate", {B, V});
-    t.loss_slope = pointer<float>(arrays, "loss_slope", {B, V});
-    t.loss_intercept = pointer<float>(arrays, "loss_intercept", {B, V});
+    t.index = next;
+    t.num_variables = next;
+    t.num_environments = next;
+    t.is_target = next;
+    t.target_share = next;
+    t.target_index = next;
+    t.adjacency = next;
+    t.order = next;
+    t.weights = next;
+    t.bias = next;
+    t.noise_scale = next;
+    t.hard = next;
+    t.intervention = next;
+    t.noise_kind = next;
+    t.noise_parameters = next;
+    t.noise_effect = next;
+    t.mechanism = next;
+    t.mechanism_offset = next;
+    t.parameters = next;
+    t.centre = next;
+    t.gain = next;
+    t.column_centre = next;
+    t.column_gain = next;
+    t.is_hidden = next;
+    t.accept_variable = next;
+    t.accept_slope = next;
+    t.accept_intercept = next;
+    t.error_scale = next;
+    t.num_levels = next;
+    t.thresholds = next;
+    t.codes = next;
+    t.loss_cause = next;
+    t.loss_rate = next;
+    t.loss_slope = next;
+    t.loss_intercept = next;
     return t;
 }
 
-scm::Rows as_rows(const Arrays& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns) {
-    const int64_t B = sizes[0], V = sizes[1], K = sizes[2];
+// What is asked for: rows, seed, columns, is_observed, attempt_given.
+using Asked = std::tuple<int64_t, uint64_t, int32_t, bool, bool>;
+
+scm::Rows as_rows(const Addresses& addresses, const Asked& asked) {
+    Pointers next(addresses, 6, "rows");
     scm::Rows rows{};
+    const auto [num_rows, seed, columns, is_observed, attempt_given] = asked;
     rows.rows = num_rows, rows.seed = seed, rows.columns = scm::Columns(columns);
-    rows.row_offset = pointer<int64_t>(arrays, "row_offset", {B, K + 1});
-    rows.values = pointer<float>(arrays, "values", {B, num_rows, V});
-    rows.environment = pointer<int64_t>(arrays, "environment", {B, num_rows});
-    if (arrays.named.contains("is_missing")) rows.is_missing = pointer<bool>(arrays, "is_missing", {B, num_rows, V});
-    if (arrays.named.contains("attempt")) rows.attempt = pointer<int16_t>(arrays, "attempt", {B, num_rows});
-    if (arrays.named.contains("noise")) rows.noise = pointer<float>(arrays, "noise", {B, num_rows, V});
+    rows.is_observed = is_observed, rows.attempt_given = attempt_given;
+    rows.row_offset = next;
+    rows.values = next;
+    rows.environment = next;
+    rows.is_missing = next;
+    rows.attempt = next;
+    rows.noise = next;
     return rows;
 }
 
@@ -282,18 +258,20 @@ const scm::Path& path_by_name(const std::string& name) {
 
 // ---- Calls ----------------------------------------------------------------------------------------------------------
 
-void count_parameters(const OwnedPrior& prior, uint64_t seed, int64_t first_index, const py::dict& arrays,
-                      int64_t num_datasets, int num_threads, const std::string& path) {
-    int64_t* counts = pointer<int64_t>(arrays, "num_parameters", {num_datasets});
+py::array_t<int64_t> count_parameters(const OwnedPrior& prior, uint64_t seed, int64_t first_index, int64_t num_datasets,
+                                      int num_threads, const std::string& path) {
+    py::array_t<int64_t> counts(num_datasets);
+    int64_t* out = counts.mutable_data();
     const scm::Path& chosen = path_by_name(path);
     py::gil_scoped_release release;
-    scm::count_parameters(prior.prior(), seed, first_index, num_datasets, counts, num_threads, chosen);
+    scm::count_parameters(prior.prior(), seed, first_index, num_datasets, out, num_threads, chosen);
+    return counts;
 }
 
-void draw(const OwnedPrior& prior, uint64_t seed, const py::dict& arrays, const Sizes& sizes, int num_threads,
-          const std::string& path) {
-    const scm::Tables tables = as_tables({arrays}, sizes);
-    const int64_t* offset = pointer<int64_t>(arrays, "parameter_offset", {sizes[0]});
+void draw(const OwnedPrior& prior, uint64_t seed, const Addresses& addresses, uintptr_t parameter_offset,
+          const Sizes& sizes, int num_threads, const std::string& path) {
+    const scm::Tables tables = as_tables(addresses, sizes);
+    const auto* offset = reinterpret_cast<const int64_t*>(parameter_offset);
     const bool from_image = path == "rows";
     const scm::Path& chosen = path_by_name(from_image ? "best" : path);
     py::gil_scoped_release release;
@@ -303,11 +281,10 @@ void draw(const OwnedPrior& prior, uint64_t seed, const py::dict& arrays, const 
         scm::draw(prior.prior(), seed, offset, tables, num_threads, chosen);
 }
 
-void evaluate(const py::dict& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns,
-              bool is_observed, bool attempt_given, int num_threads, const std::string& path) {
-    const scm::Tables tables = as_tables({arrays}, sizes);
-    scm::Rows rows = as_rows({arrays}, sizes, num_rows, seed, columns);
-    rows.is_observed = is_observed, rows.attempt_given = attempt_given;
+void evaluate(const Addresses& addresses, const Sizes& sizes, const Addresses& row_addresses, const Asked& asked,
+              int num_threads, const std::string& path) {
+    const scm::Tables tables = as_tables(addresses, sizes);
+    const scm::Rows rows = as_rows(row_addresses, asked);
     const bool in_tiles = path == "rows", in_place = path == "rows in place", by_rows = in_tiles || in_place;
     const scm::Path& chosen = path_by_name(by_rows ? "best" : path);
     py::gil_scoped_release release;
@@ -318,10 +295,12 @@ void evaluate(const py::dict& arrays, const Sizes& sizes, int64_t num_rows, uint
 }
 
 void fill_noise(int32_t kind, std::array<float, scm::NOISE_INPUTS> given, uint64_t seed, int64_t dataset,
-                int32_t variable, const py::dict& arrays, int64_t count, int num_threads, const std::string& path) {
-    if (count % scm::BLOCK != 0)
-        throw py::value_error("count: expected a multiple of 64, got " + std::to_string(count));
-    float* out = pointer<float>(arrays, "noise", {count});
+                int32_t variable, py::array_t<float, py::array::c_style>& noise, int num_threads,
+                const std::string& path) {
+    if (noise.size() % scm::BLOCK != 0)
+        throw py::value_error("noise: expected a multiple of 64 numbers, got " + std::to_string(noise.size()));
+    float* out = noise.mutable_data();
+    const int64_t count = noise.size();
     const scm::Path& chosen = path_by_name(path);
     scm::NoiseRows rows{kind, {}, seed, dataset, variable};
     scm::prepare_noise(kind, given.data(), rows.parameters);
@@ -343,31 +322,25 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {
 }
 
 #ifdef SETTX_HAS_CUDA
-void draw_cuda(const OwnedPrior& prior, uintptr_t image, uint64_t seed, const py::dict& arrays, const Sizes& sizes,
-               int device, uintptr_t stream) {
-    const Arrays on_device{arrays, true};
-    const int64_t B = sizes[0], V = sizes[1];
-    const scm::Tables tables = as_tables(on_device, sizes);
-    const int64_t* offset = pointer<int64_t>(on_device, "parameter_offset", {B});
-    int32_t* scratch = pointer<int32_t>(on_device, "scratch", {B, 2 * V});
+void draw_cuda(const OwnedPrior& prior, uintptr_t image, uint64_t seed, const Addresses& addresses,
+               uintptr_t parameter_offset, uintptr_t scratch, const Sizes& sizes, int device, uintptr_t stream) {
+    const scm::Tables tables = as_tables(addresses, sizes);
     scm::PriorImage layout(nullptr, reinterpret_cast<char*>(image));
     const scm::Prior there = layout.add(prior.prior());
     py::gil_scoped_release release;
-    scm::draw_cuda(there, seed, offset, tables, scratch, {device, reinterpret_cast<void*>(stream)});
+    scm::draw_cuda(there, seed, reinterpret_cast<const int64_t*>(parameter_offset), tables,
+                   reinterpret_cast<int32_t*>(scratch), {device, reinterpret_cast<void*>(stream)});
 }
 
-void evaluate_cuda(const py::dict& arrays, const Sizes& sizes, int64_t num_rows, uint64_t seed, int32_t columns,
-                   bool is_observed, bool attempt_given, int64_t deep_width, int device, uintptr_t stream) {
-    const Arrays on_device{arrays, true};
-    const int64_t B = sizes[0], V = sizes[1];
-    const scm::Tables tables = as_tables(on_device, sizes);
-    scm::Rows rows = as_rows(on_device, sizes, num_rows, seed, columns);
-    rows.is_observed = is_observed, rows.attempt_given = attempt_given;
-    const int64_t floats = scm::hidden_floats_cuda(tables, num_rows, deep_width, device);
-    const int64_t chunks = rows.columns == scm::COLUMNS_STANDARDISED ? scm::column_chunks_cuda(num_rows) : 0;
-    const scm::EvaluationScratch scratch{pointer<int32_t>(on_device, "parents", {B, V, V + 1}),
-                                         pointer<float>(on_device, "hidden", {floats}),
-                                         pointer<double>(on_device, "sums", {B, chunks, V, 3})};
+void evaluate_cuda(const Addresses& addresses, const Sizes& sizes, const Addresses& row_addresses, const Asked& asked,
+                   const Addresses& scratch_addresses, int64_t deep_width, int device, uintptr_t stream) {
+    const scm::Tables tables = as_tables(addresses, sizes);
+    const scm::Rows rows = as_rows(row_addresses, asked);
+    Pointers next(scratch_addresses, 3, "scratch");
+    scm::EvaluationScratch scratch{};
+    scratch.parents = next;
+    scratch.hidden = next;
+    scratch.sums = next;
     py::gil_scoped_release release;
     scm::evaluate_cuda(tables, rows, deep_width, scratch, {device, reinterpret_cast<void*>(stream)});
 }
@@ -398,7 +371,7 @@ PYBIND11_MODULE(_native, m) {
         .def(py::init<const py::dict&>())
         .def("write_image", &OwnedPrior::write_image,
              "Writes the prior to an address on the host, as read at another; 0: nothing. Returns the bytes it takes.");
-    m.def("count_parameters", &count_parameters, "Writes the number of mechanism parameters of every dataset.");
+    m.def("count_parameters", &count_parameters, "The number of mechanism parameters of every dataset.");
     m.def("draw", &draw, "Fills zeroed tables; path: an instruction set, or 'rows', from an image of the prior.");
     m.def("evaluate", &evaluate,
           "Fills values and environment from tables; path: an instruction set, or 'rows' or 'rows in place', the CUDA "

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from settx_fast.scm._fields import as_range
 from settx_fast.scm._native import native, native_prior
 from settx_fast.scm._tables import (
-    COLUMNS,
-    LAYOUT,
     ROWS_ALONE,
     Sizes,
+    Tables,
     Wanted,
-    as_tensors,
+    addresses_of_rows,
+    asked,
+    blank_memory,
+    blank_rows,
     bytes_of,
     check_fits,
     count_parameters,
     draw_tables,
     sizes_of,
+    tables_in,
 )
 from settx_fast.scm.mechanisms import MLP
 from settx_fast.scm.prior import Prior
@@ -53,7 +55,7 @@ def check_memory_cuda(device: torch.device, sizes: Sizes, num_rows: int, wanted:
 
 def draw_tables_cuda(
     device: torch.device, prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int
-) -> dict[str, Tensor]:
+) -> Tables:
     """`draw_tables` on a device; numbers of mechanism parameters are counted on the host.
 
     What rests on pilot rows is drawn on the host and copied. A graph can capture neither.
@@ -63,7 +65,8 @@ def draw_tables_cuda(
     )
     if prior.needs_pilot:
         drawn = draw_tables(prior, num_datasets, seed, first_index, num_threads)
-        return {name: _copy(table, device) for name, table in as_tensors(drawn).items()}
+        assert drawn.memory is not None
+        return tables_in([_copy(piece, device) for piece in drawn.memory], drawn.sizes)
     if prior.has_parameters:
         counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
         ends = counts.cumsum()
@@ -72,24 +75,19 @@ def draw_tables_cuda(
     else:
         sizes, offset = sizes_of(prior, num_datasets), torch.zeros(num_datasets, dtype=torch.int64, device=device)
     check_memory_cuda(device, sizes, 0)
-    tables = {
-        name: torch.zeros(shape(sizes), dtype=_torch_dtype(dtype), device=device)
-        for name, (shape, dtype) in LAYOUT.items()
-    }
-    tables["index"] = torch.arange(first_index, first_index + num_datasets, device=device)
-    more = {
-        "parameter_offset": offset,
-        "scratch": torch.empty(num_datasets, 2 * sizes.V, dtype=torch.int32, device=device),
-    }
+    tables = tables_in(blank_memory(device, sizes), sizes)
+    torch.arange(first_index, first_index + num_datasets, out=tables.tensors["index"])
+    scratch = torch.empty(num_datasets, 2 * sizes.V, dtype=torch.int32, device=device)
     image = _image(prior, device)
     image.record_stream(torch.cuda.current_stream(device))  # it may have been made on another
+    given = image.data_ptr(), seed, tables.addresses, offset.data_ptr(), scratch.data_ptr(), sizes
     with torch.cuda.device(device):  # the native module changes the current one
-        native().draw_cuda(native_prior(prior), image.data_ptr(), seed, tables | more, sizes, *_place(device))
+        native().draw_cuda(native_prior(prior), *given, *_place(device))
     return tables
 
 
 def evaluate_tables_cuda(
-    tables: dict[str, Tensor],
+    tables: Tables,
     row_offset: Tensor,
     num_rows: int,
     seed: int,
@@ -98,33 +96,25 @@ def evaluate_tables_cuda(
     out: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`evaluate_tables` on the device of the tables, for what `prior` can have drawn; does not wait for the device."""
-    device, (B, K, V) = tables["bias"].device, tables["bias"].shape
-    sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]), tables["codes"].shape[2])
+    sizes, device = tables.sizes, row_offset.device
     check_memory_cuda(device, sizes, num_rows, wanted)
-    rows = {
-        "values": torch.empty(B, num_rows, V, device=device) if out is None else out,
-        "environment": torch.empty(B, num_rows, dtype=torch.int64, device=device),
-    }
-    if wanted.loses:
-        rows["is_missing"] = torch.zeros(B, num_rows, V, dtype=torch.bool, device=device)
-    if wanted.rejects:
-        given = wanted.attempt
-        rows["attempt"] = torch.zeros(B, num_rows, dtype=torch.int16, device=device) if given is None else given
-    if wanted.noise:
-        rows["noise"] = torch.empty(B, num_rows, V, device=device)
+    rows = blank_rows(device, sizes, num_rows, wanted, out)
     width, place = deep_width(prior), _place(device)
     hidden = native().hidden_floats_cuda(sizes, num_rows, width, place[0])
     chunks = native().column_chunks_cuda(num_rows) if wanted.columns == "standardised" else 0
-    more = {
-        "row_offset": row_offset,
-        "parents": torch.empty(B, V, V + 1, dtype=torch.int32, device=device),
-        "hidden": torch.empty(hidden, device=device),
-        "sums": torch.empty(B, chunks, V, 3, dtype=torch.float64, device=device),
-    }
-    how = (COLUMNS.index(wanted.columns), wanted.observed, wanted.attempt is not None)
+    scratch = evaluation_scratch(device, sizes, hidden, chunks)
+    where, scratch_at = addresses_of_rows(rows, row_offset), [piece.data_ptr() for piece in scratch]
+    given = tables.addresses, sizes, where, asked(num_rows, seed, wanted), scratch_at, width
     with torch.cuda.device(device):
-        native().evaluate_cuda(tables | rows | more, sizes, num_rows, seed, *how, width, *place)
+        native().evaluate_cuda(*given, *place)
     return rows
+
+
+def evaluation_scratch(device: torch.device, sizes: Sizes, hidden: int, chunks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for lists of parents, hidden units of networks, and sums over chunks of rows."""
+    parents = torch.empty(sizes.B, sizes.V, sizes.V + 1, dtype=torch.int32, device=device)
+    sums = torch.empty(sizes.B, chunks, sizes.V, 3, dtype=torch.float64, device=device)
+    return parents, torch.empty(hidden, device=device), sums
 
 
 def deep_width(prior: Prior) -> int:
@@ -166,7 +156,3 @@ def _check_capture(device: torch.device, needs_the_host: bool, what: str) -> Non
 
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _torch_dtype(dtype: type[np.generic]) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype)).dtype

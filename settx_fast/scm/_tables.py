@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._native import native, native_prior
 from settx_fast.scm.distributions import Constant
 from settx_fast.scm.prior import Prior
+
+HOST = torch.device("cpu")
 
 
 class Sizes(NamedTuple):
@@ -31,59 +33,135 @@ class Sizes(NamedTuple):
 
 Shape = Callable[[Sizes], tuple[int, ...]]
 
-LAYOUT: dict[str, tuple[Shape, type[np.generic]]] = {
-    "index": (lambda s: (s.B,), np.int64),
-    "num_variables": (lambda s: (s.B,), np.int64),
-    "num_environments": (lambda s: (s.B,), np.int64),
-    "is_target_environment": (lambda s: (s.B, s.K), np.bool_),
-    "target_share": (lambda s: (s.B,), np.float32),
-    "target_index": (lambda s: (s.B,), np.int64),
-    "adjacency": (lambda s: (s.B, s.V, s.V), np.bool_),
-    "order": (lambda s: (s.B, s.V), np.int64),
-    "weights": (lambda s: (s.B, s.K, s.V, s.V), np.float32),
-    "bias": (lambda s: (s.B, s.K, s.V), np.float32),
-    "noise_scale": (lambda s: (s.B, s.K, s.V), np.float32),
-    "hard": (lambda s: (s.B, s.K, s.V), np.bool_),
-    "intervention": (lambda s: (s.B, s.K, s.V), np.int8),
-    "noise_kind": (lambda s: (s.B, s.V), np.int64),
-    "noise_parameters": (lambda s: (s.B, s.V, 5), np.float32),
-    "noise_effect": (lambda s: (s.B, s.V), np.int64),
-    "mechanism": (lambda s: (s.B, s.V), np.int64),
-    "mechanism_offset": (lambda s: (s.B, s.K, s.V), np.int64),
-    "mechanism_parameters": (lambda s: (s.P,), np.float32),
-    "centre": (lambda s: (s.B, s.V), np.float32),
-    "gain": (lambda s: (s.B, s.V), np.float32),
-    "column_centre": (lambda s: (s.B, s.V), np.float32),
-    "column_gain": (lambda s: (s.B, s.V), np.float32),
-    "is_hidden": (lambda s: (s.B, s.V), np.bool_),
-    "accept_variable": (lambda s: (s.B, s.K, 2), np.int64),
-    "accept_slope": (lambda s: (s.B, s.K, 2), np.float32),
-    "accept_intercept": (lambda s: (s.B, s.K, 2), np.float32),
-    "error_scale": (lambda s: (s.B, s.V), np.float32),
-    "num_levels": (lambda s: (s.B, s.V), np.int64),
-    "thresholds": (lambda s: (s.B, s.V, s.L), np.float32),
-    "codes": (lambda s: (s.B, s.V, s.L), np.float32),
-    "loss_cause": (lambda s: (s.B, s.V), np.int64),
-    "loss_rate": (lambda s: (s.B, s.V), np.float32),
-    "loss_slope": (lambda s: (s.B, s.V), np.float32),
-    "loss_intercept": (lambda s: (s.B, s.V), np.float32),
+LAYOUT: dict[str, tuple[Shape, torch.dtype]] = {
+    "index": (lambda s: (s.B,), torch.int64),
+    "num_variables": (lambda s: (s.B,), torch.int64),
+    "num_environments": (lambda s: (s.B,), torch.int64),
+    "is_target_environment": (lambda s: (s.B, s.K), torch.bool),
+    "target_share": (lambda s: (s.B,), torch.float32),
+    "target_index": (lambda s: (s.B,), torch.int64),
+    "adjacency": (lambda s: (s.B, s.V, s.V), torch.bool),
+    "order": (lambda s: (s.B, s.V), torch.int64),
+    "weights": (lambda s: (s.B, s.K, s.V, s.V), torch.float32),
+    "bias": (lambda s: (s.B, s.K, s.V), torch.float32),
+    "noise_scale": (lambda s: (s.B, s.K, s.V), torch.float32),
+    "hard": (lambda s: (s.B, s.K, s.V), torch.bool),
+    "intervention": (lambda s: (s.B, s.K, s.V), torch.int8),
+    "noise_kind": (lambda s: (s.B, s.V), torch.int64),
+    "noise_parameters": (lambda s: (s.B, s.V, 5), torch.float32),
+    "noise_effect": (lambda s: (s.B, s.V), torch.int64),
+    "mechanism": (lambda s: (s.B, s.V), torch.int64),
+    "mechanism_offset": (lambda s: (s.B, s.K, s.V), torch.int64),
+    "mechanism_parameters": (lambda s: (s.P,), torch.float32),
+    "centre": (lambda s: (s.B, s.V), torch.float32),
+    "gain": (lambda s: (s.B, s.V), torch.float32),
+    "column_centre": (lambda s: (s.B, s.V), torch.float32),
+    "column_gain": (lambda s: (s.B, s.V), torch.float32),
+    "is_hidden": (lambda s: (s.B, s.V), torch.bool),
+    "accept_variable": (lambda s: (s.B, s.K, 2), torch.int64),
+    "accept_slope": (lambda s: (s.B, s.K, 2), torch.float32),
+    "accept_intercept": (lambda s: (s.B, s.K, 2), torch.float32),
+    "error_scale": (lambda s: (s.B, s.V), torch.float32),
+    "num_levels": (lambda s: (s.B, s.V), torch.int64),
+    "thresholds": (lambda s: (s.B, s.V, s.L), torch.float32),
+    "codes": (lambda s: (s.B, s.V, s.L), torch.float32),
+    "loss_cause": (lambda s: (s.B, s.V), torch.int64),
+    "loss_rate": (lambda s: (s.B, s.V), torch.float32),
+    "loss_slope": (lambda s: (s.B, s.V), torch.float32),
+    "loss_intercept": (lambda s: (s.B, s.V), torch.float32),
 }
-"""Shape and dtype of every table of a batch."""
-
-Arrays = dict[str, np.ndarray]
+"""Shape and dtype of every table of a batch, in the order in which the native module is told where they lie."""
 
 Columns = Literal["raw", "given", "standardised"]
 COLUMNS: tuple[Columns, ...] = get_args(Columns)
 """What becomes of finished columns: nothing; the tables' units; or units found first from the source rows."""
 
 
+AS_NUMPY: dict[torch.dtype, type[np.generic]] = {
+    torch.int64: np.int64,
+    torch.int16: np.int16,
+    torch.int8: np.int8,
+    torch.bool: np.bool_,
+    torch.float32: np.float32,
+}
+
+
+class Tables(NamedTuple):
+    """SCMs: every table of `LAYOUT`, where it lies, and their memory if the tables of a dtype share it."""
+
+    sizes: Sizes
+    tensors: dict[str, Tensor]
+    addresses: list[int]
+    memory: list[Tensor] | None = None
+
+
+class Place(NamedTuple):
+    """Of a table among those of its dtype: `first` is the number of its first element."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    first: int
+
+
+@lru_cache  # a stream asks for the same sizes again and again
+def _places(sizes: Sizes) -> tuple[dict[torch.dtype, int], list[Place]]:
+    """Elements of every dtype, and the places of all tables."""
+    ends: dict[torch.dtype, int] = {}
+    places = []
+    for name, (shape_of, dtype) in LAYOUT.items():
+        shape, first = shape_of(sizes), ends.get(dtype, 0)
+        stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        places.append(Place(name, dtype, shape, stride, first))
+        ends[dtype] = first + math.prod(shape)
+    return ends, places
+
+
+def allocate(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype, zeros: bool = False) -> Tensor:
+    """Memory. On the host NumPy's: it asks for huge pages, and its zeros come from the system untouched."""
+    if device.type != "cpu":
+        return (torch.zeros if zeros else torch.empty)(shape, dtype=dtype, device=device)
+    return torch.from_numpy((np.zeros if zeros else np.empty)(shape, AS_NUMPY[dtype]))
+
+
+def blank_memory(device: torch.device, sizes: Sizes) -> list[Tensor]:
+    """Zeros for all tables, in a piece for every dtype: few for a device to allocate."""
+    return [allocate(device, (count,), dtype, zeros=True) for dtype, count in _places(sizes)[0].items()]
+
+
+def tables_in(memory: list[Tensor], sizes: Sizes) -> Tables:
+    """The tables that lie in such memory."""
+    pieces = {piece.dtype: (piece, piece.data_ptr()) for piece in memory}
+    tensors, addresses = {}, []
+    for name, dtype, shape, stride, first in _places(sizes)[1]:
+        piece, address = pieces[dtype]
+        tensors[name] = piece.as_strided(shape, stride, first)
+        addresses.append(address + first * dtype.itemsize)
+    return Tables(sizes, tensors, addresses, memory)
+
+
+def tables_of(tensors: Mapping[str, Tensor]) -> Tables:
+    """Tables from wherever they lie; ValueError unless each is as `LAYOUT` has it, on one device."""
+    for name, dimensions in (("bias", 3), ("codes", 3), ("mechanism_parameters", 1)):
+        check(tensors[name].ndim == dimensions, f"batch.{name}", f"{dimensions} dimensions", tuple(tensors[name].shape))
+    B, K, V = tensors["bias"].shape
+    sizes = Sizes(B, V, K, len(tensors["mechanism_parameters"]), tensors["codes"].shape[2])
+    expected_device, found = tensors["bias"].device, {}
+    for name, dtype, shape, *_ in _places(sizes)[1]:
+        table = tensors[name]
+        as_expected = table.dtype == dtype and table.shape == shape and table.device == expected_device
+        expected, got = f"{dtype} {shape} on {expected_device}", f"{table.dtype} {tuple(table.shape)} on {table.device}"
+        check(as_expected, f"batch.{name}", expected, got)
+        found[name] = table.contiguous()
+    return Tables(sizes, found, [table.data_ptr() for table in found.values()])
+
+
 def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int) -> np.ndarray:
     """(B,) int64: numbers of mechanism parameters of datasets first_index, first_index + 1, …"""
-    counts = np.zeros(num_datasets, np.int64)
-    if prior.has_parameters:
-        arrays = {"num_parameters": counts}
-        native().count_parameters(native_prior(prior), seed, first_index, arrays, num_datasets, num_threads, "best")
-    return counts
+    if not prior.has_parameters:
+        return np.zeros(num_datasets, np.int64)
+    return native().count_parameters(native_prior(prior), seed, first_index, num_datasets, num_threads, "best")
 
 
 class Wanted(NamedTuple):
@@ -112,96 +190,80 @@ WORTH_ASKING = 1 << 26
 
 def draw_tables(
     prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int, path: str = "best"
-) -> Arrays:
+) -> Tables:
     """The tables of datasets first_index, first_index + 1, …; `path` names an instruction set."""
     counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
     ends = counts.cumsum()
-    sizes = sizes_of(prior, num_datasets, int(ends[-1]))
+    sizes, offset = sizes_of(prior, num_datasets, int(ends[-1])), ends - counts
     check_memory(sizes, 0)
-    arrays = _zeros(sizes)
-    arrays["index"][:] = np.arange(first_index, first_index + num_datasets)
-    offset = {"parameter_offset": ends - counts}
-    native().draw(native_prior(prior), seed, arrays | offset, sizes, num_threads, path)
-    return arrays
-
-
-def _zeros(sizes: Sizes) -> Arrays:
-    """Tables of zeros in one piece of memory. NumPy's comes from the system untouched; all threads write torch's."""
-    bytes_, places = _places(sizes)
-    block = np.zeros(bytes_, np.uint8)
-    return {name: np.ndarray(shape, dtype, block, first) for name, shape, dtype, first in places}
-
-
-@lru_cache  # a stream asks for the same sizes again and again
-def _places(sizes: Sizes) -> tuple[int, list[tuple[str, tuple[int, ...], type[np.generic], int]]]:
-    """Bytes of all tables, and where each begins: aligned for any type, and elsewhere than an empty one before it."""
-    end, places = 0, []
-    for name, (shape, dtype) in LAYOUT.items():
-        places.append((name, shape(sizes), dtype, end))
-        end += (np.dtype(dtype).itemsize * math.prod(shape(sizes)) // 8 + 1) * 8
-    return end, places
-
-
-def as_tensors(arrays: Arrays) -> dict[str, Tensor]:
-    """The same memory."""
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def as_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
-    """The same memory."""
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+    tables = tables_in(blank_memory(HOST, sizes), sizes)
+    torch.arange(first_index, first_index + num_datasets, out=tables.tensors["index"])
+    native().draw(native_prior(prior), seed, tables.addresses, offset.ctypes.data, sizes, num_threads, path)
+    return tables
 
 
 def evaluate_tables(
-    tables: Arrays,
-    row_offset: np.ndarray,
+    tables: Tables,
+    row_offset: Tensor,
     num_rows: int,
     seed: int,
     num_threads: int,
     path: str = "best",
     wanted: Wanted = ROWS_ALONE,
     out: Tensor | None = None,
-) -> Arrays:
+) -> dict[str, Tensor]:
     """`values` (in `out` if given), `environment` and what is wanted; row_offset (B, K + 1): where environments lie.
 
     Units that are found are written into the tables `column_centre` and `column_gain`.
     """
-    B, K, V = tables["bias"].shape
-    sizes = Sizes(B, V, K, len(tables["mechanism_parameters"]), tables["codes"].shape[2])
-    check_memory(sizes, num_rows, wanted)
-    rows = {  # NumPy asks for huge pages, torch does not
-        "values": np.empty((B, num_rows, V), np.float32) if out is None else out.numpy(),
-        "environment": np.empty((B, num_rows), np.int64),
-    }
-    if wanted.loses:
-        rows["is_missing"] = np.zeros((B, num_rows, V), np.bool_)
-    if wanted.rejects:
-        rows["attempt"] = np.zeros((B, num_rows), np.int16) if wanted.attempt is None else wanted.attempt.numpy()
-    if wanted.noise:
-        rows["noise"] = np.empty((B, num_rows, V), np.float32)
-    how = (COLUMNS.index(wanted.columns), wanted.observed, wanted.attempt is not None)
-    arrays = tables | rows | {"row_offset": row_offset}
-    native().evaluate(arrays, sizes, num_rows, seed, *how, num_threads, path)
+    check_memory(tables.sizes, num_rows, wanted)
+    rows = blank_rows(HOST, tables.sizes, num_rows, wanted, out)
+    where = addresses_of_rows(rows, row_offset)
+    native().evaluate(tables.addresses, tables.sizes, where, asked(num_rows, seed, wanted), num_threads, path)
     return rows
 
 
-def split_rows(tables: Mapping[str, Any], num_rows: int, prior: Prior) -> Any:
+def blank_rows(
+    device: torch.device, sizes: Sizes, num_rows: int, wanted: Wanted, out: Tensor | None
+) -> dict[str, Tensor]:
+    """Memory for all that an evaluation writes."""
+    per_row, per_value = (sizes.B, num_rows), (sizes.B, num_rows, sizes.V)
+    rows = {
+        "values": allocate(device, per_value, torch.float32) if out is None else out,
+        "environment": allocate(device, per_row, torch.int64),
+    }
+    if wanted.loses:
+        rows["is_missing"] = allocate(device, per_value, torch.bool, zeros=True)
+    if wanted.rejects:
+        given = wanted.attempt
+        rows["attempt"] = allocate(device, per_row, torch.int16, zeros=True) if given is None else given
+    if wanted.noise:
+        rows["noise"] = allocate(device, per_value, torch.float32)
+    return rows
+
+
+def addresses_of_rows(rows: Mapping[str, Tensor], row_offset: Tensor) -> list[int]:
+    """Where they lie, in the native module's order; 0 for what is not wanted."""
+    names = ("values", "environment", "is_missing", "attempt", "noise")
+    return [row_offset.data_ptr(), *(rows[name].data_ptr() if name in rows else 0 for name in names)]
+
+
+def asked(num_rows: int, seed: int, wanted: Wanted) -> tuple[int, int, int, bool, bool]:
+    """What is asked of an evaluation, in the native module's terms."""
+    return num_rows, seed, COLUMNS.index(wanted.columns), wanted.observed, wanted.attempt is not None
+
+
+def split_rows(tables: Mapping[str, Tensor], num_rows: int, prior: Prior) -> Tensor:
     """row_offset (B, K + 1): equal shares for all environments, or `target_share` for the target environments.
 
     Within a group of environments the first i of n get ⌊i · rows / n⌋ rows; every environment gets one at least.
-    Arrays of arrays, tensors of tensors.
     """
-    is_target, num_environments = tables["is_target_environment"], tables["num_environments"]
-    K, on_host = is_target.shape[1], isinstance(is_target, np.ndarray)
-    number = np.arange(K + 1) if on_host else torch.arange(K + 1, device=is_target.device)
-    number = (np if on_host else torch).minimum(number, num_environments[:, None])
+    is_target, num_environments = tables["is_target_environment"], tables["num_environments"][:, None]
+    number = torch.arange(is_target.shape[1] + 1, device=is_target.device).minimum(num_environments)
     if prior.target_share is None:
-        return number * num_rows // num_environments[:, None]
-    if on_host:
-        names = ("is_target_environment", "num_environments", "target_share")
-        return split_rows(as_tensors({name: tables[name] for name in names}), num_rows, prior).numpy()
+        return number * num_rows // num_environments
     targets = is_target.sum(1, keepdim=True)
-    sources = num_environments[:, None] - targets
+    sources = num_environments - targets
     if isinstance(prior.target_share, Constant):
         wanted = torch.full_like(targets, round(prior.target_share.value * num_rows))
     else:
@@ -220,7 +282,8 @@ def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows
 def bytes_of(sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> int:
     """What a batch takes in memory."""
     of_value, of_row = 4 + wanted.loses + 4 * wanted.noise, 8 + 2 * wanted.rejects
-    return _places(sizes)[0] + sizes.B * num_rows * (of_value * sizes.V + of_row)
+    of_tables = sum(dtype.itemsize * count for dtype, count in _places(sizes)[0].items())
+    return of_tables + sizes.B * num_rows * (of_value * sizes.V + of_row)
 
 
 def sizes_of(prior: Prior, num_datasets: int, num_parameters: int = 0) -> Sizes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +17,8 @@ from settx_fast.scm._cuda import (
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._tables import (
     LAYOUT,
-    Arrays,
     Columns,
     Wanted,
-    as_arrays,
-    as_tensors,
     check_memory,
     check_out,
     check_seed,
@@ -31,6 +27,7 @@ from settx_fast.scm._tables import (
     rows_of_one_environment,
     sizes_of,
     split_rows,
+    tables_of,
     threads,
 )
 from settx_fast.scm.batch import MOST_ATTEMPTS, Batch
@@ -74,13 +71,13 @@ def sample(
         check_out(out, (num_datasets, num_rows, prior.max_variables), where)
     if where.type == "cuda":
         tables = draw_tables_cuda(where, prior, num_datasets, seed, first_index, workers)
-        offset = split_rows(tables, num_rows, prior)
+        offset = split_rows(tables.tensors, num_rows, prior)
         rows = evaluate_tables_cuda(tables, offset, num_rows, seed, prior, wanted, out)
     else:
-        arrays = draw_tables(prior, num_datasets, seed, first_index, workers)
-        rows = _rows_on_host(arrays, split_rows(arrays, num_rows, prior), num_rows, seed, workers, wanted, out)
-        tables = as_tensors(arrays)
-    tensors: dict[str, Any] = tables | rows
+        tables = draw_tables(prior, num_datasets, seed, first_index, workers)
+        offset = split_rows(tables.tensors, num_rows, prior)
+        rows = evaluate_tables(tables, offset, num_rows, seed, workers, wanted=wanted, out=out)
+    tensors: dict[str, Any] = tables.tensors | rows
     return Batch(**tensors, prior=prior, seed=seed)
 
 
@@ -109,9 +106,9 @@ def resample(
     check(isinstance(observed, bool), "observed", "True or False", observed)
     if attempt is not None:
         _check_attempt(attempt, batch, num_rows, observed)
-    tables = {name: getattr(batch, name).contiguous() for name in LAYOUT}
+    tables = tables_of({name: getattr(batch, name) for name in LAYOUT})
     if environments is None:
-        offset = split_rows(tables, num_rows, batch.prior)
+        offset = split_rows(tables.tensors, num_rows, batch.prior)
     else:
         offset = rows_of_one_environment(_as_environments(batch, environments), batch.bias.shape[1], num_rows)
     wanted = _wanted(batch.prior, batch.noise is not None) if observed else Wanted(noise=batch.noise is not None)
@@ -120,7 +117,7 @@ def resample(
     if batch.bias.is_cuda:
         rows = evaluate_tables_cuda(tables, offset, num_rows, seed, batch.prior, wanted)
     else:
-        rows = _rows_on_host(as_arrays(tables), offset.numpy(), num_rows, seed, threads(num_threads), wanted)
+        rows = evaluate_tables(tables, offset, num_rows, seed, threads(num_threads), wanted=wanted)
     changed: dict[str, Any] = dict.fromkeys(ON_REQUEST) | rows
     return replace(batch, **changed, seed=seed)
 
@@ -128,20 +125,6 @@ def resample(
 def _wanted(prior: Prior, noise: bool) -> Wanted:
     columns: Columns = "standardised" if prior.standardisation == "sample" else "raw"
     return Wanted(columns, prior.is_observed, prior.loses_values, prior.rejects_rows, noise=noise)
-
-
-def _rows_on_host(
-    arrays: Arrays,
-    row_offset: np.ndarray,
-    num_rows: int,
-    seed: int,
-    workers: int,
-    wanted: Wanted,
-    out: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """`values`, `environment` and what is wanted."""
-    rows = as_tensors(evaluate_tables(arrays, row_offset, num_rows, seed, workers, wanted=wanted, out=out))
-    return rows if out is None else rows | {"values": out}
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -142,7 +142,7 @@ CDF = {
 
 def draw_noise(kind: str, count: int, path: str = "best", variable: int = 0) -> np.ndarray:
     noise, given = np.empty(count, np.float32), GIVEN.get(kind, (0, 0, 0))
-    native().fill_noise(NOISES.index(kind), given, 7, 0, variable, {"noise": noise}, count, 2, path)
+    native().fill_noise(NOISES.index(kind), given, 7, 0, variable, noise, 2, path)
     return noise
 
 

@@ -6,7 +6,7 @@ from priors import CASES
 
 from settx_fast import scm
 from settx_fast.scm._native import native
-from settx_fast.scm._tables import LAYOUT, as_arrays, as_tensors, evaluate_tables, split_rows
+from settx_fast.scm._tables import LAYOUT, evaluate_tables, split_rows, tables_of
 from settx_fast.scm.sampler import _wanted
 
 WAYS = ("rows", "rows in place")  # tiles of shared memory, and none
@@ -19,12 +19,12 @@ def bits(values: torch.Tensor) -> torch.Tensor:
 
 def evaluate(batch: scm.Batch, way: str, attempt: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     """What is seen, the noise and all else that the batch has, in the units that the batch found."""
-    tables = as_arrays({name: getattr(batch, name) for name in LAYOUT})
+    tables = tables_of({name: getattr(batch, name) for name in LAYOUT})
     rows = batch.values.shape[1]
-    offset = split_rows(tables, rows, batch.prior)
+    offset = split_rows(tables.tensors, rows, batch.prior)
     columns = "given" if batch.prior.standardisation == "sample" else "raw"
     wanted = _wanted(batch.prior, batch.noise is not None)._replace(columns=columns, attempt=attempt)
-    return as_tensors(evaluate_tables(tables, offset, rows, batch.seed, 1, way, wanted))
+    return evaluate_tables(tables, offset, rows, batch.seed, 1, way, wanted)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -19,7 +19,7 @@ from rounding import rounding_bound
 from settx_fast import scm
 from settx_fast.scm import _tables, reference, sampler
 from settx_fast.scm._native import native
-from settx_fast.scm._tables import as_arrays, as_tensors, draw_tables, evaluate_tables, split_rows
+from settx_fast.scm._tables import draw_tables, evaluate_tables, split_rows
 from settx_fast.scm.sampler import _wanted
 
 TENSORS = [field.name for field in fields(scm.Batch) if field.name not in ("prior", "seed", "stream_version")]
@@ -104,8 +104,9 @@ def test_every_instruction_set_gives_the_same_bits(path, name):
     prior, size = CASES[name], 4 if name == "wide" else 40
     best = scm.sample(prior, size, 150, seed=5, return_noise=True)
     tables = draw_tables(prior, size, 5, 0, 1, path)
-    rows = evaluate_tables(tables, split_rows(tables, 150, prior), 150, 5, 1, path, _wanted(prior, noise=True))
-    for name, expected in as_tensors(tables | rows).items():
+    offset = split_rows(tables.tensors, 150, prior)
+    rows = evaluate_tables(tables, offset, 150, 5, 1, path, _wanted(prior, noise=True))
+    for name, expected in (tables.tensors | rows).items():
         assert same(getattr(best, name), expected), name
 
 
@@ -220,7 +221,6 @@ def test_rows_are_split_evenly_or_by_the_target_share(rows, share, expected):
     prior = scm.Prior(source_environments=(1, 3), target_share=share)
     offset = split_rows(tables, rows, prior)
     assert offset.diff().tolist() == [[*expected, 0]]
-    assert split_rows(as_arrays(tables), rows, prior).tolist() == offset.tolist()
 
 
 def target_rows(batch: scm.Batch) -> torch.Tensor:
@@ -458,15 +458,34 @@ def test_attempts_that_no_row_can_have_are_refused(attempt, message):
         scm.resample(batch, 10, seed=0, attempt=attempt)
 
 
-def test_native_module_refuses_arrays_of_the_wrong_shape_or_type():
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("bias", lambda t: t.double(), r"expected torch.float32 \(2, 2, 6\) on cpu, got 'torch.float64 "),
+        ("adjacency", lambda t: t[:, 1:], r"expected torch.bool \(2, 6, 6\) on cpu, got 'torch.bool \(2, 5, 6\)"),
+        ("index", lambda t: t.to("meta"), r"expected torch.int64 \(2,\) on cpu, got 'torch.int64 \(2,\) on meta"),
+        ("codes", lambda t: t[0], r"expected 3 dimensions, got \(6, 0\)"),
+    ],
+)
+def test_a_batch_with_a_table_of_another_shape_type_or_place_is_refused(name, change, message):
+    batch = scm.sample(**GOOD)
+    with pytest.raises(ValueError, match=rf"batch\.{name}: {message}"):
+        scm.resample(replace(batch, **{name: change(getattr(batch, name))}), 10, seed=0)
+
+
+def test_tables_are_read_wherever_they_lie():
+    batch = scm.sample(**GOOD)
+    spread = replace(batch, weights=batch.weights.mT.contiguous().mT, bias=batch.bias.clone())
+    assert same(scm.resample(spread, 10, seed=4).values, scm.resample(batch, 10, seed=4).values)
+
+
+def test_native_module_refuses_what_it_does_not_know():
     tables = draw_tables(LINEAR, 2, 0, 0, 1)
-    offset = split_rows(tables, 10, scm.Prior())
-    with pytest.raises(ValueError, match="bias: expected a contiguous float32 array"):
-        evaluate_tables(tables | {"bias": tables["bias"].astype(float)}, offset, 10, 0, 1)
-    with pytest.raises(ValueError, match="row_offset: expected a contiguous int64 array"):
-        evaluate_tables(tables, offset[:, :-1], 10, 0, 1)
+    offset = split_rows(tables.tensors, 10, LINEAR)
     with pytest.raises(ValueError, match="path: expected one that this machine runs, got 'abacus'"):
         evaluate_tables(tables, offset, 10, 0, 1, "abacus")
+    with pytest.raises(ValueError, match="tables: expected 35 addresses, got 34"):
+        evaluate_tables(tables._replace(addresses=tables.addresses[1:]), offset, 10, 0, 1)
 
 
 def test_a_missing_native_module_says_how_to_build_it(monkeypatch):
