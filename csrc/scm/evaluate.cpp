@@ -130,10 +130,14 @@ namespace {
 
 // ---- Tiles ----------------------------------------------------------------------------------------------------------
 
-// T: a tile of (V, T) floats in 32 KB where V allows it.
+constexpr int64_t FIRST_CACHE = 32 << 10, SECOND_CACHE = 256 << 10, ENOUGH_ROWS = 256, MOST_ROWS = 1024;
+
+// T: a tile of (V, T) floats fits the first cache, or the second where that leaves too few rows for a call to pay.
 int64_t tile_rows(int64_t V) {
-    const int64_t fitting = 8192 / V / BLOCK * BLOCK;
-    return fitting < BLOCK ? BLOCK : (fitting > 1024 ? 1024 : fitting);
+    const int64_t row = V * int64_t(sizeof(float)), first = FIRST_CACHE / row, second = SECOND_CACHE / row;
+    const int64_t enough = second < ENOUGH_ROWS ? second : ENOUGH_ROWS, most = first < MOST_ROWS ? first : MOST_ROWS;
+    const int64_t rows = enough > most ? enough : most;
+    return rows < BLOCK ? BLOCK : rows / BLOCK * BLOCK;
 }
 
 // Fetches lines while arithmetic runs, which a burst of stores would wait for.
@@ -194,22 +198,38 @@ void write_noise(const Model& m, const Rows& rows, float* tile, const TileRows& 
     write_rows(tile, m.stride, V, tile_rows.count, rows.noise + tile_rows.row * V);
 }
 
+// Floats that the nodes of all variables take.
+int64_t node_floats(int64_t V) {
+    return padded(V * int64_t(sizeof(Node) / sizeof(float)));
+}
+
+// The nodes of one environment in topological order.
+const Node* make_nodes(const Model& m, const float* edge_weights, float* memory) {
+    Node* const nodes = reinterpret_cast<Node*>(memory);
+    for (int64_t position = 0; position < m.num_variables(); ++position) {
+        const int64_t v = m.t.order[m.dataset * m.t.variables + position];
+        nodes[position] = node_of(m, v, edge_weights + m.parents.start[v]);
+    }
+    return nodes;
+}
+
 }  // namespace
 
-// Weights of all edges; the tile; another tile for what is asked beside the values; the input and output of an MLP
-// layer.
+// All nodes; weights of all edges; the tile; another tile for what is asked beside the values; the input and output of
+// an MLP layer.
 int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden) {
-    return padded(num_edges) + 2 * V * tile_rows(V) + 2 * BLOCK * (max_hidden > V ? max_hidden : V);
+    return node_floats(V) + padded(num_edges) + 2 * V * tile_rows(V) + 2 * BLOCK * (max_hidden > V ? max_hidden : V);
 }
 
 void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment, const Parents& parents,
                       float* scratch) {
     const int64_t V = t.variables, b = segment.dataset, k = segment.environment, T = tile_rows(V);
     const int64_t n = t.num_variables[b];
-    float* edge_weights = scratch;
-    float *tile = scratch + padded(parents.start[n]), *spare = tile + V * T;
+    float* edge_weights = scratch + node_floats(V);
+    float *tile = edge_weights + padded(parents.start[n]), *spare = tile + V * T;
     const Model model{t, parents, b, k, rows.seed, FOR_NOISE, tile, spare + V * T, T};
     for (int64_t v = 0; v < n; ++v) gather_weights(model, v, edge_weights + parents.start[v]);
+    const Node* const nodes = make_nodes(model, edge_weights, scratch);
     for (int64_t i = n * T; i < V * T; ++i) tile[i] = 0.0f;
 
     const int64_t first_row = rows.row_offset[b * (t.environments + 1) + k];
@@ -221,8 +241,7 @@ void evaluate_segment(const Tables& t, const Rows& rows, const Segment& segment,
         for (int64_t position = 0; position < n; ++position) {
             float* const fetched = out + position * share;
             prefetch_for_write(fetched, end - fetched < share ? end : fetched + share);
-            const int64_t v = t.order[b * V + position];
-            evaluate_node(node_of(model, v, edge_weights + parents.start[v]), whole_blocks(count), local);
+            evaluate_node(nodes[position], whole_blocks(count), local);
         }
         const TileRows tile_rows{count, local, row};
         if (rows.is_observed) observe_tile(model, rows, edge_weights, spare, tile_rows);
