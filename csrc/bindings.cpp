@@ -160,7 +160,7 @@ class OwnedPrior {
 
 // ---- Memory ---------------------------------------------------------------------------------------------------------
 
-// Where arrays lie, on the host or on a device, in the order of settx_fast/scm/_tables.py, which has checked them.
+// Where arrays lie, on the host or on a device, in the order of settx_fast/scm/_layout.py, which has checked them.
 using Addresses = std::vector<uintptr_t>;
 
 // One address after the other, as a pointer of the type it is assigned to.

@@ -7,9 +7,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from settx_fast.scm._cpu import count_parameters, draw_tables
 from settx_fast.scm._fields import as_range
-from settx_fast.scm._native import native, native_prior
-from settx_fast.scm._tables import (
+from settx_fast.scm._layout import (
     ROWS_ALONE,
     Sizes,
     Tables,
@@ -20,11 +20,10 @@ from settx_fast.scm._tables import (
     blank_rows,
     bytes_of,
     check_fits,
-    count_parameters,
-    draw_tables,
     sizes_of,
     tables_in,
 )
+from settx_fast.scm._native import native, native_prior
 from settx_fast.scm.mechanisms import MLP
 from settx_fast.scm.prior import Prior
 

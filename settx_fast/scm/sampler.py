@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from settx_fast.scm._cpu import check_memory, draw_tables, evaluate_tables, threads
 from settx_fast.scm._cuda import (
     check_memory_cuda,
     draw_tables_cuda,
@@ -15,21 +16,7 @@ from settx_fast.scm._cuda import (
     why_no_cuda,
 )
 from settx_fast.scm._fields import check, is_int
-from settx_fast.scm._tables import (
-    LAYOUT,
-    Columns,
-    Wanted,
-    check_memory,
-    check_out,
-    check_seed,
-    draw_tables,
-    evaluate_tables,
-    rows_of_one_environment,
-    sizes_of,
-    split_rows,
-    tables_of,
-    threads,
-)
+from settx_fast.scm._layout import LAYOUT, Columns, Wanted, rows_of_one_environment, sizes_of, split_rows, tables_of
 from settx_fast.scm.batch import MOST_ATTEMPTS, Batch
 from settx_fast.scm.prior import Prior
 
@@ -143,6 +130,19 @@ def check_device(device: str | torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
+def check_out(out: object, shape: tuple[int, int, int], device: torch.device) -> None:
+    """Raise ValueError unless values of that shape can be written to `out` as they are."""
+    check(isinstance(out, Tensor), "out", "None or a tensor", type(out).__name__)
+    assert isinstance(out, Tensor)
+    check(out.layout == torch.strided and not out.is_nested, "out.layout", "torch.strided, not nested", out.layout)
+    check(out.dtype == torch.float32, "out.dtype", "torch.float32", out.dtype)
+    here = out.device.type == device.type and device.index in (None, out.device.index)
+    check(here, "out.device", repr(str(device)), str(out.device))
+    check(tuple(out.shape) == shape, "out.shape", f"(num_datasets, num_rows, variables) = {shape}", tuple(out.shape))
+    check(out.is_contiguous() and not out.is_neg(), "out.stride()", "a contiguous tensor", out.stride())
+    check(not out.requires_grad, "out.requires_grad", "False", out.requires_grad)
+
+
 def check_batch_memory(
     device: torch.device, prior: Prior, num_datasets: int, num_rows: int, wanted: Wanted | None = None
 ) -> None:
@@ -152,6 +152,11 @@ def check_batch_memory(
         check_memory_cuda(device, sizes, num_rows, wanted)
     else:
         check_memory(sizes, num_rows, wanted)
+
+
+def check_seed(seed: object) -> None:
+    """Raise ValueError unless `seed` is an int of 64 bits."""
+    check(is_int(seed) and 0 <= seed < 1 << 64, "seed", "an int in 0…2⁶⁴ − 1", seed)  # type: ignore[operator]
 
 
 def check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: object) -> None:

@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from settx_fast.scm._cpu import threads
 from settx_fast.scm._fields import as_range, check, is_int
-from settx_fast.scm._tables import check_seed, threads
 from settx_fast.scm.batch import STREAM_VERSION, Batch
 from settx_fast.scm.prior import Prior
-from settx_fast.scm.sampler import check_batch_memory, check_device, check_request, sample
+from settx_fast.scm.sampler import check_batch_memory, check_device, check_request, check_seed, sample
 
 MAX_PREFETCH = 64
 T = TypeVar("T")

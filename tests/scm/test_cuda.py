@@ -14,9 +14,10 @@ from priors import CASES, EVERYTHING, LINEAR, NAMED
 
 from settx_fast import scm
 from settx_fast.scm import _cuda, sampler
+from settx_fast.scm._cpu import draw_tables
 from settx_fast.scm._cuda import deep_width
+from settx_fast.scm._layout import Sizes
 from settx_fast.scm._native import native
-from settx_fast.scm._tables import Sizes, draw_tables
 
 TENSORS = [field.name for field in fields(scm.Batch) if field.name not in ("prior", "seed", "stream_version")]
 BUILT_WITH_CUDA = native().find_devices().built_with_cuda

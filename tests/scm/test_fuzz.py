@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from settx_fast import scm
+from settx_fast.scm._cpu import draw_tables, evaluate_tables
+from settx_fast.scm._layout import split_rows
 from settx_fast.scm._native import native
-from settx_fast.scm._tables import draw_tables, evaluate_tables, split_rows
 from settx_fast.scm.prior import MAX_VARIABLES
 from settx_fast.scm.sampler import _wanted
 

@@ -5,8 +5,9 @@ import torch
 from priors import CASES
 
 from settx_fast import scm
+from settx_fast.scm._cpu import evaluate_tables
+from settx_fast.scm._layout import LAYOUT, split_rows, tables_of
 from settx_fast.scm._native import native
-from settx_fast.scm._tables import LAYOUT, evaluate_tables, split_rows, tables_of
 from settx_fast.scm.sampler import _wanted
 
 WAYS = ("rows", "rows in place")  # tiles of shared memory, and none

@@ -17,9 +17,10 @@ from priors import CASES, EVERYTHING, LINEAR, NAMED, UNOBSERVED
 from rounding import rounding_bound
 
 from settx_fast import scm
-from settx_fast.scm import _tables, reference, sampler
+from settx_fast.scm import _cpu, reference, sampler
+from settx_fast.scm._cpu import draw_tables, evaluate_tables
+from settx_fast.scm._layout import split_rows
 from settx_fast.scm._native import native
-from settx_fast.scm._tables import draw_tables, evaluate_tables, split_rows
 from settx_fast.scm.sampler import _wanted
 
 TENSORS = [field.name for field in fields(scm.Batch) if field.name not in ("prior", "seed", "stream_version")]
@@ -409,8 +410,8 @@ def test_a_tensor_that_cannot_hold_the_values_is_refused_before_anything_is_draw
 
 def test_a_batch_is_held_against_the_memory_that_is_free_not_against_all(monkeypatch):
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < _tables.available_memory() < total
-    monkeypatch.setattr(_tables, "available_memory", lambda: 100 << 20)
+    assert 0 < _cpu.available_memory() < total
+    monkeypatch.setattr(_cpu, "available_memory", lambda: 100 << 20)
     monkeypatch.setattr(sampler, "draw_tables", lambda *_: pytest.fail("drawn before the check"))
     rows = (100 << 20) // (4 * 10 + 8)
     with pytest.raises(ValueError, match=r"num_datasets, num_rows: expected a batch within .* 0\.1 GB, got 0\.1 GB"):

@@ -1,24 +1,21 @@
-"""Tables of SCMs: their layout, drawing them, and turning them into rows; all by the native module."""
+"""What a batch is made of in memory: tables of SCMs, and the rows that they are turned into."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from settx_fast.scm._fields import check, is_int
-from settx_fast.scm._native import native, native_prior
+from settx_fast.scm._fields import check
 from settx_fast.scm.distributions import Constant
 from settx_fast.scm.prior import Prior
 
-HOST = torch.device("cpu")
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 class Sizes(NamedTuple):
@@ -71,11 +68,6 @@ LAYOUT: dict[str, tuple[Shape, torch.dtype]] = {
     "loss_intercept": (lambda s: (s.B, s.V), torch.float32),
 }
 """Shape and dtype of every table of a batch, in the order in which the native module is told where they lie."""
-
-Columns = Literal["raw", "given", "standardised"]
-COLUMNS: tuple[Columns, ...] = get_args(Columns)
-"""What becomes of finished columns: nothing; the tables' units; or units found first from the source rows."""
-
 
 AS_NUMPY: dict[torch.dtype, type[np.generic]] = {
     torch.int64: np.int64,
@@ -157,11 +149,16 @@ def tables_of(tensors: Mapping[str, Tensor]) -> Tables:
     return Tables(sizes, found, [table.data_ptr() for table in found.values()])
 
 
-def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int) -> np.ndarray:
-    """(B,) int64: numbers of mechanism parameters of datasets first_index, first_index + 1, …"""
-    if not prior.has_parameters:
-        return np.zeros(num_datasets, np.int64)
-    return native().count_parameters(native_prior(prior), seed, first_index, num_datasets, num_threads, "best")
+def sizes_of(prior: Prior, num_datasets: int, num_parameters: int = 0) -> Sizes:
+    """Those of a batch of `prior`."""
+    return Sizes(num_datasets, prior.max_variables, prior.max_environments, num_parameters, prior.max_levels)
+
+
+# Rows -----------------------------------------------------------------------------------------------------------------
+
+Columns = Literal["raw", "given", "standardised"]
+COLUMNS: tuple[Columns, ...] = get_args(Columns)
+"""What becomes of finished columns: nothing; the tables' units; or units found first from the source rows."""
 
 
 class Wanted(NamedTuple):
@@ -184,43 +181,6 @@ class Wanted(NamedTuple):
 
 
 ROWS_ALONE = Wanted()
-WORTH_ASKING = 1 << 26
-"""Bytes from which a batch is held against the free memory: the system takes its time to say."""
-
-
-def draw_tables(
-    prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int, path: str = "best"
-) -> Tables:
-    """The tables of datasets first_index, first_index + 1, …; `path` names an instruction set."""
-    counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
-    ends = counts.cumsum()
-    sizes, offset = sizes_of(prior, num_datasets, int(ends[-1])), ends - counts
-    check_memory(sizes, 0)
-    tables = tables_in(blank_memory(HOST, sizes), sizes)
-    torch.arange(first_index, first_index + num_datasets, out=tables.tensors["index"])
-    native().draw(native_prior(prior), seed, tables.addresses, offset.ctypes.data, sizes, num_threads, path)
-    return tables
-
-
-def evaluate_tables(
-    tables: Tables,
-    row_offset: Tensor,
-    num_rows: int,
-    seed: int,
-    num_threads: int,
-    path: str = "best",
-    wanted: Wanted = ROWS_ALONE,
-    out: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """`values` (in `out` if given), `environment` and what is wanted; row_offset (B, K + 1): where environments lie.
-
-    Units that are found are written into the tables `column_centre` and `column_gain`.
-    """
-    check_memory(tables.sizes, num_rows, wanted)
-    rows = blank_rows(HOST, tables.sizes, num_rows, wanted, out)
-    where = addresses_of_rows(rows, row_offset)
-    native().evaluate(tables.addresses, tables.sizes, where, asked(num_rows, seed, wanted), num_threads, path)
-    return rows
 
 
 def blank_rows(
@@ -286,18 +246,6 @@ def bytes_of(sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> int:
     return of_tables + sizes.B * num_rows * (of_value * sizes.V + of_row)
 
 
-def sizes_of(prior: Prior, num_datasets: int, num_parameters: int = 0) -> Sizes:
-    """Those of a batch of `prior`."""
-    return Sizes(num_datasets, prior.max_variables, prior.max_environments, num_parameters, prior.max_levels)
-
-
-def check_memory(sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> None:
-    """Raise ValueError if a batch of these sizes does not fit the memory that this machine has left."""
-    needed = bytes_of(sizes, num_rows, wanted)
-    if needed > WORTH_ASKING:
-        check_fits(needed, available_memory(), "this machine's free memory")
-
-
 def check_fits(needed: int, available: int, where: str) -> None:
     """Raise ValueError unless `needed` bytes are available."""
     if needed > available:
@@ -305,39 +253,3 @@ def check_fits(needed: int, available: int, where: str) -> None:
             f"num_datasets, num_rows: expected a batch within {where} of {available / 1e9:.1f} GB, "
             f"got {needed / 1e9:.1f} GB"
         )
-
-
-def available_memory() -> int:
-    """Bytes that can be had without swapping: Linux's estimate, elsewhere all memory."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    lines = dict(line.split(":", 1) for line in text.splitlines())
-    return 1024 * int(lines["MemAvailable"].split()[0])
-
-
-def check_out(out: object, shape: tuple[int, int, int], device: torch.device) -> None:
-    """Raise ValueError unless values of that shape can be written to `out` as they are."""
-    check(isinstance(out, Tensor), "out", "None or a tensor", type(out).__name__)
-    assert isinstance(out, Tensor)
-    check(out.layout == torch.strided and not out.is_nested, "out.layout", "torch.strided, not nested", out.layout)
-    check(out.dtype == torch.float32, "out.dtype", "torch.float32", out.dtype)
-    here = out.device.type == device.type and device.index in (None, out.device.index)
-    check(here, "out.device", repr(str(device)), str(out.device))
-    check(tuple(out.shape) == shape, "out.shape", f"(num_datasets, num_rows, variables) = {shape}", tuple(out.shape))
-    check(out.is_contiguous() and not out.is_neg(), "out.stride()", "a contiguous tensor", out.stride())
-    check(not out.requires_grad, "out.requires_grad", "False", out.requires_grad)
-
-
-def check_seed(seed: object) -> None:
-    """Raise ValueError unless `seed` is an int of 64 bits."""
-    check(is_int(seed) and 0 <= seed < 1 << 64, "seed", "an int in 0…2⁶⁴ − 1", seed)  # type: ignore[operator]
-
-
-def threads(num_threads: int | None) -> int:
-    """`num_threads`, or as many as torch uses."""
-    if num_threads is None:
-        return torch.get_num_threads()
-    check(is_int(num_threads) and 1 <= num_threads <= 1024, "num_threads", "None or an int in 1…1024", num_threads)
-    return num_threads
