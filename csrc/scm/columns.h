@@ -46,8 +46,14 @@ SETTX_FN void find_unit(const Tables& t, int64_t b, int64_t v, const Sums* chunk
         known && variance > CONSTANT_RTOL * square ? float(1.0 / __builtin_sqrt(variance)) : 1.0f;
 }
 
-SETTX_FN float in_unit(const Tables& t, int64_t bv, float x) {
-    return canonical((x - t.column_centre[bv]) * t.column_gain[bv]);
+SETTX_FN float in_unit(float x, float centre, float gain) {
+    return canonical((x - centre) * gain);
 }
+
+// The last step of evaluate: for one dataset while its rows are in cache, with `num_column_sums` sums as scratch; or
+// for all of them.
+void scale_dataset(const Tables&, const Rows&, int64_t b, Sums* sums, const Path&);
+int64_t num_column_sums(const Tables&, const Rows&);
+void scale_columns(const Tables&, const Rows&, int num_threads, const Path&);
 
 }  // namespace settx::scm

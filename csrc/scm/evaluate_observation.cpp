@@ -79,19 +79,25 @@ SETTX_LOOP void to_levels(float* __restrict x, int64_t count, const float* thres
     for (int64_t i = 0; i < count; ++i) x[i] = level_of(x[i], thresholds, codes, num_levels);
 }
 
+// lost (BLOCK,): whether each of the rows from x on is; cause may be x itself.
+SETTX_LOOP void lose_block(const float* cause, float slope, float intercept, const uint32_t* __restrict words, float* x,
+                           bool* __restrict lost) {
+    alignas(64) float chance[BLOCK];
+    for (int i = 0; i < BLOCK; ++i) chance[i] = probability(cause[i], slope, intercept);
+    for (int i = 0; i < BLOCK; ++i) x[i] = happens(chance[i], words[i]) ? from_bits(NAN_BITS) : x[i];
+    for (int i = 0; i < BLOCK; ++i) lost[i] = happens(chance[i], words[i]);
+}
+
 // Writes NaN in place of what is lost; is_missing (count, V) from the tile's first row on.
 void lose(const Model& m, int64_t v, int64_t count, int64_t local_row, bool* is_missing) {
     const int64_t V = m.t.variables, bv = m.dataset * V + v;
-    const float slope = m.t.loss_slope[bv], intercept = m.t.loss_intercept[bv];
     const float* cause = m.tile + m.t.loss_cause[bv] * m.stride;
-    float* x = m.tile + v * m.stride;
     for (int64_t row = 0; row < count; row += BLOCK) {
         alignas(64) uint32_t words[BLOCK];
         bool lost[BLOCK];
         words_of_rows(m, v, FOR_LOSS, 0, local_row + row, words);
-        for (int i = 0; i < BLOCK; ++i) lost[i] = happens(probability(cause[row + i], slope, intercept), words[i]);
-        for (int64_t i = 0; i < BLOCK && row + i < count; ++i)
-            if (lost[i]) x[row + i] = from_bits(0x7FC00000u), is_missing[(row + i) * V + v] = true;
+        lose_block(cause + row, m.t.loss_slope[bv], m.t.loss_intercept[bv], words, m.tile + v * m.stride + row, lost);
+        for (int64_t i = 0; i < BLOCK && row + i < count; ++i) is_missing[(row + i) * V + v] = lost[i];
     }
 }
 

@@ -110,7 +110,9 @@ SETTX_KERNEL void find_units(Tables t, Rows rows, const Sums* sums) {
 SETTX_KERNEL void apply_units(Tables t, Rows rows) {
     const int64_t i = number_among_all(), v = i % t.variables;
     const int64_t b = i / (rows.rows * t.variables);
-    if (b < t.datasets && v < t.num_variables[b]) rows.values[i] = in_unit(t, b * t.variables + v, rows.values[i]);
+    const int64_t bv = b * t.variables + v;
+    if (b < t.datasets && v < t.num_variables[b])
+        rows.values[i] = in_unit(rows.values[i], t.column_centre[bv], t.column_gain[bv]);
 }
 
 // ---- Launches -------------------------------------------------------------------------------------------------------

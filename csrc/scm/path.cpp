@@ -31,7 +31,8 @@ bool apply(const char* function, const float* x, int64_t n, float* out) {
 }
 
 extern const Path PATH;
-const Path PATH = {SETTX_TEXT(SETTX_PATH), draw_graph, draw_dataset, evaluate_segment, scratch_floats, run_pilot,
-                   pilot_floats,           fill_noise, apply};
+const Path PATH = {SETTX_TEXT(SETTX_PATH), draw_graph,  draw_dataset, evaluate_segment,
+                   scratch_floats,         add_columns, apply_units,  run_pilot,
+                   pilot_floats,           fill_noise,  apply};
 
 }  // namespace settx::scm::SETTX_PATH

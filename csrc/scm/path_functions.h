@@ -11,6 +11,8 @@ SETTX_CALL void draw_dataset(const Prior&, uint64_t seed, int64_t parameter_offs
                              int32_t* scratch);
 void evaluate_segment(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
 int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden);
+void add_columns(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last, Sums*);
+void apply_units(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last);
 void run_pilot(const Prior&, uint64_t seed, const Tables&, int64_t b, const Parents&, float* scratch);
 int64_t pilot_floats(int64_t V, int64_t K, int64_t max_hidden);
 void fill_noise(const NoiseRows&, int64_t first, int64_t n, float* out);

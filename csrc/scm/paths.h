@@ -26,6 +26,8 @@ struct NoiseRows {
     int32_t variable;
 };
 
+struct Sums;
+
 struct Path {
     const char* name;
     // Draws the graph into zeroed adjacency (V, V) and order (V,); scratch (2·V,). Returns the number of mechanism
@@ -38,6 +40,10 @@ struct Path {
     // Evaluates a segment; scratch has `scratch_floats(V, number of edges, widest MLP)` floats, aligned to 64 bytes.
     void (*evaluate_segment)(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
     int64_t (*scratch_floats)(int64_t V, int64_t num_edges, int64_t max_hidden);
+    // Sums (num_variables,) of the source rows among rows first … last − 1 of the batch, which are dataset b's.
+    void (*add_columns)(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last, Sums*);
+    // Gives such rows the units of their columns.
+    void (*apply_units)(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last);
     // Draws the pilot rows of dataset b and fills what rests on them; scratch has `pilot_floats` floats, aligned alike.
     void (*run_pilot)(const Prior&, uint64_t seed, const Tables&, int64_t b, const Parents&, float* scratch);
     int64_t (*pilot_floats)(int64_t V, int64_t K, int64_t max_hidden);

@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "columns.h"
 #include "lanes.h"
 #include "mechanism.h"
 #include "parallel.h"
@@ -126,22 +127,24 @@ void evaluate_item(const Tables& t, const Rows& rows, const Item& item, ParentLi
     }
 }
 
-// Aligned memory and the edges of a dataset, for every thread.
+// Aligned memory, the edges of a dataset and sums of its columns, for every thread.
 struct Workspaces {
     std::vector<Floats> scratch;
     std::vector<ParentLists> lists;
+    std::vector<std::vector<Sums>> sums;
 
-    Workspaces(const Tables& t, int64_t max_edges, int64_t floats, int num_threads) {
+    Workspaces(const Tables& t, int64_t max_edges, int64_t floats, int64_t num_sums, int num_threads) {
         for (int thread = 0; thread < num_threads; ++thread) {
             scratch.push_back(allocate_floats(floats));
             lists.emplace_back(t.variables, max_edges);
+            sums.emplace_back(size_t(num_sums));
         }
     }
 };
 
 void run_pilots(const Prior& prior, uint64_t seed, const Tables& t, int num_threads, const Path& path) {
     const int64_t floats = path.pilot_floats(t.variables, t.environments, widest_mlp(t));
-    Workspaces work(t, max_edges(t), floats, num_threads);
+    Workspaces work(t, max_edges(t), floats, 0, num_threads);
     parallel_for(t.datasets, num_threads, [&](int thread, int64_t b) {
         ParentLists& lists = work.lists[size_t(thread)];
         lists.fill(t, b);
@@ -192,13 +195,17 @@ void draw(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, co
 void evaluate(const Tables& tables, const Rows& rows, int num_threads, const Path& path) {
     const int64_t edges = max_edges(tables);
     const int64_t widest = widest_mlp(tables);
-    Workspaces work(tables, edges, path.scratch_floats(tables.variables, edges, widest), num_threads);
     const std::vector<Item> items = work_items(tables, rows, rows_at_once(tables, rows, widest, num_threads));
+    const bool whole_datasets = int64_t(items.size()) == tables.datasets;
+    Workspaces work(tables, edges, path.scratch_floats(tables.variables, edges, widest),
+                    whole_datasets ? num_column_sums(tables, rows) : 0, num_threads);
     parallel_for(int64_t(items.size()), num_threads, [&](int thread, int64_t i) {
-        evaluate_item(tables, rows, items[size_t(i)], work.lists[size_t(thread)], work.scratch[size_t(thread)].get(),
-                      path);
+        const size_t mine = size_t(thread);
+        const Item& item = items[size_t(i)];
+        evaluate_item(tables, rows, item, work.lists[mine], work.scratch[mine].get(), path);
+        if (whole_datasets) scale_dataset(tables, rows, item.dataset, work.sums[mine].data(), path);
     });
-    scale_columns(tables, rows, num_threads);
+    if (!whole_datasets) scale_columns(tables, rows, num_threads, path);
 }
 
 }  // namespace settx::scm

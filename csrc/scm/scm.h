@@ -201,7 +201,4 @@ void draw(const Prior&, uint64_t seed, const int64_t* parameter_offset, const Ta
 
 void evaluate(const Tables&, const Rows&, int num_threads, const Path&);
 
-// The last step of evaluate, unless Rows say COLUMNS_RAW.
-void scale_columns(const Tables&, const Rows&, int num_threads);
-
 }  // namespace settx::scm

@@ -127,6 +127,14 @@ def test_fresh_rows_keep_the_units_of_the_batch():
     assert torch.equal(expected, batch.values)
 
 
+def test_units_are_the_same_whether_a_dataset_is_one_piece_of_work_or_several():
+    prior, rows = scm.Prior(20, standardisation="sample", observation=(scm.Missing(),)), 6000
+    alone, among_many = (scm.sample(prior, datasets, rows, seed=4, num_threads=2) for datasets in (1, 40))
+    for name in ("values", "column_centre", "column_gain"):
+        alone_bits, many_bits = (getattr(batch, name)[0].numpy().tobytes() for batch in (alone, among_many))
+        assert alone_bits == many_bits, name
+
+
 def test_properties_are_in_the_units_of_the_standardised_columns():
     prior = replace(LINEAR, standardisation="none", target="inner")
     raw, batch = (scm.sample(p, 20, 100, seed=9) for p in (prior, replace(prior, standardisation="sample")))
