@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # the kernels' tests need it, before any other test has triton loaded
 
 if importlib.util.find_spec("hypothesis") is not None:  # a bare environment tests what does not need it
     from hypothesis import settings

@@ -205,6 +205,7 @@ def blank_rows(
 def addresses_of_rows(rows: Mapping[str, Tensor], row_offset: Tensor) -> list[int]:
     """Where they lie, in the native module's order; 0 for what is not wanted."""
     names = ("values", "environment", "is_missing", "attempt", "noise")
+    assert row_offset.is_contiguous()
     return [row_offset.data_ptr(), *(rows[name].data_ptr() if name in rows else 0 for name in names)]
 
 

@@ -15,7 +15,7 @@ def test_doctor_prints_advice_with_its_brackets(capsys: pytest.CaptureFixture) -
 
 
 def test_doctor_names_the_path_of_every_operation_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # the kernels' tests set it in this process
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # the tests' own setting
     result = run_without((), "doctor", "--json")
     found = json.loads(result.stdout)
     assert result.returncode == 0

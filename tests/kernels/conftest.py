@@ -1,8 +1,7 @@
-"""Kernels run on the GPU where there is one, else in Triton's interpreter, which must be chosen before triton loads."""
+"""Kernels run on the GPU where there is one, else in Triton's interpreter, which `tests/conftest.py` has chosen."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,6 @@ def _teach_bfloat16() -> None:
 
 
 if INTERPRETED:
-    os.environ["TRITON_INTERPRET"] = "1"
     _teach_bfloat16()
 
 
