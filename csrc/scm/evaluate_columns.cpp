@@ -12,13 +12,11 @@ struct ColumnSums {
     alignas(64) double count[AT_ONCE], sum[AT_ONCE], square[AT_ONCE];
 };
 
-// add_value for columns of one row, x (width,).
+// Adds one row, x (width,).
 SETTX_FN void add_row(const float* __restrict x, int64_t width, ColumnSums& sums) {
     for (int64_t v = 0; v < width; ++v) {
-        const double value = double(x[v]), number = value == value ? value : 0.0;
-        sums.count[v] += value == value ? 1.0 : 0.0;
-        sums.sum[v] += number;
-        sums.square[v] += number * number;
+        const Sums s = add_value({sums.count[v], sums.sum[v], sums.square[v]}, x[v]);
+        sums.count[v] = s.count, sums.sum[v] = s.sum, sums.square[v] = s.square;
     }
 }
 

@@ -80,6 +80,7 @@ SETTX_LOOP void to_levels(float* __restrict x, int64_t count, const float* thres
 }
 
 // lost (BLOCK,): whether each of the rows from x on is; cause may be x itself.
+// Asked twice, as a vector that is chosen by bytes costs more than the question.
 SETTX_LOOP void lose_block(const float* cause, float slope, float intercept, const uint32_t* __restrict words, float* x,
                            bool* __restrict lost) {
     alignas(64) float chance[BLOCK];

@@ -40,13 +40,20 @@ def count_parameters(prior: Prior, num_datasets: int, seed: int, first_index: in
     return native().count_parameters(native_prior(prior), seed, first_index, num_datasets, num_threads, "best")
 
 
+def places_of_parameters(
+    prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int
+) -> tuple[Sizes, np.ndarray]:
+    """Sizes of a batch, and where the parameters of every dataset begin, (B,) int64."""
+    counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
+    ends = counts.cumsum()
+    return sizes_of(prior, num_datasets, int(ends[-1])), ends - counts
+
+
 def draw_tables(
     prior: Prior, num_datasets: int, seed: int, first_index: int, num_threads: int, path: str = "best"
 ) -> Tables:
     """The tables of datasets first_index, first_index + 1, …; `path` names an instruction set."""
-    counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
-    ends = counts.cumsum()
-    sizes, offset = sizes_of(prior, num_datasets, int(ends[-1])), ends - counts
+    sizes, offset = places_of_parameters(prior, num_datasets, seed, first_index, num_threads)
     check_memory(sizes, 0)
     tables = tables_in(blank_memory(HOST, sizes), sizes)
     torch.arange(first_index, first_index + num_datasets, out=tables.tensors["index"])

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from settx_fast.scm._cpu import count_parameters, draw_tables
+from settx_fast.scm._cpu import draw_tables, places_of_parameters
 from settx_fast.scm._fields import as_range
 from settx_fast.scm._layout import (
     ROWS_ALONE,
@@ -67,10 +67,8 @@ def draw_tables_cuda(
         assert drawn.memory is not None
         return tables_in([_copy(piece, device) for piece in drawn.memory], drawn.sizes)
     if prior.has_parameters:
-        counts = count_parameters(prior, num_datasets, seed, first_index, num_threads)
-        ends = counts.cumsum()
-        sizes = sizes_of(prior, num_datasets, int(ends[-1]))
-        offset = _copy(torch.from_numpy(ends - counts), device)
+        sizes, on_host = places_of_parameters(prior, num_datasets, seed, first_index, num_threads)
+        offset = _copy(torch.from_numpy(on_host), device)
     else:
         sizes, offset = sizes_of(prior, num_datasets), torch.zeros(num_datasets, dtype=torch.int64, device=device)
     check_memory_cuda(device, sizes, 0)

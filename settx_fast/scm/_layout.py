@@ -142,9 +142,9 @@ def tables_of(tensors: Mapping[str, Tensor]) -> Tables:
     expected_device, found = tensors["bias"].device, {}
     for name, dtype, shape, *_ in _places(sizes)[1]:
         table = tensors[name]
-        as_expected = table.dtype == dtype and table.shape == shape and table.device == expected_device
-        expected, got = f"{dtype} {shape} on {expected_device}", f"{table.dtype} {tuple(table.shape)} on {table.device}"
-        check(as_expected, f"batch.{name}", expected, got)
+        if not (table.dtype == dtype and table.shape == shape and table.device == expected_device):
+            got = f"{table.dtype} {tuple(table.shape)} on {table.device}"
+            check(False, f"batch.{name}", f"{dtype} {shape} on {expected_device}", got)
         found[name] = table.contiguous()
     return Tables(sizes, found, [table.data_ptr() for table in found.values()])
 

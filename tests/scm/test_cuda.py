@@ -157,7 +157,7 @@ class TestWithoutADevice:
 @pytest.mark.parametrize("case", ["everything", "internal"])
 def test_what_a_graph_cannot_capture_says_so_before_the_host_is_asked(case, monkeypatch):
     monkeypatch.setattr(_cuda, "_is_capturing", lambda device: True)
-    for work in ("count_parameters", "draw_tables", "_copy"):
+    for work in ("places_of_parameters", "draw_tables", "_copy"):
         monkeypatch.setattr(_cuda, work, lambda *_: pytest.fail("the host was asked"))
     with pytest.raises(RuntimeError, match=r"a graph cannot capture the models of a prior that .*: .*`resample`"):
         _cuda.draw_tables_cuda(torch.device("cuda", 0), NAMED[case], 2, 0, 0, 1)
