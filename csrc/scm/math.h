@@ -44,8 +44,9 @@ SETTX_FN float canonical(float x) {
     return x == x ? x : from_bits(NAN_BITS);
 }
 
-SETTX_FN float with_sign_of(float magnitude, uint32_t sign) {
-    return from_bits(to_bits(magnitude) | (sign & 0x80000000u));
+// −x where the highest bit of `sign` is set.
+SETTX_FN float with_sign(float x, uint32_t sign) {
+    return from_bits(to_bits(x) ^ (sign & 0x80000000u));
 }
 
 // Natural logarithm of a positive normal number. x = m·2^e, m in [√½, √2), f = m − 1.
@@ -117,39 +118,37 @@ SETTX_FN float sigmoid(float x) {
     return 1.0f / (1.0f + exp(-x));
 }
 
+// sin x, |x| ≤ π/2.
+SETTX_FN float sin_within_half_turn(float x) {
+    const float s = x * x;
+    float p = fma(2.6060957e-06f, s, -0.00019809777f);
+    p = fma(p, s, 0.008333069f);
+    p = fma(p, s, -0.1666666f);
+    return fma(x * s, p, x);
+}
+
+// sin x. Three-part reduction to half turns: full accuracy for |x| < 10⁴; larger |x| are taken as ±10⁴.
+SETTX_FN float sin(float x) {
+    const float clamped = clamp(x, -1e4f, 1e4f);
+    const float shifted = fma(clamped, 0.318309886f, 12582912.0f);
+    const float n = shifted - 12582912.0f;
+    float r = fma(n, -3.14159203f, clamped);
+    r = fma(n, -6.27832947e-7f, r);
+    r = fma(n, -1.07806051e-14f, r);
+    return with_sign(sin_within_half_turn(r), to_bits(shifted) << 31);
+}
+
 struct SinCos {
     float sin, cos;
 };
 
-// Of quarter turns (quadrant) plus x, |x| ≤ π/4.
-SETTX_FN SinCos sincos_in_quadrant(float x, uint32_t quadrant) {
-    const float s = x * x;
-    const float p = fma(fma(-0.000195152825f, s, 0.0083321603f), s, -0.166666552f);
-    const float q = fma(fma(2.44331568e-05f, s, -0.00138873165f), s, 0.0416666456f);
-    const float sine = fma(x * s, p, x);
-    const float cosine = fma(s * s, q, fma(-0.5f, s, 1.0f));
-    const bool odd = quadrant & 1;
-    const uint32_t sin_sign = quadrant << 30, cos_sign = (quadrant + 1) << 30;
-    return {from_bits(to_bits(odd ? cosine : sine) ^ (sin_sign & 0x80000000u)),
-            from_bits(to_bits(odd ? sine : cosine) ^ (cos_sign & 0x80000000u))};
-}
-
-// Of word / 2³² turns; the reduction is exact.
-SETTX_FN SinCos sincos_of_turns(uint32_t word) {
-    const uint32_t quadrant = (word + 0x20000000u) >> 30;
-    const float x = float(int32_t(word - (quadrant << 30))) * 1.46291808e-9f;  // 2π / 2³²
-    return sincos_in_quadrant(x, quadrant);
-}
-
-// sin x. Three-part reduction: full accuracy for |x| < 10⁴; larger |x| are taken as ±10⁴.
-SETTX_FN float sin(float x) {
-    const float clamped = clamp(x, -1e4f, 1e4f);
-    const float shifted = fma(clamped, 0.636619772f, 12582912.0f);
-    const float n = shifted - 12582912.0f;
-    float r = fma(n, -1.57079601f, clamped);
-    r = fma(n, -3.13916473e-7f, r);
-    r = fma(n, -5.39030253e-15f, r);
-    return sincos_in_quadrant(r, to_bits(shifted)).sin;
+// Of π·word / 2³², the word taken as signed: between −π/2 and π/2.
+SETTX_FN SinCos sincos_of_half_turn(uint32_t word) {
+    const float x = float(int32_t(word)) * 7.31459039e-10f, s = x * x;
+    float q = fma(2.3189034e-05f, s, -0.0013855709f);
+    q = fma(q, s, 0.041663963f);
+    q = fma(q, s, -0.4999993f);
+    return {sin_within_half_turn(x), fma(q, s, 1.0f)};
 }
 
 }  // namespace settx::scm

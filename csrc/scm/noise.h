@@ -25,20 +25,47 @@ SETTX_FN float open_uniform(uint32_t word) {
     return fma(float(word), 2.3283064365386963e-10f, 1.1641532182693481e-10f);
 }
 
+// ±1, ±3, … ±(2³¹ − 1): over 2³¹, a uniform number in (0, 1] and a random sign.
+SETTX_FN float signed_odd(uint32_t word) {
+    return float(int32_t(word | 1));
+}
+
+SETTX_FN float magnitude(float odd) {
+    return abs(odd) * 4.65661287e-10f;  // 2⁻³¹
+}
+
+// √(−2 log u) of u = magnitude(odd), with the sign of odd. u = m·2^e, m in [√½, √2), f = m − 1; ln 2 need not be split
+// as in log, because nothing cancels.
+SETTX_FN float signed_radius(float odd) {
+    const uint32_t bits = to_bits(odd) & 0x7FFFFFFFu;
+    const uint32_t exponent = (bits - (0x3F3504F3u + (31u << 23))) & 0xFF800000u;  // e·2²³
+    const float f = fma(from_bits(bits - exponent), 4.65661287e-10f, -1.0f), square = f * f;
+    float odd_terms = fma(0.20166717f, square, 0.34485313f);
+    float even_terms = fma(-0.32360002f, square, -0.39813858f);
+    odd_terms = fma(odd_terms, square, 0.49942577f);
+    even_terms = fma(even_terms, square, -0.6666943f);
+    odd_terms = fma(odd_terms, square, 1.0000064f);
+    even_terms = fma(even_terms, square, -2.0f);
+    const float p = fma(odd_terms, f, even_terms);
+    const float radius = sqrt(fma(float(int32_t(exponent)), -1.65259171e-7f, f * p));  // −2 ln 2 / 2²³
+    return with_sign(radius, to_bits(odd));
+}
+
 struct Pair {
     float first, second;
 };
 
-// Box & Muller (1958): two independent normals.
+// Box & Muller (1958): two independent normals. Half a turn, and the sign of the radius for the other half.
 SETTX_FN Pair gaussian_pair(uint32_t word0, uint32_t word1) {
-    const float radius = sqrt(-2.0f * log(open_uniform(word0)));
-    const SinCos angle = sincos_of_turns(word1);
+    const float radius = signed_radius(signed_odd(word0));
+    const SinCos angle = sincos_of_half_turn(word1);
     return {radius * angle.cos, radius * angle.sin};
 }
 
-// The inverse of the distribution function, its sign from the highest bit: variance 1 means scale √½.
+// The inverse of the distribution function on either side: variance 1 means scale √½.
 SETTX_FN float laplace(uint32_t word) {
-    return with_sign_of(-0.707106781f * log(open_uniform(word << 1)), word);
+    const float odd = signed_odd(word);
+    return with_sign(-0.707106781f * log(magnitude(odd)), to_bits(odd));
 }
 
 SETTX_FN float uniform(uint32_t word) {
@@ -47,9 +74,10 @@ SETTX_FN float uniform(uint32_t word) {
 
 // Bailey, "Polar generation of random variates with the t-distribution" (1994), over √(d / (d − 2)), its own scale.
 SETTX_FN float student_t(uint32_t word0, uint32_t word1, float degrees) {
-    const float power = exp(-2.0f / degrees * log(open_uniform(word0)));
+    const float odd = signed_odd(word0);
+    const float power = exp(-2.0f / degrees * log(magnitude(odd)));
     const float radius = sqrt((degrees - 2.0f) * (power - 1.0f < 0.0f ? 0.0f : power - 1.0f));
-    return radius * sincos_of_turns(word1).cos;
+    return with_sign(radius * sincos_of_half_turn(word1).cos, to_bits(odd));
 }
 
 // −log of a uniform number, at 6·10⁻⁸ granularity near 0.
@@ -72,14 +100,14 @@ SETTX_FN float gumbel(uint32_t word) {
 }
 
 SETTX_FN float logistic(uint32_t word) {
-    const float v = open_uniform(word << 1);
-    return with_sign_of(-log(v / (2.0f - v)) * 0.551328895f, word);  // √3 / π
+    const float odd = signed_odd(word), v = magnitude(odd);
+    return with_sign(-log(v / (2.0f - v)) * 0.551328895f, to_bits(odd));  // √3 / π
 }
 
 // The tangent of an angle between ±π/2.
 SETTX_FN float clipped_cauchy(uint32_t word, float limit, float scale) {
-    const SinCos half_turn = sincos_of_turns(word >> 1);
-    return clamp(half_turn.cos / half_turn.sin, -limit, limit) * scale;
+    const SinCos angle = sincos_of_half_turn(word);
+    return clamp(angle.cos / angle.sin, -limit, limit) * scale;
 }
 
 // 1 / √E[min(x², c²)] of a Cauchy x. With r = min(c, 1/c) and rest = atan r + (atan r − r)/r², that mean is

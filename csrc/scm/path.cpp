@@ -25,8 +25,8 @@ bool apply(const char* function, const float* x, int64_t n, float* out) {
     if (is("atan")) return map(x, n, out, [](float a) { return atan(a); });
     if (is("sigmoid")) return map(x, n, out, [](float a) { return sigmoid(a); });
     if (is("sin")) return map(x, n, out, [](float a) { return sin(a); });
-    if (is("sin_of_turns")) return map(x, n, out, [](float a) { return sincos_of_turns(to_bits(a)).sin; });
-    if (is("cos_of_turns")) return map(x, n, out, [](float a) { return sincos_of_turns(to_bits(a)).cos; });
+    if (is("sin_of_half_turn")) return map(x, n, out, [](float a) { return sincos_of_half_turn(to_bits(a)).sin; });
+    if (is("cos_of_half_turn")) return map(x, n, out, [](float a) { return sincos_of_half_turn(to_bits(a)).cos; });
     return false;
 }
 

@@ -85,9 +85,9 @@ void test_noise_bits(const scm::Path& path) {
         const char* name;
     };
     for (const Answer& answer :
-         {Answer{scm::GAUSSIAN, 0x80C4D62807E35F1Au, "gaussian"}, Answer{scm::LAPLACE, 0xEBBE60AB77061A08u, "laplace"},
+         {Answer{scm::GAUSSIAN, 0x064F89E3B8045584u, "gaussian"}, Answer{scm::LAPLACE, 0x76DBA688830333FEu, "laplace"},
           Answer{scm::UNIFORM, 0xA296875A1B2290C8u, "uniform"},
-          Answer{scm::STUDENT_T, 0xE401B50404C9CA60u, "student_t"}}) {
+          Answer{scm::STUDENT_T, 0x2D32D3B52DD0001Bu, "student_t"}}) {
         std::vector<float> values(1 << 20);
         path.fill_noise({answer.kind, {4.5f}, 42, 7, 3}, 0, int64_t(values.size()), values.data());
         const uint64_t got = hash(values);

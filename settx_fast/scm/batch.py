@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from settx_fast.scm.interventions import Intervention
 
-STREAM_VERSION = 2
+STREAM_VERSION = 3
 """Changes whenever the same (seed, index, prior) would give other bits than before."""
 
 MOST_ATTEMPTS = 1024

@@ -48,6 +48,17 @@ def uniform(words: Words) -> Floats:
     return (words.astype(np.float64) + 0.5) / 2**32
 
 
+def signed_uniform(words: Words) -> tuple[NDArray[np.int64], Floats]:
+    """A sign (−1, 1) and a uniform number in (0, 1) from every word: the odd number that it is next to, over 2³¹."""
+    odd = (words | np.uint32(1)).view(np.int32).astype(np.int64)
+    return np.sign(odd), np.abs(odd) / 2**31
+
+
+def half_turn(words: Words) -> Floats:
+    """Angles from −π/2 to π/2."""
+    return words.view(np.int32) / 2**32 * np.pi
+
+
 def noise(
     kind: str,
     parameters: Sequence[float],
@@ -61,29 +72,29 @@ def noise(
     """(num_rows,): standardised noise of one variable in one environment."""
     words = noise_words(seed, dataset, environment, variable, num_rows, purpose)
     if kind == "gaussian":  # Box & Muller: words 0, 1 and words 2, 3 make two normals each
-        radius = np.sqrt(-2 * np.log(uniform(words[:, 0::2])))
-        turn = words[:, 1::2] / 2**32 * 2 * np.pi
-        result = np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=2)
+        sign, u = signed_uniform(words[:, 0::2])
+        radius, angle = sign * np.sqrt(-2 * np.log(u)), half_turn(words[:, 1::2])
+        result = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2)
     elif kind == "laplace":
-        sign = np.where(words >> 31, -1, 1)
-        result = sign * -np.log(uniform(words << np.uint32(1))) / np.sqrt(2)
+        sign, u = signed_uniform(words)
+        result = sign * -np.log(u) / np.sqrt(2)
     elif kind == "uniform":
         result = words.view(np.int32) / 2**31 * np.sqrt(3)
     elif kind == "student_t":  # Bailey 1994
-        turn = noise_words(seed, dataset, environment, variable, num_rows, purpose + 1) / 2**32 * 2 * np.pi
+        sign, u = signed_uniform(words)
+        angle = half_turn(noise_words(seed, dataset, environment, variable, num_rows, purpose + 1))
         degrees = parameters[0]
-        result = np.sqrt((degrees - 2) * (uniform(words) ** (-2 / degrees) - 1)) * np.cos(turn)
+        result = sign * np.sqrt((degrees - 2) * (u ** (-2 / degrees) - 1)) * np.cos(angle)
     elif kind == "exponential":
         result = -np.log(uniform(words)) - 1
     elif kind == "gumbel":
         result = (-np.log(-np.log1p(-uniform(words))) - np.euler_gamma) * np.sqrt(6) / np.pi
     elif kind == "logistic":
-        half = uniform(words << np.uint32(1)) / 2
-        result = np.where(words >> 31, 1, -1) * np.log(half / (1 - half)) * np.sqrt(3) / np.pi
+        sign, u = signed_uniform(words)
+        result = sign * -np.log(u / (2 - u)) * np.sqrt(3) / np.pi
     elif kind == "clipped_cauchy":
-        half_turn = (words >> np.uint32(1)) / 2**32 * 2 * np.pi
         with np.errstate(divide="ignore"):
-            result = np.clip(1 / np.tan(half_turn), -parameters[0], parameters[0]) * parameters[1]
+            result = np.clip(1 / np.tan(half_turn(words)), -parameters[0], parameters[0]) * parameters[1]
     elif kind == "mixture":
         second = uniform(noise_words(seed, dataset, environment, variable, num_rows, purpose + 1)) < parameters[0]
         size = 64 * len(words)
