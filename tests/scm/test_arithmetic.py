@@ -202,15 +202,13 @@ def normal_error() -> np.ndarray:
     return 4 * 2**-23 * radius + 2**-24 / radius
 
 
-# A mixture's components are narrower than the normals they are made of. A tangent magnifies the angle's
-# error by 1 + x².
-ERRORS = {kind: (lambda x: normal_error()) for kind in ("gaussian", "mixture")}
-ERRORS |= {"uniform": lambda x: 2 * 2**-23}
+# A mixture's components are narrower than its normals. A tangent magnifies the angle's error by 1 + x².
+ERRORS = {"uniform": lambda x: 2 * 2**-23, "gaussian": lambda x: normal_error(), "mixture": lambda x: normal_error()}
 ERRORS |= {"clipped_cauchy": lambda x: 2**-21 * (1 + x * x), "exponential": lambda x: 24 * 2**-22}
 ERRORS |= {"gumbel": lambda x: 24 * 2**-22, "logistic": lambda x: 24 * 2**-22, "laplace": lambda x: 24 * 2**-22}
 
 
-@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("kind", [kind for kind in NOISES if kind != "student_t"])
 def test_noise_equals_the_oracle_within_rounding(kind):
     got = draw_noise(kind, 1 << 16).astype(np.float64)
     exact = reference.noise(

@@ -34,9 +34,9 @@ def test_units_are_those_that_the_oracle_finds_in_its_own_pilot_rows(mechanism):
     for b in range(len(batch)):
         _, centre, gain = reference.pilot(batch, b)
         spread = 1 / np.where(gain > 0, gain, 1)
-        # Sums of 256 rounded rows at most 8 variables deep: some tens of roundings of the largest size. A saturated
-        # tanh leaves little of it, and its children see what is left in its own units.
-        error = 1e-5 * np.max(1 + np.abs(centre) / spread)
+        # Sums of 256 rounded rows at most 8 variables deep: thirty roundings of the largest size. A saturated tanh
+        # leaves little of it, and its children see what is left in its own units.
+        error = 30 * 2**-24 * np.max(1 + np.abs(centre) / spread)
         assert np.all(np.abs(batch.gain[b].numpy() - gain) <= error * gain)
         assert np.all(np.abs(batch.centre[b].numpy() - centre) <= error * (spread + np.abs(centre)))
 
