@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from settx_fast import functional
-from settx_fast._arguments import check_block
-from settx_fast._block import Activation, BlockSpec, BlockWeights, Norm, Residual, Scale
-from settx_fast.functional import Impl
+from settx_fast.attention.arguments import check_block
+from settx_fast.attention.block import Activation, BlockSpec, BlockWeights, Norm, Residual, Scale
+from settx_fast.attention.functional import Impl
 
 
 class BlockOptions(TypedDict, total=False):

@@ -24,7 +24,7 @@ GPU = ("triton",)
 APP = ("lightning", "torchmetrics", "tensorboard", "pandas", "pyarrow", "scikit-learn", "scipy", "matplotlib", "jinja2",
        "networkx", "safetensors")  # fmt: skip
 PATHS = {
-    "_autograd": "fused Triton kernels",
+    "triton": "fused Triton kernels",
     "blockwise": "blockwise PyTorch, recomputes in backward",
     "composed": "library calls, saves activations",
     "reference": "reference PyTorch",
@@ -143,15 +143,15 @@ def _paths(native: dict[str, Any]) -> list[Path]:
 def _path(block: str, call: str, device: str, dtype: torch.dtype) -> Path:
     import torch
 
-    from settx_fast import ISAB, functional
-    from settx_fast._dispatch import why_not_triton
+    from settx_fast import ISAB
+    from settx_fast.attention.choice import choose, why_not_triton
 
     wants_gradient, elements = CALLS[call]
     isab = ISAB(128, 128, 4, 32, device=device, dtype=dtype, **BLOCKS[block])
     x = torch.zeros(1, 1, 128, device=device, dtype=dtype).expand(1, elements, 128)
     blocks = [(mab.weights, mab.spec) for mab in (isab.mab0, isab.mab1)]
     with torch.set_grad_enabled(wants_gradient):
-        chosen = functional._choose(None, x, 32, *blocks)
+        chosen = choose(None, x, 32, *blocks)
     name = str(getattr(chosen, "__name__", chosen)).rsplit(".", 1)[-1]
     operation = f"ISAB {call}: {block}, {str(dtype).removeprefix('torch.')}"
     return Path(operation, device, PATHS.get(name, name), why_not_triton(x, 32, *blocks))
