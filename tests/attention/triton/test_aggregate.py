@@ -166,14 +166,14 @@ def test_a_measured_tile_replaces_the_rule_in_its_bucket_only(tmp_path: Path, mo
 
 def test_what_tuning_writes_is_what_rules_are_replaced_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = problem(), problem(C=64)
-    tiles = {"forward": Tile(64, 32, 4, 2), "sums": Tile(32, 32, 4, 1), "elements": Tile(16, 64, 8, 1)}
+    measured = {"forward": Tile(64, 32, 4, 2), "sums": Tile(32, 32, 4, 1), "elements": Tile(16, 64, 8, 1)}
     monkeypatch.setattr(tiles, "CONFIGS", tmp_path / "configs")
     monkeypatch.setattr(gpu, "of", lambda device: gpu.Gpu(90, gpu.SHARED_MEMORY[90], "sm_90-made-up"))
-    tune.save("sm_90-made-up", first.key, tiles)
+    tune.save("sm_90-made-up", first.key, measured)
     tune.save("sm_90-made-up", second.key, {"forward": Tile(16, 16, 4, 1)})
     tiles.load_table.cache_clear()
     backward = backward_config(first, True)
-    assert (forward_config(first).tile, backward.sums, backward.elements) == tuple(tiles.values())
+    assert (forward_config(first).tile, backward.sums, backward.elements) == tuple(measured.values())
     assert forward_config(second).tile == Tile(16, 16, 4, 1)
     assert forward_config(problem(normed=True)).tile == fit(first, wanted(first), 1), "another program"
     tiles.load_table.cache_clear()

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from tests.kernels.block_case import assert_block_matches_oracle, assert_copies_of_a_set_change_nothing, step
 from torch import Tensor
 
 from settx_fast import ISAB, SetTransformer, functional
 from settx_fast.testing import TABULAR, Inputs, Shape, assert_close_to_oracle, make_inputs
+from tests.attention.triton.block_case import assert_block_matches_oracle, assert_copies_of_a_set_change_nothing, step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 

@@ -7,13 +7,13 @@ from unittest import mock
 
 import pytest
 import torch
-from tests.kernels.block_case import assert_block_matches_oracle, assert_copies_of_a_set_change_nothing, step
 
 from settx_fast import functional
 from settx_fast.attention.triton import gpu, operators
 from settx_fast.attention.triton.aggregate import tiles
 from settx_fast.attention.triton.small import forward as small
 from settx_fast.testing import VARIANTS, Shape, make_inputs
+from tests.attention.triton.block_case import assert_block_matches_oracle, assert_copies_of_a_set_change_nothing, step
 
 # 4 · 5 · 32 ≤ 32 · (32 + 5) absorbs, 4 · 20 · 32 > 32 · (32 + 20) projects; M is no power of two
 ABSORBED = Shape(3, 70, 32, 32, 4, 5)
