@@ -53,6 +53,24 @@ LINEAR: dict[str, LinearFramework] = {
 }
 FRAMEWORKS = tuple(LINEAR)
 BOOSTED = "boosted"
+TITLES = {
+    "erm": "ERM on all columns",
+    "mean": "the mean of the target",
+    "causal": "causal ERM",
+    "anticausal": "anticausal ERM",
+    "blanket": "ERM on the Markov blanket",
+    "stable": "ERM on a stable subset",
+    "within": "slopes within environments",
+    "icp": "invariant causal prediction",
+    "anchor": "anchor regression",
+    "irm": "IRMv1",
+    "vrex": "V-REx",
+    "groupdro": "GroupDRO",
+    "coral": "CORAL alignment",
+    "importance": "importance weighting",
+    "average": "average over environments",
+    BOOSTED: "gradient-boosted ERM",
+}
 
 
 def estimator(name: str) -> Framework:
@@ -79,6 +97,7 @@ __all__ = [
     "BOOSTED",
     "FRAMEWORKS",
     "LINEAR",
+    "TITLES",
     "AnchorRegression",
     "AnticausalErm",
     "BlanketErm",

@@ -45,7 +45,7 @@ class ImportanceWeighting(LinearFramework):
     the features are closest to the deployment's, with a penalty on the squared distance of weights from equal ones.
     """
 
-    def __init__(self, shrinkage: float = 0.01, penalty: float = 1.0, steps: int = 200) -> None:
+    def __init__(self, shrinkage: float = 0.01, penalty: float = 1.0, steps: int = 100) -> None:
         self.shrinkage = shrinkage
         self.penalty = penalty
         self.steps = steps

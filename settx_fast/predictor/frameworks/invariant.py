@@ -89,7 +89,7 @@ class InvariantCausalPrediction(Erm):
     as the authors preselect. Where no set is accepted, or the accepted ones have nothing in common, the mean.
     """
 
-    def __init__(self, level: float = 0.05, most: int = 6, penalty: float = 1.0) -> None:
+    def __init__(self, level: float = 0.05, most: int = 5, penalty: float = 1.0) -> None:
         self.level = level
         self.most = most
         self.penalty = penalty
@@ -137,8 +137,9 @@ def residual_moments(linear: Linear, sources: Sources) -> tuple[Tensor, Tensor]:
     coefficients, mean, covariance = linear.coefficients, sources.mean, sources.covariance
     level = mean[:, None, :, -1] - torch.einsum("bsi,bki->bsk", coefficients, mean[..., :-1])
     residual = torch.cat([-coefficients, torch.ones_like(linear.intercept)[..., None]], -1)
-    image = torch.einsum("bkij,bsj->bski", covariance, residual)
-    return level - linear.intercept[..., None], (image * residual[:, :, None]).sum(-1).clamp(min=0.0)
+    image = covariance @ residual.mT[:, None]  # (B, K, p + 1, S)
+    spread = (image * residual.mT[:, None]).sum(2).mT
+    return level - linear.intercept[..., None], spread.clamp(min=0.0)
 
 
 def _welch(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from settx_fast.predictor.frameworks.sources import Sources
 
-STEPS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+STEPS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # lengths that are tried
 
 
 class Linear(NamedTuple):
@@ -88,39 +88,55 @@ class Quadratics(NamedTuple):
         vector = torch.cat([second[..., :-1, -1], mean[..., -1:]], -1)
         return cls(torch.cat([top, bottom[..., None, :]], -2), vector, second[..., -1, -1], sources.equal_share)
 
-    def risks(self, theta: Tensor) -> Tensor:
-        """θ (B, S, p + 1) → (B, S, K)."""
-        image = torch.einsum("bkij,bsj->bski", self.matrix, theta)
-        quadratic = (image * theta[:, :, None]).sum(-1)
-        return quadratic - 2 * torch.einsum("bki,bsi->bsk", self.vector, theta) + self.constant[:, None]
+    def at(self, theta: Tensor) -> Point:
+        """At θ (B, p + 1)."""
+        gradient = (self.matrix @ theta[:, None, :, None]).squeeze(-1) - self.vector
+        linear = (self.vector * theta[:, None]).sum(-1)
+        return Point(theta, ((gradient * theta[:, None]).sum(-1) - linear) + self.constant, linear, gradient)
 
-    def gradients(self, theta: Tensor) -> Tensor:
-        """Half the gradients of all risks: θ (B, p + 1) → (B, K, p + 1)."""
-        return (self.matrix @ theta[:, None, :, None]).squeeze(-1) - self.vector
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Σ weight · A: weights (B, K) → (B, p + 1, p + 1)."""
+        return torch.einsum("bk,bkij->bij", weights, self.matrix)
+
+
+class Point(NamedTuple):
+    """Where a descent stands: θ (B, p + 1), risks (B, K), bᵀθ (B, K), half the risks' gradients (B, K, p + 1)."""
+
+    theta: Tensor
+    risk: Tensor
+    linear: Tensor
+    gradient: Tensor
 
 
 def descend(
     start: Linear,
     present: Tensor,
-    value: Callable[[Tensor], Tensor],
-    slope: Callable[[Tensor], tuple[Tensor, Tensor]],
+    risks: Quadratics,
+    value: Callable[[Tensor, Tensor], Tensor],
+    slope: Callable[[Point], tuple[Tensor, Tensor]],
     steps: int,
 ) -> Linear:
     """Newton's method with the best of several step lengths, for all datasets at once; never goes uphill.
 
-    value: θ (B, S, p + 1) → (B, S); slope: θ (B, p + 1) → gradient (B, p + 1) and a positive semi-definite curvature.
-    Coefficients of absent columns (present (B, p) False) stay as they are.
+    value: risks (B, S, K) and bᵀθ (B, S, K) → (B, S); slope: gradient (B, p + 1), positive semi-definite curvature.
+    Along a line a risk is a parabola, so that step lengths cost next to nothing. Coefficients of absent columns
+    (present (B, p) False) stay as they are.
     """
-    theta = torch.cat([start.coefficients, start.intercept[:, None]], -1)
     free = torch.cat([present, torch.ones_like(present[:, :1])], -1).double()
-    lengths = theta.new_tensor((0.0, *STEPS))
+    both = free[:, :, None] * free[:, None, :]
+    length = start.intercept.new_tensor((0.0, *STEPS))[None, :, None]
+    point = risks.at(torch.cat([start.coefficients, start.intercept[:, None]], -1))
     for _ in range(steps):
-        gradient, curvature = slope(theta)
-        curvature = curvature * free[:, :, None] * free[:, None, :]
+        gradient, curvature = slope(point)
+        curvature = curvature * both
         size = curvature.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
         curvature = curvature + torch.diag_embed(1e-9 * size + (1 - free))
         direction = -torch.linalg.solve(curvature, (gradient * free)[..., None]).squeeze(-1)
-        candidates = theta[:, None] + lengths[None, :, None] * direction[:, None]
-        best = value(candidates).nan_to_num(nan=torch.inf).argmin(1)
-        theta = candidates.gather(1, best[:, None, None].expand(-1, 1, theta.shape[1])).squeeze(1)
-    return Linear(theta[:, :-1], theta[:, -1])
+        first = 2 * (point.gradient * direction[:, None]).sum(-1)
+        image = (risks.matrix @ direction[:, None, :, None]).squeeze(-1)
+        second = (image * direction[:, None]).sum(-1)
+        along = (risks.vector * direction[:, None]).sum(-1)
+        candidates = point.risk[:, None] + length * first[:, None] + length.square() * second[:, None]
+        best = value(candidates, point.linear[:, None] + length * along[:, None]).nan_to_num(nan=torch.inf).argmin(1)
+        point = risks.at(point.theta + length[0, best] * direction)
+    return Linear(point.theta[:, :-1], point.theta[:, -1])

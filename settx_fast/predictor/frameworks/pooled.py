@@ -88,7 +88,7 @@ class AnchorRegression(Erm):
     def solve(self, sources: Sources) -> Linear:
         """As `LinearFramework.solve`."""
         mean, covariance = mixture(sources.mean, sources.covariance, sources.share)
-        within = _within(sources, sources.share)
+        within = sources.within
         weighted = within + self.gamma * (covariance - within)
         return ridge_regression(mean, weighted, sources.present, row_ridge(sources, self.penalty))
 
@@ -104,7 +104,7 @@ class WithinEnvironments(Erm):
         """As `LinearFramework.solve`."""
         mean, _ = mixture(sources.mean, sources.covariance, sources.equal_share)
         ridge = row_ridge(sources, self.penalty)
-        return ridge_regression(mean, _within(sources, sources.share), sources.present, ridge)
+        return ridge_regression(mean, sources.within, sources.present, ridge)
 
 
 class EnvironmentAverage(Erm):
@@ -120,7 +120,3 @@ class EnvironmentAverage(Erm):
         each = ridge_regression(sources.mean, sources.covariance, used, ridge)
         share = sources.equal_share
         return Linear((share[..., None] * each.coefficients).sum(1), (share * each.intercept).sum(1))
-
-
-def _within(sources: Sources, share: Tensor) -> Tensor:
-    return (share[..., None, None] * sources.covariance).sum(1)

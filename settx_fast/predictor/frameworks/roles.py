@@ -30,7 +30,7 @@ def predict_roles(sources: Sources) -> Roles:
     otherwise: R²-sortability (Reisach et al. 2023, arXiv:2303.18211), where the causal order is that of R². Effects
     that are not correlated with the target by themselves are spouses: in the blanket, neither cause nor effect.
     """
-    within = (sources.share[..., None, None] * sources.covariance).sum(1)
+    within = sources.within
     variance = within.diagonal(dim1=-2, dim2=-1)
     there = torch.cat([sources.present, torch.ones_like(sources.present[:, :1])], 1) & (variance > BLUR)
     unit = torch.where(there, variance, 1.0).rsqrt() * there

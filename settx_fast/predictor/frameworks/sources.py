@@ -50,9 +50,18 @@ class Sources(NamedTuple):
         return there / there.sum(1, keepdim=True).clamp(min=1.0)
 
     @property
+    def within(self) -> Tensor:
+        """(B, p + 1, p + 1): covariance within the sources, weighted by their rows."""
+        return torch.einsum("bk,bkij->bij", self.share, self.covariance)
+
+    @property
     def has_deployment(self) -> Tensor:
         """(B,) bool: rows of the deployment are known."""
         return self.deploy_rows > 0
+
+    def part(self, index: Tensor) -> Sources:
+        """The datasets at index."""
+        return Sources(*(tensor[index] for tensor in self))
 
     def standardised(self) -> Sources:
         """The same with every column of mean 0 and variance 1 over all source rows; `present` without the constant."""
@@ -99,7 +108,7 @@ def mixture(mean: Tensor, covariance: Tensor, share: Tensor) -> tuple[Tensor, Te
     """Moments of mixtures: (..., K, n), (..., K, n, n), shares (..., K) that sum to one → (..., n), (..., n, n)."""
     centre = (share[..., None] * mean).sum(-2)
     offset = mean - centre[..., None, :]
-    within = (share[..., None, None] * covariance).sum(-3)
+    within = torch.einsum("...k,...kij->...ij", share, covariance)
     return centre, within + (share[..., None] * offset).mT @ offset
 
 
