@@ -40,16 +40,39 @@ scm::Range as_range(const py::handle& value) {
     return {low, high};
 }
 
+scm::Range as_size(const py::handle& value) {
+    const auto [low, high, is_log] = value.cast<std::tuple<int32_t, int32_t, bool>>();
+    return {low, high, is_log};
+}
+
+scm::Shifts as_shifts(const py::dict& shifts) {
+    scm::Shifts s{};
+    s.are_asked_for = true;
+    s.recur = shifts["recurring"].cast<bool>();
+    const auto odds = as_distributions(shifts["odds"]);
+    for (size_t i = 0; i < scm::NUM_SHIFT_ODDS; ++i) s.odds[i] = odds.at(i);
+    s.target_severity = as_distribution(shifts["target_severity"]);
+    s.strength = as_distribution(shifts["strength"]);
+    s.target_strength = as_distribution(shifts["target_strength"]);
+    s.intercept = as_distribution(shifts["intercept"]);
+    s.slope = as_distribution(shifts["slope"]);
+    s.noise = as_distribution(shifts["noise"]);
+    return s;
+}
+
 class OwnedPrior {
   public:
     explicit OwnedPrior(const py::dict& fields) {
-        prior_.num_variables = as_range(fields["num_variables"]);
-        prior_.source_environments = as_range(fields["source_environments"]);
+        prior_.num_variables = as_size(fields["num_variables"]);
+        prior_.source_environments = as_size(fields["source_environments"]);
         prior_.target_environments = as_range(fields["target_environments"]);
         prior_.target = fields["target"].cast<int32_t>();
         prior_.standardisation = fields["standardisation"].cast<int32_t>();
         prior_.weight = as_distribution(fields["weight"]);
+        prior_.same_mechanism = fields["same_mechanism"].cast<float>();
         prior_.target_share = as_distribution(fields["target_share"]);
+        prior_.environment_imbalance = as_distribution(fields["environment_imbalance"]);
+        if (!fields["shifts"].is_none()) prior_.shifts = as_shifts(fields["shifts"].cast<py::dict>());
         prior_.bias = keep(as_distributions(fields["bias"]), &prior_.bias_per_variable);
         prior_.noise_scale = keep(as_distributions(fields["noise_scale"]), &prior_.noise_scale_per_variable);
         for (const py::handle graph : fields["graphs"]) graphs_.push_back(as_graph(graph.cast<py::dict>()));
@@ -191,13 +214,14 @@ scm::Tables sized(const Sizes& sizes) {
 }
 
 scm::Tables as_tables(const Addresses& addresses, const Sizes& sizes) {
-    Pointers next(addresses, 35, "tables");
+    Pointers next(addresses, 36, "tables");
     scm::Tables t = sized(sizes);
     t.index = next;
     t.num_variables = next;
     t.num_environments = next;
     t.is_target = next;
     t.target_share = next;
+    t.row_weight = next;
     t.target_index = next;
     t.adjacency = next;
     t.order = next;

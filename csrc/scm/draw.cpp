@@ -1,5 +1,6 @@
 // From (prior, seed, index) to the tables of one dataset. Every number has an address of its own in the stream, so that
 // no draw depends on how many came before it; only choices without replacement read words in order.
+#include "dataset.h"
 #include "lanes.h"
 #include "mechanism.h"
 #include "path_functions.h"
@@ -21,53 +22,6 @@ SETTX_CALL Sizes draw_sizes(const Prior& prior, uint64_t seed, int64_t index) {
 }
 
 // ---- One dataset ----------------------------------------------------------------------------------------------------
-
-// Views into the tables for dataset b.
-struct Dataset {
-    const Prior& prior;
-    const Tables& t;
-    uint64_t seed;
-    int64_t b, index;
-    int32_t n;
-    const Graph* graph;
-
-    SETTX_METHOD int64_t V() const { return t.variables; }
-    SETTX_METHOD const bool* edges_from(int32_t p) const { return t.adjacency + (b * V() + p) * V(); }
-    SETTX_METHOD bool edge(int32_t p, int32_t v) const { return edges_from(p)[v]; }
-    SETTX_METHOD float& weight(int64_t k, int32_t p, int32_t v) const {
-        return t.weights[((b * t.environments + k) * V() + p) * V() + v];
-    }
-    SETTX_METHOD float& label_slope(int64_t k) const {
-        return t.accept_slope[(b * t.environments + k) * ACCEPTANCES + 1];
-    }
-    SETTX_METHOD int64_t at(int64_t k, int32_t v) const { return (b * t.environments + k) * V() + v; }
-    SETTX_CALL Words words(uint32_t environment, int32_t v, uint32_t purpose, uint32_t block = 0) const {
-        Address a = address(index, environment, v, purpose);
-        a.block = block;
-        return words_at(a, seed);
-    }
-    // What has one outcome needs no random words.
-    SETTX_CALL float number(const Distribution& distribution, uint32_t environment, int32_t v, uint32_t purpose,
-                            uint32_t block = 0) const {
-        if (distribution.kind == CONSTANT && !distribution.is_signed) return distribution.low;
-        return draw_number(distribution, words(environment, v, purpose, block));
-    }
-    SETTX_CALL int32_t choice(int32_t count, int32_t v, uint32_t purpose) const {
-        return count == 1 ? 0 : pick(words(0, v, purpose).w0, count);
-    }
-};
-
-SETTX_CALL const Distribution& weight_distribution(const Dataset& d, int32_t p, int32_t v) {
-    if (d.graph->kind == USER_GRAPH)
-        for (int32_t e = 0; e < d.graph->num_edges; ++e)
-            if (d.graph->edges[2 * e] == p && d.graph->edges[2 * e + 1] == v) return d.graph->edge_weights[e];
-    return d.prior.weight;
-}
-
-// Of environment k; version 0 is the dataset's own, k + 1 a redraw.
-SETTX_CALL void draw_weight(const Dataset& d, int64_t k, int32_t p, int32_t v, uint32_t version) {
-    d.weight(k, p, v) = d.number(weight_distribution(d, p, v), version, v, FOR_WEIGHT, p);
-}
 
 SETTX_CALL void draw_noise_scale(const Dataset& d, int64_t k, int32_t v, uint32_t version) {
     const Distribution& scale = d.prior.noise_scale[d.prior.noise_scale_per_variable ? v : 0];
@@ -112,6 +66,17 @@ SETTX_CALL void copy_environment(const Dataset& d, int64_t k) {
         d.t.noise_scale[to] = d.t.noise_scale[from];
         d.t.mechanism_offset[to] = d.t.mechanism_offset[from];
         for (int32_t p = 0; p < d.n; ++p) d.weight(k, p, v) = d.weight(0, p, v);
+    }
+}
+
+// In proportion to imbalance to the power of a uniform number, as whole numbers, so that sums of them are exact.
+SETTX_CALL void draw_row_weights(const Dataset& d) {
+    const Distribution& imbalance = d.prior.environment_imbalance;
+    if (imbalance.kind == CONSTANT && imbalance.low == 0.0f) return;
+    const float fall = -log(d.number(imbalance, 0, 0, FOR_ROW_WEIGHT));
+    for (int64_t k = 0; k < d.t.num_environments[d.b]; ++k) {
+        const float share = exp(fall * unit(d.words(uint32_t(k) + 1, 0, FOR_ROW_WEIGHT).w0));
+        d.t.row_weight[d.b * d.t.environments + k] = 1 + int64_t(share * 1048576.0f);
     }
 }
 
@@ -165,15 +130,6 @@ SETTX_CALL void renew_mechanism(const Environment& e, int32_t v) {
     if (offset < e.own_end) offset += e.copy_distance;  // else it was renewed before
     redraw_strengths(d, e.k, v);
     draw_parameters(m, d.seed, address(d.index, uint32_t(e.k) + 1, v, FOR_PARAMETERS), d.t.parameters + offset);
-}
-
-SETTX_CALL void fix_value(const Dataset& d, int64_t k, int32_t v, float value) {
-    const int64_t at = d.at(k, v);
-    d.t.hard[at] = true;
-    d.t.bias[at] = value;
-    d.t.noise_scale[at] = 0.0f;
-    if (v == d.t.target_index[d.b]) d.label_slope(k) = 0.0f;  // one value has no distribution to shift
-    for (int32_t p = 0; p < d.n; ++p) d.weight(k, p, v) = 0.0f;
 }
 
 // A variable under do() in this environment stays as it is, whatever else is asked.
@@ -276,6 +232,7 @@ SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t paramete
     t.num_variables[b] = sizes.variables;
     t.num_environments[b] = sizes.sources + sizes.targets;
     t.target_share[b] = d.number(prior.target_share, 0, 0, FOR_TARGET_SHARE);
+    draw_row_weights(d);
     draw_structure(*sizes.graph, seed, index, sizes.variables, V, t.adjacency + b * V * V, t.order + b * V, scratch);
     t.target_index[b] = draw_target(d);
     for (int32_t v = 0; v < d.n; ++v) t.gain[b * V + v] = t.column_gain[b * V + v] = 1.0f;
@@ -287,6 +244,7 @@ SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t paramete
     for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, num_parents[v], &end);
     const int64_t own_parameters = end - parameter_offset, environments = t.num_environments[b];
     for (int64_t k = 1; k < environments; ++k) copy_environment(d, k);
+    if (prior.shifts.are_asked_for) move_mechanisms(d, sizes.sources, environments);
     for (int64_t k = 0, copies = 0; k < environments; ++k) {
         const bool is_target = k >= sizes.sources;
         const Intervention* list = is_target ? prior.target_interventions : prior.source_interventions;

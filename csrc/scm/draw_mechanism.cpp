@@ -50,6 +50,13 @@ SETTX_CALL void draw_trees(const MechanismDraw& d, float* out, Address at, uint6
     }
 }
 
+// The word by which a variable chooses its mechanism: its own, or one for all variables of the dataset.
+SETTX_CALL uint32_t word_of_choice(const Prior& prior, uint64_t seed, int64_t index, uint32_t own) {
+    if (prior.same_mechanism == 0.0f) return own;
+    const Words common = words_at(address(index, 0, 0, FOR_SAME_MECHANISM), seed);
+    return unit(common.w0) < prior.same_mechanism ? common.w1 : own;
+}
+
 }  // namespace
 
 SETTX_CALL MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, int32_t v,
@@ -58,7 +65,7 @@ SETTX_CALL MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64
     if (is_linear) return {prior.mechanisms, num_parents, 0, 0, 0, 0.0f};  // nothing to draw
     Address at = address(index, 0, v, FOR_MECHANISM);
     const Words w = words_at(at, seed);
-    const Mechanism* m = prior.mechanisms + pick(w.w0, prior.num_mechanisms);
+    const Mechanism* m = prior.mechanisms + pick(word_of_choice(prior, seed, index, w.w0), prior.num_mechanisms);
     at.block = 1;
     const int32_t function = m->num_functions > 0 ? m->functions[pick(w.w3, m->num_functions)] : 0;
     return {m,

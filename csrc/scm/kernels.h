@@ -12,6 +12,7 @@
 #include "draw.cpp"
 #include "draw_graph.cpp"
 #include "draw_mechanism.cpp"
+#include "draw_shifts.cpp"
 #include "evaluate_lane.h"
 #include "sample_cuda.h"
 

@@ -26,6 +26,8 @@ struct MechanismDraw {
 
 SETTX_CALL void draw_structure(const Graph&, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency,
                                int64_t* order, int32_t* scratch);
+struct Dataset;
+SETTX_CALL void move_mechanisms(const Dataset&, int64_t sources, int64_t environments);  // as `Prior::shifts` asks
 SETTX_CALL MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t index, int32_t v, int32_t num_parents);
 SETTX_CALL int64_t num_parameters(const MechanismDraw&);
 SETTX_CALL void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out);

@@ -39,6 +39,12 @@ enum Purpose : uint32_t {
     FOR_LOSS = 25,
     FOR_PILOT_ERROR = 26,
     FOR_TARGET_SHARE = 27,
+    FOR_SHIFTS = 28,   // what a dataset draws once for all shifts
+    FOR_MUTABLE = 29,  // which parts of a variable move, and how strongly
+    FOR_MOVE = 30,     // where to, in an environment
+    FOR_MOVED_WEIGHT = 31,
+    FOR_ROW_WEIGHT = 32,
+    FOR_SAME_MECHANISM = 33,
 };
 
 // Where in the stream a word lies: one counter for every (block, variable, purpose, environment, dataset).

@@ -13,7 +13,15 @@ SETTX_FN int32_t pick(uint32_t word, int32_t count) {
     return int32_t((uint64_t(word) * uint32_t(count)) >> 32);
 }
 
+// Of the whole numbers n from low to high, one with a probability in proportion to log((n + 1) / n).
+SETTX_CALL static inline int32_t pick_log(uint32_t word, Range r) {
+    const float low = log(float(r.low));
+    const int32_t chosen = int32_t(exp(fma(unit(word), log(float(r.high) + 1.0f) - low, low)));
+    return chosen < r.low ? r.low : chosen > r.high ? r.high : chosen;
+}
+
 SETTX_FN int32_t pick(uint32_t word, Range r) {
+    if (r.is_log) return pick_log(word, r);
     return r.low + pick(word, r.high - r.low + 1);
 }
 

@@ -17,6 +17,7 @@ struct Distribution {  // low, high: constant (low), ends of the range, or mean 
 
 struct Range {  // both ends included
     int32_t low, high;
+    bool is_log = false;  // n with a probability in proportion to log((n + 1) / n)
 };
 
 enum GraphKind : int32_t {
@@ -71,7 +72,8 @@ enum InterventionKind : int8_t {
     REMOVE_EDGES = 6,
     NEW_MECHANISM = 7,
     DRIFT = 8,
-    LABEL_SHIFT = 9
+    LABEL_SHIFT = 9,
+    MOVED = 10,  // by Shifts
 };
 
 // In place of variables.
@@ -84,6 +86,27 @@ struct Intervention {
     int32_t num_variables;
     Range number;
     bool on_target;  // may a random choice hit the target variable
+};
+
+// Probabilities that a dataset draws once.
+enum ShiftOdds : int32_t {
+    IS_MUTABLE = 0,
+    MOVES_INTERCEPT = 1,  // of a mutable variable; of the target: + OF_TARGET
+    MOVES_SLOPES = 2,
+    MOVES_NOISE = 3,
+    OF_TARGET = 3,
+    IS_REDRAWN = 7,
+    IS_SET = 8,
+    NUM_SHIFT_ODDS = 9
+};
+
+// Which mechanisms change between environments, and how strongly: see settx_fast/scm/interventions.py.
+struct Shifts {
+    bool are_asked_for, recur;
+    Distribution odds[NUM_SHIFT_ODDS];
+    Distribution target_severity;            // drawn per dataset
+    Distribution strength, target_strength;  // per variable and part
+    Distribution intercept, slope, noise;    // per variable and environment, slope per edge
 };
 
 // What is done to finished rows. Everything is drawn per dataset, or per variable.
@@ -117,6 +140,9 @@ struct Prior {
     int32_t target;           // a variable or a TargetKind
     int32_t standardisation;  // Standardisation
     Distribution weight, target_share;
+    Distribution environment_imbalance;  // of rows; 0: none is asked for
+    Shifts shifts;
+    float same_mechanism;                    // probability that all variables of a dataset have one of the mechanisms
     const Distribution *bias, *noise_scale;  // one for all or one per variable
     bool bias_per_variable, noise_scale_per_variable;
     const Graph* graphs;
@@ -142,6 +168,7 @@ struct Tables {
     int64_t* num_environments;                                  // (B,)
     bool* is_target;                                            // (B, K)
     float* target_share;                                        // (B,) of the rows; 0 where the prior names none
+    int64_t* row_weight;                                        // (B, K) of an environment; 0 where they are equal
     int64_t* target_index;                                      // (B,)
     bool* adjacency;                                            // (B, V, V) [i, j]: i → j
     int64_t* order;                                             // (B, V)

@@ -24,7 +24,7 @@ from settx_fast.scm.graphs import (
     UserGraph,
     WattsStrogatz,
 )
-from settx_fast.scm.interventions import INTERVENTIONS, Intervention
+from settx_fast.scm.interventions import INTERVENTIONS, Intervention, Shifts
 from settx_fast.scm.mechanisms import (
     FUNCTIONS,
     MECHANISMS,
@@ -92,6 +92,7 @@ __all__ = [
     "Quadratic",
     "ScaleFree",
     "Selection",
+    "Shifts",
     "StochasticBlock",
     "Stream",
     "StudentT",

@@ -36,6 +36,7 @@ LAYOUT: dict[str, tuple[Shape, torch.dtype]] = {
     "num_environments": (lambda s: (s.B,), torch.int64),
     "is_target_environment": (lambda s: (s.B, s.K), torch.bool),
     "target_share": (lambda s: (s.B,), torch.float32),
+    "row_weight": (lambda s: (s.B, s.K), torch.int64),
     "target_index": (lambda s: (s.B,), torch.int64),
     "adjacency": (lambda s: (s.B, s.V, s.V), torch.bool),
     "order": (lambda s: (s.B, s.V), torch.int64),
@@ -217,12 +218,14 @@ def asked(num_rows: int, seed: int, wanted: Wanted) -> tuple[int, int, int, bool
 def split_rows(tables: Mapping[str, Tensor], num_rows: int, prior: Prior) -> Tensor:
     """row_offset (B, K + 1): equal shares for all environments, or `target_share` for the target environments.
 
-    Within a group of environments the first i of n get ⌊i · rows / n⌋ rows; every environment gets one at least.
+    Within a group of environments the first i of n get ⌊i · rows / n⌋ rows, or where `environment_imbalance` is asked
+    for one each and the rest by their weights; every environment gets one at least.
     """
     is_target, num_environments = tables["is_target_environment"], tables["num_environments"][:, None]
     number = torch.arange(is_target.shape[1] + 1, device=is_target.device).minimum(num_environments)
+    weight = None if prior.environment_imbalance is None else tables["row_weight"]
     if prior.target_share is None:
-        return number * num_rows // num_environments
+        return _rows_before(number, num_environments, num_rows, weight)
     targets = is_target.sum(1, keepdim=True)
     sources = num_environments - targets
     if isinstance(prior.target_share, Constant):
@@ -230,9 +233,17 @@ def split_rows(tables: Mapping[str, Tensor], num_rows: int, prior: Prior) -> Ten
     else:
         wanted = (tables["target_share"].double() * num_rows).round().long()[:, None]
     target_rows = wanted.clamp(min=targets).minimum(num_rows - sources)
-    source_rows = num_rows - target_rows
-    in_sources = number.minimum(sources) * source_rows // sources
-    return in_sources + (number - sources).clamp(min=0) * target_rows // targets
+    of_sources, of_targets = (None, None) if weight is None else (weight * ~is_target, weight * is_target)
+    in_sources = _rows_before(number.minimum(sources), sources, num_rows - target_rows, of_sources)
+    return in_sources + _rows_before((number - sources).clamp(min=0), targets, target_rows, of_targets)
+
+
+def _rows_before(number: Tensor, count: Tensor, rows: Tensor | int, weight: Tensor | None) -> Tensor:
+    """(B, K + 1): rows of the first `number` of `count` environments that share `rows`, evenly or by weight (B, K)."""
+    if weight is None:
+        return number * rows // count
+    before = torch.nn.functional.pad(weight.cumsum(1), (1, 0))  # whole numbers: every device sums them alike
+    return number + before * (rows - count) // before[:, -1:]
 
 
 def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows: int) -> Tensor:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from settx_fast.scm._fields import as_range
-from settx_fast.scm.distributions import Constant, Distribution, LogUniform, Normal, Uniform, as_distribution
+from settx_fast.scm.distributions import Constant, Distribution, LogUniform, Normal, Uniform, as_distribution, as_size
 from settx_fast.scm.graphs import (
     PATTERNS,
     Bipartite,
@@ -24,7 +24,7 @@ from settx_fast.scm.graphs import (
     WattsStrogatz,
     topological_order,
 )
-from settx_fast.scm.interventions import INTERVENTIONS, ROLES, Intervention
+from settx_fast.scm.interventions import INTERVENTIONS, ODDS, ROLES, Intervention, Shifts
 from settx_fast.scm.mechanisms import Mechanism, mechanism_record
 from settx_fast.scm.noises import NOISE_EFFECTS, Noise, noise_code, noise_inputs
 from settx_fast.scm.observation import Observation, observation_record
@@ -54,15 +54,18 @@ def native_prior(prior: Prior) -> Any:
     }
     return native().Prior(
         {
-            "num_variables": (prior.min_variables, prior.max_variables),
-            "source_environments": as_range(prior.source_environments, "source_environments", 1, 1 << 30),
+            "num_variables": _size(prior.num_variables),
+            "source_environments": _size(prior.source_environments),
             "target_environments": as_range(prior.target_environments, "target_environments", 0, 1 << 30),
             "target": _TARGETS.get(prior.target)
             if prior.target in _TARGETS
             else prior.variable(prior.target, "target"),
             "standardisation": int(prior.standardisation == "internal"),
             "weight": _distribution(prior.weight),
+            "same_mechanism": prior.same_mechanism,
             "target_share": _distribution(prior.target_share or 0.0),
+            "environment_imbalance": _distribution(prior.environment_imbalance or 0.0),
+            "shifts": None if prior.shifts is None else _shifts(prior.shifts),
             "graphs": [_graph(prior, graph) for graph in prior.graphs],
             "mechanisms": [_mechanism(mechanism) for mechanism in prior.mechanisms],
             "noises": [_noise(noise) for noise in prior.noises],
@@ -87,6 +90,18 @@ def _distribution(value: object) -> tuple[int, bool, float, float]:
             return 2, d.signed, d.low, d.high
         case Normal():
             return 3, False, d.mean, d.sd
+
+
+def _size(value: object) -> tuple[int, int, bool]:
+    return *as_size(value, "size", 1, 1 << 30), isinstance(value, LogUniform)
+
+
+def _shifts(shifts: Shifts) -> dict[str, object]:
+    alone = ("target_severity", "strength", "target_strength", "intercept", "slope", "noise")
+    return {
+        "recurring": shifts.recurring,
+        "odds": [_distribution(getattr(shifts, name)) for name in ODDS],
+    } | {name: _distribution(getattr(shifts, name)) for name in alone}
 
 
 def _graph(prior: Prior, graph: Graph) -> dict[str, object]:

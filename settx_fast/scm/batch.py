@@ -46,6 +46,7 @@ class Batch:
     num_environments      (B,)          int64    source and target environments together
     is_target_environment (B, K)        bool
     target_share          (B,)          float32  of the rows in target environments; 0: the prior names none
+    row_weight            (B, K)        int64    rows of environments are in proportion to it; 0: they are equal
     target_index          (B,)          int64    the variable to predict
     adjacency             (B, V, V)     bool     [i, j]: edge i → j
     order                 (B, V)        int64    variables in a topological order
@@ -53,7 +54,8 @@ class Batch:
     bias                  (B, K, V)     float32
     noise_scale           (B, K, V)     float32  standard deviation of the noise
     hard                  (B, K, V)     bool     do-intervention: the parents of v have no say
-    intervention          (B, K, V)     int8     code of the last intervention, named in `INTERVENTIONS`
+    intervention          (B, K, V)     int8     code of the last intervention, named in `INTERVENTIONS`; "moved" by
+                                                 `Prior.shifts`
     noise_kind            (B, V)        int64    named in `NOISES`
     noise_parameters      (B, V, 5)     float32  its shape; layouts in `NOISES`
     noise_effect          (B, V)        int64    named in `NOISE_EFFECTS`: what the noise does, here additive
@@ -89,6 +91,7 @@ class Batch:
     num_environments: Tensor
     is_target_environment: Tensor
     target_share: Tensor
+    row_weight: Tensor
     target_index: Tensor
     adjacency: Tensor
     order: Tensor

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from settx_fast.scm._fields import check, is_number
+from settx_fast.scm._fields import as_range, check, is_number
 
 SMALLEST, LARGEST = 1e-30, 1e30
 """Sizes that float32, in which everything is drawn, holds with room to spare."""
@@ -124,6 +124,15 @@ def as_distribution(
     bounds = f"{'(' if positive else '['}{low:g}, {high:g}{')' if below else ']'}"
     check(inside, field, f"values within {bounds}", value)
     return value
+
+
+def as_size(value: object, field: str, low: int, high: int) -> tuple[int, int]:
+    """As `as_range`; a LogUniform too, as its ends."""
+    if not isinstance(value, LogUniform):
+        return as_range(value, field, low, high)
+    whole = value.low.is_integer() and value.high.is_integer() and not value.signed
+    check(whole, field, "a LogUniform of whole numbers, not signed", value)
+    return as_range((int(value.low), int(value.high)), field, low, high)
 
 
 def _named(distribution: type[Constant | Uniform], field: str, *values: Any) -> Distribution:

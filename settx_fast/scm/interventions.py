@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from settx_fast.scm._fields import MAX_VARIABLES, as_range, as_variables, check
-from settx_fast.scm.distributions import Parameter, as_distribution
+from settx_fast.scm.distributions import LogUniform, Normal, Parameter, as_distribution
 
 Kind = Literal["shift", "scale", "noise", "hard", "redraw", "cut", "mechanism", "drift", "label"]
-INTERVENTIONS = ("none", *get_args(Kind))
+KINDS: tuple[Kind, ...] = get_args(Kind)
+INTERVENTIONS = ("none", *KINDS, "moved")
 """Names of the codes in `Batch.intervention`."""
 
 ROLES = ("target", "parents", "children")
@@ -47,7 +48,7 @@ class Intervention:
     on_target: bool = True
 
     def __post_init__(self) -> None:
-        check(self.kind in INTERVENTIONS[1:], "Intervention.kind", f"one of {INTERVENTIONS[1:]}", self.kind)
+        check(self.kind in KINDS, "Intervention.kind", f"one of {KINDS}", self.kind)
         if self.kind in ("redraw", "mechanism"):
             check(self.value is None, "Intervention.value", f"None for {self.kind!r}", self.value)
         else:
@@ -66,3 +67,74 @@ class Intervention:
         on = f"{self.number} random" if self.variables is None else ", ".join(map(str, self.variables))
         value = "" if self.value is None else f" {self.value}"
         return f"{self.kind}{value} on {on}{'' if self.on_target else ' (never the target)'}"
+
+
+MOST_MOVE = 1e6
+"""Of a strength, a severity or a move."""
+
+DEFAULT_STRENGTH = LogUniform(0.2, 2.5)
+STANDARD_NORMAL, SMALLER_NORMAL = Normal(0.0, 1.0), Normal(0.0, 0.4)
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """Mechanisms that move: a dataset draws once which and how strongly, and every environment draws where to.
+
+    What varied between the sources then varies in the target environment too, by more or less (invariant and mutable
+    mechanisms: Schölkopf et al. 2012, arXiv:1206.6471; Heinze-Deml et al. 2018, arXiv:1706.08576). Probabilities are
+    drawn per dataset. Of each part of a mutable variable, s is its strength, in target environments times the severity.
+
+    mutable           probability that a variable other than the target is mutable
+    moves_intercept, moves_slopes, moves_noise   probabilities that these parts of a mutable variable move
+    target_moves_intercept, target_moves_slopes, target_moves_noise   the same of the target variable
+    strength, target_strength   of every part of a mutable variable; of the target variable
+    target_severity   factor of all strengths in target environments; drawn per dataset
+    intercept         per environment, intercept · s is added to the bias
+    slope             per environment and edge, slope · s is added to the weight into a variable whose slopes move
+    noise             per environment, the noise scale is multiplied by exp(noise · s), within e⁻² … e²
+    redrawn           probability, in each environment, that slopes are drawn anew from the prior instead
+    hard              probability, in each environment, that a variable other than the target whose intercept moves is
+                      set, do(v = the moved bias)
+    recurring         False: all of it is drawn anew for every environment, but for probabilities and severity; then the
+                      sources say nothing about what moves in the target environment
+    """
+
+    mutable: Parameter = (0.15, 0.7)
+    moves_intercept: Parameter = 1.0
+    moves_slopes: Parameter = 1.0
+    moves_noise: Parameter = 1.0
+    target_moves_intercept: Parameter = 0.0
+    target_moves_slopes: Parameter = 0.0
+    target_moves_noise: Parameter = 0.0
+    strength: Parameter = DEFAULT_STRENGTH
+    target_strength: Parameter = DEFAULT_STRENGTH
+    target_severity: Parameter = 1.0
+    intercept: Parameter = STANDARD_NORMAL
+    slope: Parameter = SMALLER_NORMAL
+    noise: Parameter = SMALLER_NORMAL
+    redrawn: Parameter = 0.0
+    hard: Parameter = 0.0
+    recurring: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ODDS:
+            self._keep(name, 0.0, 1.0)
+        for name in ("strength", "target_strength", "target_severity"):
+            self._keep(name, 0.0, MOST_MOVE)
+        for name in ("intercept", "slope", "noise"):
+            self._keep(name, -MOST_MOVE, MOST_MOVE)
+        check(isinstance(self.recurring, bool), "Shifts.recurring", "True or False", self.recurring)
+
+    def _keep(self, name: str, low: float, high: float) -> None:
+        object.__setattr__(self, name, as_distribution(getattr(self, name), f"Shifts.{name}", low, high))
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{f.name} {getattr(self, f.name)}" for f in fields(self) if f.name != "recurring")
+        return f"{'recurring' if self.recurring else 'fresh in every environment'}: {parts}"
+
+
+ODDS = (
+    "mutable", "moves_intercept", "moves_slopes", "moves_noise", "target_moves_intercept", "target_moves_slopes",
+    "target_moves_noise", "redrawn", "hard",
+)  # fmt: skip
+"""The probabilities of `Shifts`, in the order of csrc/scm/scm.h."""

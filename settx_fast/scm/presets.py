@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from settx_fast.scm.distributions import LogUniform, Uniform
-from settx_fast.scm.graphs import ErdosRenyi, ScaleFree, UserGraph
-from settx_fast.scm.interventions import Intervention
-from settx_fast.scm.mechanisms import MLP, Linear
+from settx_fast.scm.graphs import ErdosRenyi, Geometric, Layered, ScaleFree, StochasticBlock, UserGraph, WattsStrogatz
+from settx_fast.scm.interventions import Intervention, Shifts
+from settx_fast.scm.mechanisms import MLP, Fourier, Linear, Quadratic, Trees
+from settx_fast.scm.noises import Mixture, StudentT
+from settx_fast.scm.observation import Levels, Missing
 from settx_fast.scm.prior import PerVariable, Prior
 
 
@@ -100,3 +104,74 @@ def random(max_variables: int = 12) -> Prior:
     linear = random_linear(max_variables)
     fields = {name: getattr(linear, name) for name in linear.__dataclass_fields__}
     return Prior(**fields | {"mechanism": (Linear(), MLP(hidden=(4, 16)))})
+
+
+def recurring_linear(max_variables: int = 30, max_sources: int = 20) -> Prior:
+    """Linear SCMs whose mechanisms move: 4 to `max_variables` variables, 2 to `max_sources` sources of unequal sizes.
+
+    A dataset draws once which mechanisms are mutable and how strongly; sources and target environment draw where they
+    move to, the target environment by half to four times as much. The intercept of the variable to predict moves in
+    most datasets, its slopes and noise seldom. Few variables and few sources are more frequent than many.
+    """
+    return Prior(
+        num_variables=LogUniform(4, max_variables),
+        graph=(ErdosRenyi(expected_in_degree=(1.0, 2.5)), ScaleFree((1, 2))),
+        weight=Uniform(0.3, 1.3, signed=True),
+        noise=("gaussian", "laplace", "uniform"),
+        noise_scale=LogUniform(0.3, 1.5),
+        source_environments=LogUniform(2, max_sources),
+        shifts=Shifts(
+            mutable=(0.15, 0.7),
+            moves_intercept=(0.5, 1.0),
+            moves_slopes=(0.3, 1.0),
+            moves_noise=(0.3, 1.0),
+            target_moves_intercept=(0.3, 1.0),
+            target_moves_slopes=(0.0, 0.4),
+            target_moves_noise=(0.0, 0.4),
+            strength=LogUniform(0.1, 2.5),
+            target_severity=LogUniform(0.5, 4.0),
+            redrawn=(0.0, 0.1),
+            hard=(0.0, 0.1),
+        ),
+        target="inner",
+        target_share=(0.1, 0.5),
+        environment_imbalance=LogUniform(1.0, 20.0),
+    )
+
+
+def recurring(max_variables: int = 30, max_sources: int = 20) -> Prior:
+    """As `recurring_linear`, as tables are: a third non-linear, columns with levels, missing values."""
+    return replace(
+        recurring_linear(max_variables, max_sources),
+        mechanism=(Linear(), Linear(), MLP(hidden=(4, 16))),
+        same_mechanism=0.8,
+        observation=(
+            Levels((2, 6), imbalance=(1.0, 8.0), probability=LogUniform(0.005, 0.5)),
+            Levels((3, 6), ordered=False, imbalance=(1.0, 8.0), probability=LogUniform(0.005, 0.2)),
+            Missing("mcar", rate=(0.0, 0.2), probability=LogUniform(0.005, 0.5)),
+            Missing("mar", rate=(0.0, 0.2), probability=LogUniform(0.005, 0.2)),
+        ),
+    )
+
+
+def shifted(max_variables: int = 30, max_sources: int = 20) -> dict[str, Prior]:
+    """Priors by name that differ from `recurring` in one respect each: what a model trained on that has never seen.
+
+    "fresh shifts": what moves is drawn anew in every environment; "other graphs", "other mechanisms", "other noise":
+    of kinds that `recurring` has none of; "severe": target environments move four times as far.
+    """
+    base = recurring(max_variables, max_sources)
+    assert base.shifts is not None
+    return {
+        "fresh shifts": replace(base, shifts=replace(base.shifts, recurring=False)),
+        "other graphs": replace(
+            base, graph=(WattsStrogatz((1, 2)), Layered((2, 4), 0.6), StochasticBlock((2, 3)), Geometric((0.3, 0.6)))
+        ),
+        "other mechanisms": replace(base, mechanism=(Fourier((8, 24)), Quadratic((0.05, 0.3)), Trees((2, 6), (2, 4)))),
+        "other noise": replace(
+            base,
+            noise=(StudentT((2.5, 6.0)), Mixture((0.1, 0.5), (0.0, 4.0), (0.5, 2.0)), "exponential", "gumbel"),
+            noise_effect=("additive", "heteroscedastic"),
+        ),
+        "severe": replace(base, shifts=replace(base.shifts, target_severity=LogUniform(2.0, 16.0))),
+    }

@@ -9,10 +9,20 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from settx_fast.scm import distributions, graphs, mechanisms, noises, observation
-from settx_fast.scm._fields import MAX_VARIABLES, as_range, check, decode, encode, is_int, parse_json, parse_yaml
-from settx_fast.scm.distributions import MOST_WEIGHT, Parameter, Uniform, as_distribution
+from settx_fast.scm._fields import (
+    MAX_VARIABLES,
+    as_range,
+    check,
+    decode,
+    encode,
+    is_int,
+    is_number,
+    parse_json,
+    parse_yaml,
+)
+from settx_fast.scm.distributions import MOST_WEIGHT, LogUniform, Parameter, Uniform, as_distribution, as_size
 from settx_fast.scm.graphs import ErdosRenyi, Graph, UserGraph, topological_order
-from settx_fast.scm.interventions import ROLES, Intervention
+from settx_fast.scm.interventions import ROLES, Intervention, Shifts
 from settx_fast.scm.mechanisms import Linear, Mechanism
 from settx_fast.scm.noises import NOISE_EFFECTS, Noise, as_noise
 from settx_fast.scm.observation import Hidden, Levels, Missing, Observation, Selection
@@ -20,6 +30,7 @@ from settx_fast.scm.observation import Hidden, Levels, Missing, Observation, Sel
 MAX_ENVIRONMENTS = 1024
 MAX_INTERVENTIONS = 64
 MAX_OBSERVATIONS = 64
+MOST_IMBALANCE = 1e6
 
 Standardisation = Literal["none", "internal", "sample"]
 STANDARDISATIONS: tuple[Standardisation, ...] = get_args(Standardisation)
@@ -54,21 +65,25 @@ class Prior:
     bias and noise scale per variable. Where several graphs are given, each dataset takes one of them at random;
     where several mechanisms, noises or noise effects, each variable.
 
-    num_variables         int or range; smaller datasets are padded
+    num_variables         int, range or LogUniform of whole numbers; smaller datasets are padded
     graph                 ErdosRenyi, ScaleFree, StochasticBlock, WattsStrogatz, Geometric, Bipartite, Tree, Pattern,
                           Layered, UserGraph
     mechanism             Linear, MLP, Fourier, Elementwise, Quadratic, Trees, PostNonlinear
+    same_mechanism        probability that all variables of a dataset have the same of several mechanisms
     weight                of an edge
     bias, noise_scale     of a variable, or one each: PerVariable((…, …)); the scale is the standard deviation
     noise                 "gaussian", "laplace", "uniform", "student_t", "exponential", "gumbel", "logistic",
                           "clipped_cauchy", "mixture" or their classes
     noise_effect          "additive", "multiplicative" or "heteroscedastic"
-    source_environments   int or range
+    source_environments   int, range or LogUniform of whole numbers
     target_environments   int or range; 0: none
     source_interventions  what happens in every source environment, in this order
     target_interventions  the same for target environments
+    shifts                Shifts: mechanisms that move between environments; before any intervention
     observation           Hidden, Selection, MeasurementError, Levels, Missing: what is seen of the rows
     target_share          share of the rows in target environments; None: equal shares for all environments
+    environment_imbalance numbers of rows of environments are in proportion to imbalance^(−u), u uniform on (0, 1):
+                          largest over least at most; None: equal numbers
     standardisation       "none"; "internal": every variable is centred and scaled before its children see it (iSCM,
                           Ormaniec et al. 2024, arXiv:2406.11601), by the mean and standard deviation of a few hundred
                           pilot rows of the source environments, so that neither variances nor the order of sizes betray
@@ -81,7 +96,7 @@ class Prior:
     Raises ValueError (field, expected, got) for anything that is not a prior.
     """
 
-    num_variables: int | tuple[int, int] = 10
+    num_variables: int | tuple[int, int] | LogUniform = 10
     graph: Graph | tuple[Graph, ...] = DEFAULT_GRAPH
     mechanism: Mechanism | tuple[Mechanism, ...] = DEFAULT_MECHANISM
     weight: Parameter = DEFAULT_WEIGHT
@@ -89,19 +104,22 @@ class Prior:
     noise: str | Noise | tuple[str | Noise, ...] = "gaussian"
     noise_scale: Parameter | PerVariable = 1.0
     noise_effect: str | tuple[str, ...] = "additive"
-    source_environments: int | tuple[int, int] = 1
+    same_mechanism: float = 0.0
+    source_environments: int | tuple[int, int] | LogUniform = 1
     target_environments: int | tuple[int, int] = 1
     source_interventions: tuple[Intervention, ...] = ()
     target_interventions: tuple[Intervention, ...] = ()
+    shifts: Shifts | None = None
     observation: tuple[Observation, ...] = ()
     target_share: Parameter | None = None
+    environment_imbalance: Parameter | None = None
     standardisation: Standardisation = "none"
     target: int | str = "random"
     names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        as_range(self.num_variables, "num_variables", 1, MAX_VARIABLES)
-        as_range(self.source_environments, "source_environments", 1, MAX_ENVIRONMENTS)
+        as_size(self.num_variables, "num_variables", 1, MAX_VARIABLES)
+        as_size(self.source_environments, "source_environments", 1, MAX_ENVIRONMENTS)
         as_range(self.target_environments, "target_environments", 0, MAX_ENVIRONMENTS)
         self._check_names()
         self._normalise()
@@ -117,17 +135,17 @@ class Prior:
     @cached_property
     def max_variables(self) -> int:
         """V, the width of a batch."""
-        return as_range(self.num_variables, "num_variables", 1, MAX_VARIABLES)[1]
+        return as_size(self.num_variables, "num_variables", 1, MAX_VARIABLES)[1]
 
     @cached_property
     def min_variables(self) -> int:
         """Variables of the smallest dataset."""
-        return as_range(self.num_variables, "num_variables", 1, MAX_VARIABLES)[0]
+        return as_size(self.num_variables, "num_variables", 1, MAX_VARIABLES)[0]
 
     @cached_property
     def max_environments(self) -> int:
         """K, source and target environments together."""
-        sources = as_range(self.source_environments, "source_environments", 1, MAX_ENVIRONMENTS)[1]
+        sources = as_size(self.source_environments, "source_environments", 1, MAX_ENVIRONMENTS)[1]
         return sources + as_range(self.target_environments, "target_environments", 0, MAX_ENVIRONMENTS)[1]
 
     @property
@@ -256,6 +274,9 @@ class Prior:
         check(len(self.mechanisms) > 0, "mechanism", "at least one mechanism", self.mechanism)
         for mechanism in self.mechanisms:
             check(isinstance(mechanism, Mechanism), "mechanism", "one of the mechanisms of settx_fast.scm", mechanism)
+        share = self.same_mechanism
+        check(is_number(share) and 0 <= float(share) <= 1, "same_mechanism", "a number within [0, 1]", share)
+        keep("same_mechanism", float(share) + 0.0)
 
     def _check_names(self) -> None:
         names = self.names
@@ -287,6 +308,8 @@ class Prior:
                 for which in intervention.variables or ():
                     if which not in ROLES:
                         self.variable(which, f"{field}.variables")
+        known = self.shifts is None or isinstance(self.shifts, Shifts)
+        check(known, "shifts", "None or scm.Shifts", self.shifts)
 
     def _check_observation(self) -> None:
         given = self.observation
@@ -311,6 +334,9 @@ class Prior:
             check(has_target, "target_share", "None where there may be no target environment", share)
             share = as_distribution(share, "target_share", 0, 1, positive=True, below=True)
             object.__setattr__(self, "target_share", share)
+        if self.environment_imbalance is not None:
+            imbalance = as_distribution(self.environment_imbalance, "environment_imbalance", 1, MOST_IMBALANCE)
+            object.__setattr__(self, "environment_imbalance", imbalance)
 
 
 def _as_prior(data: Any, language: str) -> Prior:
@@ -340,6 +366,7 @@ _CLASSES: dict[str, type] = {
     for cls in (
         Prior,
         Intervention,
+        Shifts,
         PerVariable,
         *get_args(distributions.Distribution),
         *get_args(graphs.Graph),

@@ -81,6 +81,21 @@ DRAWN = replace(
     noise=(scm.ClippedCauchy(scm.LogUniform(0.01, 100.0)), scm.ClippedCauchy((2.0, 20.0)), "gaussian"),
     target_share=(0.1, 0.9),
 )
+MOVED = replace(
+    EVERYTHING,
+    num_variables=scm.LogUniform(3, 9),
+    same_mechanism=0.3,
+    source_environments=scm.LogUniform(1, 4),
+    shifts=scm.Shifts(
+        mutable=(0.3, 1.0),
+        target_moves_intercept=0.5,
+        target_moves_slopes=0.5,
+        target_severity=scm.LogUniform(0.5, 4.0),
+        redrawn=0.2,
+        hard=0.2,
+    ),
+    environment_imbalance=(1.0, 30.0),
+)
 DRAWN_LINEAR = replace(LINEAR, noise=scm.ClippedCauchy((0.5, 5.0)), target_share=scm.Normal(0.5, 0.05))
 
 NAMED = {
@@ -94,6 +109,10 @@ NAMED = {
     "observed_by_sample": replace(OBSERVED, standardisation="sample"),
     "drawn": DRAWN,
     "drawn_linear": DRAWN_LINEAR,
+    "moved": MOVED,
+    "fresh": replace(MOVED, shifts=replace(MOVED.shifts, recurring=False), standardisation="internal"),
+    "recurring": scm.presets.recurring(12, 6),
+    "recurring_linear": scm.presets.recurring_linear(10, 6),
 }
 
 UNOBSERVED = {name: prior for name, prior in NAMED.items() if not prior.observation}

@@ -118,7 +118,7 @@ noises = st.one_of(
 named = st.one_of(st.none(), st.lists(variables, max_size=3).map(tuple), WRONG_EXAMPLE)
 interventions = build(
     scm.Intervention,
-    often(st.sampled_from(scm.INTERVENTIONS[1:]), WRONG_EXAMPLE),
+    often(st.sampled_from(scm.INTERVENTIONS), WRONG_EXAMPLE),
     st.one_of(st.none(), parameter()),
     variables=named,
     number=size(0, 4),
@@ -133,9 +133,20 @@ observations = st.one_of(
     build(scm.Levels, size(2, 6), flag, parameter(1, 9), parameter(), named, flag),
     build(scm.Missing, losses, parameter(0, 0.9), parameter(-3, 3), parameter(), named, flag),
 )
+sizes_by_ratio = build(scm.LogUniform, often(st.integers(1, 3), number()), often(st.integers(3, 7), number(1, 7)))
+PARTS = ("intercept", "slopes", "noise")
+ODDS = ("mutable", "redrawn", "hard", *(f"{whose}moves_{part}" for whose in ("", "target_") for part in PARTS))
+MOVES = {"recurring": flag} | dict.fromkeys(("strength", "target_strength", "target_severity"), parameter(0, 5))
+MOVES |= dict.fromkeys(("intercept", "slope", "noise"), parameter(-2, 2)) | dict.fromkeys(ODDS, parameter())
+shifts = st.sets(st.sampled_from(list(MOVES))).flatmap(
+    lambda names: build(scm.Shifts, **{name: MOVES[name] for name in sorted(names)})
+)
 per_variable = build(scm.PerVariable, st.lists(parameter(), max_size=4).map(tuple))
 FIELDS = {
-    "num_variables": size(1, 7),
+    "num_variables": st.one_of(size(1, 7), sizes_by_ratio),
+    "same_mechanism": number(),
+    "shifts": st.one_of(st.none(), shifts, WRONG_EXAMPLE),
+    "environment_imbalance": st.one_of(st.none(), parameter(1, 50)),
     "graph": several(graphs),
     "mechanism": several(mechanisms),
     "weight": parameter(-2, 2),
@@ -143,7 +154,7 @@ FIELDS = {
     "noise": several(noises),
     "noise_scale": st.one_of(parameter(), per_variable),
     "noise_effect": several(st.sampled_from(scm.NOISE_EFFECTS)),
-    "source_environments": size(1, 4),
+    "source_environments": st.one_of(size(1, 4), sizes_by_ratio),
     "target_environments": size(0, 3),
     "source_interventions": often(st.lists(interventions, max_size=3).map(tuple), WRONG_EXAMPLE),
     "target_interventions": often(st.lists(interventions, max_size=3).map(tuple), WRONG_EXAMPLE),

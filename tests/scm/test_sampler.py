@@ -485,7 +485,7 @@ def test_native_module_refuses_what_it_does_not_know():
     offset = split_rows(tables.tensors, 10, LINEAR)
     with pytest.raises(ValueError, match="path: expected one that this machine runs, got 'abacus'"):
         evaluate_tables(tables, offset, 10, 0, 1, "abacus")
-    with pytest.raises(ValueError, match="tables: expected 35 addresses, got 34"):
+    with pytest.raises(ValueError, match="tables: expected 36 addresses, got 35"):
         evaluate_tables(tables._replace(addresses=tables.addresses[1:]), offset, 10, 0, 1)
 
 
