@@ -1,4 +1,4 @@
-"""The command line `settx-fast`: sample, train, evaluate, predict, report, doctor.
+"""The command line `settx-fast`: sample, train, evaluate, predict, recommend, report, doctor.
 
 Exit codes: 0 fine, 1 something failed that the user can act on, 2 the input or the usage is wrong. An error is one
 sentence on stderr. What is slow to import (torch, Lightning, pandas) is imported by the command that needs it.
@@ -13,6 +13,7 @@ import typer
 from settx_fast.cli._errors import Commands
 from settx_fast.cli.doctor import doctor
 from settx_fast.cli.predict import predict, report
+from settx_fast.cli.recommend import recommend
 from settx_fast.cli.sample import sample
 from settx_fast.cli.train import evaluate, train
 
@@ -42,7 +43,7 @@ def _root(
     """Predict the properties of datasets with Set Transformers, and choose a learning framework by them."""
 
 
-for command in (doctor, sample, train, evaluate, predict, report):
+for command in (doctor, sample, train, evaluate, predict, recommend, report):
     app.command()(command)
 
 

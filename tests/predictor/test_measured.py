@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from settx_fast.predictor.frameworks import FRAMEWORKS, best_of, features_of, fit, measure
+from settx_fast.predictor.frameworks.measured import best_of, features_of, fit, measure
 from settx_fast.predictor.table import Table
+from settx_fast.predictor.targets import FRAMEWORKS
 
 ROLES = ("cause", "effect", "unrelated")
 

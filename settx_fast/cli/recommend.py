@@ -1,0 +1,70 @@
+"""`settx-fast recommend`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from settx_fast.predictor.selector.recommendation import Recommendation
+
+
+def recommend(
+    table: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file.", exists=True, dir_okay=False)],
+    target: Annotated[str, typer.Option("--target", "-t", help="Column to predict.")],
+    environment: Annotated[
+        str, typer.Option("--environment", "-e", help="Column that says which environment a row is from.")
+    ],
+    deploy: Annotated[
+        str | None, typer.Option("--deploy", "-d", help="Environment to deploy in; its rows may be unlabelled.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Trained selector; without, the shipped one.", exists=True, dir_okay=False),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the recommendation as JSON.")] = False,
+) -> None:
+    """Recommend a learning framework for a table of rows from several environments."""
+    from settx_fast.predictor.selector.tables import recommend_for
+    from settx_fast.predictor.table import read_table
+
+    rows = read_table(table, target=target, environment=environment, deploy=deploy)
+    found = recommend_for(rows, model)
+    if json:
+        typer.echo(found.to_json())
+        return
+    _show(found, f"{rows.name}: '{target}'" + (f", deployed in '{deploy}'" if deploy else ""), Console())
+
+
+def _show(found: Recommendation, heading: str, console: Console) -> None:
+    from settx_fast.predictor.frameworks import TITLES
+    from settx_fast.predictor.wording import number
+
+    console.print(f"\n[bold]{escape(heading)}[/]")
+    suffix = " (abstained: the safe default)" if found.abstained else ""
+    console.print(f"[bold green]Recommended: {TITLES[found.recommended]}[/]{suffix}")
+    for sentence in found.reasons:
+        console.print(f"• {escape(sentence)}", highlight=False)
+    table = Table(
+        title=f"Mean squared error in deployment; the target's variance in the sources is {number(found.variance)}",
+        title_justify="left", title_style="bold", box=None, padding=(0, 1),
+    )  # fmt: skip
+    for header in ("framework", "predicted", "90 % interval", f"measured on {found.measured_on or 'nothing'}"):
+        table.add_column(header)
+    for entry in found.ranking:
+        risk = entry.risk
+        table.add_row(
+            TITLES[entry.framework],
+            number(risk.value),
+            f"{number(risk.low)} … {number(risk.high)}",
+            number(entry.measured),
+            style="green" if entry.framework == found.recommended else "",
+        )
+    console.print("", table)
+    for note in found.notes:
+        console.print(f"• {escape(note)}", style="dim", highlight=False)

@@ -1,0 +1,73 @@
+"""From predicted risks to a decision that is cautious: ERM unless another framework is surely better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from settx_fast.predictor.frameworks import FRAMEWORKS
+from settx_fast.predictor.selector.descriptors import TRAITS
+from settx_fast.predictor.selector.network import LEVELS, Guess
+
+ERM = FRAMEWORKS.index("erm")
+CAUTION = 1.02  # the regret that caution may cost on held-out datasets, as a factor
+MARGINS = tuple(0.01 * step for step in range(31))
+OUTSIDE = 1e-3  # share of held-out datasets beyond a trait's limits, on each side
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What held-out datasets say of a network.
+
+    margin: the predicted log ratio of risks that another framework must gain over ERM to be recommended. widen (F):
+    what is added to the logarithm of both ends of each framework's interval so that it covers 90 %. low, high
+    (traits): the range of the traits of training datasets.
+    """
+
+    margin: float
+    widen: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def calibrate(guess: Guess, log_risk: Tensor, dataset: Tensor) -> Calibration:
+    """From the guesses for held-out datasets, their true log risks (B, F) and traits (B, len(TRAITS)).
+
+    Intervals: conformalised quantile regression (Romano, Patterson and Candès 2019, arXiv:1905.03222). The margin is
+    the largest whose regret is at most 2 % above the least.
+    """
+    regrets = torch.stack([mean_regret(log_risk, decide(guess.log_risk, margin)) for margin in MARGINS])
+    allowed = regrets <= CAUTION * regrets.min()
+    margin = MARGINS[int(torch.nonzero(allowed).max())]
+    missed = torch.maximum(guess.quantiles[..., 0] - log_risk, log_risk - guess.quantiles[..., -1])
+    level = min(1.0, (LEVELS[-1] - LEVELS[0]) * (1 + 1 / len(log_risk)))
+    low, high = (dataset.quantile(share, 0) for share in (OUTSIDE, 1 - OUTSIDE))
+    widen = missed.quantile(level, 0)
+    return Calibration(margin, tuple(widen.tolist()), tuple(low.tolist()), tuple(high.tolist()))
+
+
+def decide(log_risk: Tensor, margin: float) -> Tensor:
+    """(B, F) predicted → (B,) number of the framework: the least risk if it gains more than `margin`, else ERM."""
+    least, best = log_risk.min(1)
+    return torch.where(least < log_risk[:, ERM] - margin, best, ERM)
+
+
+def interval(guess: Guess, calibration: Calibration) -> tuple[Tensor, Tensor]:
+    """Ends (B, F) of the 90 % intervals of log risks; they hold the expected one."""
+    widen = guess.log_risk.new_tensor(calibration.widen)
+    low = torch.minimum(guess.quantiles[..., 0] - widen, guess.log_risk)
+    return low, torch.maximum(guess.quantiles[..., -1] + widen, guess.log_risk)
+
+
+def unlike(dataset: Tensor, calibration: Calibration) -> list[tuple[str, float, float, float]]:
+    """The traits (len(TRAITS),) of one dataset outside training: name, value, least and greatest in training."""
+    found = zip(TRAITS, dataset.tolist(), calibration.low, calibration.high, strict=True)
+    return [trait for trait in found if not trait[2] <= trait[1] <= trait[3]]
+
+
+def mean_regret(log_risk: Tensor, chosen: Tensor) -> Tensor:
+    """Geometric mean over datasets of the chosen framework's true risk over the least, less 1: (B, F), (B,) → ()."""
+    regret = log_risk.gather(1, chosen[:, None]).squeeze(1) - log_risk.min(1).values
+    return regret.double().mean().expm1()

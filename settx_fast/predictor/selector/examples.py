@@ -1,0 +1,126 @@
+"""Examples for the selector: descriptors of sampled datasets and the true risk of every framework on them, in files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from settx_fast import scm
+from settx_fast.predictor.frameworks import risks
+from settx_fast.predictor.selector.descriptors import FLOOR, Descriptors, describe, fits_of
+from settx_fast.predictor.selector.truth import execute
+
+AT_ONCE = 128
+WITHOUT_DEPLOYMENT = 0.1  # share of the datasets whose deployment nobody has seen
+
+
+class Examples(NamedTuple):
+    """descriptors of B datasets; log_risk (B, F): true, in units of the target's variance over the source rows.
+
+    role (B, p) int64: true, an index into `targets.ROLES`, −1 where there is no column.
+    """
+
+    descriptors: Descriptors
+    log_risk: Tensor
+    role: Tensor
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.log_risk)
+
+    def part(self, index: Tensor | slice) -> Examples:
+        """The datasets at index."""
+        return Examples(Descriptors(*(t[index] for t in self.descriptors)), self.log_risk[index], self.role[index])
+
+
+def draw(prior: scm.Prior, count: int, rows: int, seed: int, first_index: int, has_deployment: bool = True) -> Examples:
+    """Datasets first_index … of the stream (prior, seed), `rows` rows each; those that are not finite are left out."""
+    batch = scm.sample(prior, count, rows, seed=seed, first_index=first_index, num_threads=1)
+    return of_batch(batch, has_deployment)
+
+
+def of_batch(batch: scm.Batch, has_deployment: bool = True) -> Examples:
+    """Examples from sampled datasets, without those that overflowed."""
+    executed = execute(batch)
+    sources = executed.sources
+    if not has_deployment:
+        sources = sources._replace(deploy_rows=torch.zeros_like(sources.deploy_rows))
+    fits = fits_of(sources)
+    true = risks(fits.whole, executed.target_mean, executed.target_covariance).clamp(min=FLOOR).log().float()
+    role = scm.properties.role(batch.adjacency, batch.target_index, batch.num_variables)
+    role = role.gather(1, executed.columns).where(executed.observed.present, -1)
+    examples = Examples(describe(fits), true, role)
+    return examples.part(true.isfinite().all(1) & batch.is_finite)
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """One set of examples, padded to the most columns and sources."""
+    columns = max(part.role.shape[1] for part in parts)
+    sources = max(part.descriptors.sources.shape[1] for part in parts)
+    padded = [_padded(part, columns, sources) for part in parts]
+    descriptors = Descriptors(*(torch.cat(t) for t in zip(*(p.descriptors for p in padded), strict=True)))
+    return Examples(descriptors, torch.cat([p.log_risk for p in padded]), torch.cat([p.role for p in padded]))
+
+
+def draw_file(path: Path, prior: scm.Prior, count: int, rows: tuple[int, int], seed: int, first_index: int) -> None:
+    """Write `count` examples unless the file is there; numbers of rows are log-uniform, the same for 128 datasets."""
+    if path.exists():
+        return
+    random = torch.Generator().manual_seed((seed * 1_000_003 + first_index) % 2**63)
+    parts = []
+    for start in range(0, count, AT_ONCE):
+        size, share = torch.rand(2, generator=random).tolist()
+        number = round(rows[0] * (rows[1] / rows[0]) ** size)
+        has_deployment = share >= WITHOUT_DEPLOYMENT
+        parts.append(draw(prior, min(AT_ONCE, count - start), number, seed, first_index + start, has_deployment))
+    write(joined(parts), path)
+
+
+def write(examples: Examples, path: Path) -> None:
+    """Write a file in one step: it is whole, or not there."""
+    tensors = {name: _small(tensor) for name, tensor in examples.descriptors._asdict().items()}
+    tensors |= {"log_risk": examples.log_risk, "role": examples.role.to(torch.int8)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+    os.replace(unfinished, path)
+
+
+def read(path: Path) -> Examples:
+    """The examples of a file."""
+    tensors = load_file(path)
+    descriptors = {name: tensors[name] for name in Descriptors._fields}
+    floats = {name: t.float() if t.dtype == torch.float16 else t for name, t in descriptors.items()}
+    return Examples(Descriptors(**floats), tensors["log_risk"], tensors["role"].long())
+
+
+def batches(files: Sequence[Path], size: int, seed: int) -> Iterator[Examples]:
+    """Batches of one pass over the files, in random order."""
+    random = torch.Generator().manual_seed(seed)
+    for number in torch.randperm(len(files), generator=random).tolist():
+        examples = read(files[number])
+        for index in torch.randperm(len(examples), generator=random).split(size):
+            yield examples.part(index)
+
+
+def _small(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.dtype == torch.float32 else tensor
+
+
+def _padded(part: Examples, columns: int, sources: int) -> Examples:
+    pad = torch.nn.functional.pad
+    given = part.descriptors
+    p, k = columns - given.columns.shape[1], sources - given.sources.shape[1]
+    descriptors = given._replace(
+        columns=pad(given.columns, (0, 0, 0, p)),
+        sources=pad(given.sources, (0, 0, 0, k)),
+        is_column=pad(given.is_column, (0, p)),
+        is_source=pad(given.is_source, (0, k)),
+    )
+    return Examples(descriptors, part.log_risk, pad(part.role, (0, p), value=-1))

@@ -1,0 +1,135 @@
+"""Which framework to use on a table, what its risk will be, and what speaks for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from settx_fast.predictor.features import Observed
+from settx_fast.predictor.frameworks import FRAMEWORKS, TITLES, sources_of
+from settx_fast.predictor.selector.decision import ERM, decide, interval, unlike
+from settx_fast.predictor.selector.descriptors import TRAITS, Fits, describe, fits_of
+from settx_fast.predictor.selector.evidence import evidence
+from settx_fast.predictor.selector.shipped import Selector
+from settx_fast.predictor.wording import number
+
+SCHEMA = "settx_fast.recommendation/1"
+_PLAIN = TRAITS[:5]  # shown as numbers, not as logarithms
+
+
+@dataclass(frozen=True)
+class Risk:
+    """Mean squared error in deployment, units of the target squared, with a 90 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A framework, its predicted risk, and what labels say: see `Recommendation.measured_on`."""
+
+    framework: str
+    risk: Risk
+    measured: float | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A decision.
+
+    recommended: name of a framework (`frameworks.estimator` gives it). abstained: the table is unlike the training
+    datasets, and ERM stands as the safe default. ranking: by predicted risk. variance: of the target over the source
+    rows, the risk of its mean where nothing changes. measured_on: "left-out sources", each in turn, "deployment", its
+    labelled rows, or None. reasons: what speaks for the decision, in sentences. notes: what was done to the table.
+    """
+
+    recommended: str
+    abstained: bool
+    ranking: tuple[Ranked, ...]
+    variance: float
+    measured_on: str | None
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def of(self, framework: str) -> Ranked:
+        """The entry of that framework."""
+        return next(entry for entry in self.ranking if entry.framework == framework)
+
+    def to_json(self) -> str:
+        """JSON text, `schema` first; numbers that are not finite are null."""
+        return json.dumps({"schema": SCHEMA} | asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+@torch.no_grad()
+def recommend(observed: Observed, names: Sequence[str], selector: Selector) -> Recommendation:
+    """Choose for one dataset, given as a batch of one, whose columns have these names."""
+    fits = fits_of(sources_of(observed))
+    descriptors = describe(fits)
+    guess = selector.network(selector.network.read(observed, descriptors))
+    strange = unlike(descriptors.dataset[0], selector.calibration)
+    chosen = ERM if strange else int(decide(guess.log_risk, selector.calibration.margin))
+    unit = float(descriptors.unit) ** 2
+    value, (low, high) = guess.log_risk[0], (end[0] for end in interval(guess, selector.calibration))
+    measured = _left_out(fits, unit)
+    entries = [
+        Ranked(name, Risk(*(unit * math.exp(float(end[f])) for end in (value, low, high))), measured[f])
+        for f, name in enumerate(FRAMEWORKS)
+    ]
+    ranking = tuple(sorted(entries, key=lambda entry: entry.risk.value))
+    reasons = (
+        _decision(FRAMEWORKS[chosen], ranking, strange, selector),
+        *(_strange(trait) for trait in strange),
+        *evidence(fits, names),
+        *_record(selector),
+    )
+    on = "left-out sources" if measured[0] is not None else None
+    return Recommendation(FRAMEWORKS[chosen], bool(strange), ranking, unit, on, reasons)
+
+
+def _left_out(fits: Fits, unit: float) -> list[float | None]:
+    """The mean risk of every framework in the left-out sources; None with fewer than two."""
+    there = fits.sources.is_there[0]
+    if int(there.sum()) < 2:
+        return [None] * len(FRAMEWORKS)
+    return [unit * float(risk) for risk in fits.left_out[0][there].mean(0)]
+
+
+def _decision(
+    chosen: str, ranking: Sequence[Ranked], strange: Sequence[tuple[str, float, float, float]], selector: Selector
+) -> str:
+    risk = {entry.framework: entry.risk.value for entry in ranking}
+    best = ranking[0].framework
+    if strange:
+        return "The table is unlike the datasets that the selector was trained on: ERM is the default."
+    if chosen != "erm":
+        gain = 1 - risk[chosen] / risk["erm"]
+        return f"{TITLES[chosen]} is expected to have {gain:.0%} less risk than ERM in deployment."
+    if best == "erm":
+        return "No other framework is expected to have less risk than ERM in deployment."
+    gain = 1 - risk[best] / risk["erm"]
+    return (
+        f"{TITLES[best]} is expected to have {gain:.1%} less risk than ERM, which is less than the "
+        f"{1 - math.exp(-selector.calibration.margin):.0%} that it takes to leave ERM."
+    )
+
+
+def _strange(trait: tuple[str, float, float, float]) -> str:
+    name, *values = trait
+    value, low, high = (number(math.exp(v) if name in _PLAIN else v) for v in values)
+    return f"Unlike training: {name}, {value}; in training {low} to {high}."
+
+
+def _record(selector: Selector) -> tuple[str, ...]:
+    regret = selector.record.get("regret", {})
+    if not {"selector", "erm"} <= set(regret):
+        return ()
+    return (
+        f"On {selector.record['datasets']:,} held-out datasets of its training prior the selector's choice had "
+        f"{regret['selector']:.1%} more risk than the best framework (geometric mean), always-ERM {regret['erm']:.1%}.",
+    )
