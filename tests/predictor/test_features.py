@@ -85,6 +85,44 @@ def test_neither_order_nor_sign_of_columns_changes_the_elements():
     assert torch.equal(moved.feature_scale[there], (before.feature_scale.gather(1, order) * sign)[there])
 
 
+@pytest.mark.parametrize("kind", ["numbers", "classes", "balanced classes"])
+def test_elements_do_not_depend_on_the_sign_of_the_target(kind: str) -> None:
+    plain = observed(sets=8)
+    if kind != "numbers":
+        middle = (
+            0.0 if kind == "classes" else plain.target.where(plain.labelled, torch.nan).nanmedian(1, keepdim=True)[0]
+        )
+        plain = plain._replace(target=(plain.target > middle).float())
+    before, after = encode(plain, CONFIG), encode(plain._replace(target=-plain.target), CONFIG)
+    assert torch.equal(before.elements, after.elements)
+    assert torch.equal(before.slot, after.slot)
+    assert torch.equal(before.target_scale, -after.target_scale)
+    assert torch.equal(before.feature_scale, after.feature_scale)
+    assert len(before.target_scale.sign().unique()) == 2  # both signs occur
+
+
+def test_the_number_of_rows_is_a_log_relative_to_a_thousand_and_capped_there() -> None:
+    config = FeatureConfig(5, 5)
+    for rows, expected in ((100, np.log(0.1)), (1000, 0.0), (5000, 0.0)):
+        elements = encode(observed(rows=rows, sets=1, config=config), config).elements
+        assert elements[0, 0, _place_of_count(config)] == pytest.approx(expected, abs=1e-6)
+
+
+def _place_of_count(config: FeatureConfig) -> int:
+    """Behind columns, shifts, log scales, presence, two flags and environments."""
+    return 3 * config.max_variables + config.max_features + 2 + config.max_environments
+
+
+def test_an_environment_of_one_row_has_a_log_scale_of_zero() -> None:
+    feature = torch.tensor([0.0, 2.0, 0.0, 2.0, 7.0]).view(1, 5, 1)
+    environment = torch.tensor([[0, 0, 0, 0, 1]])
+    none = torch.zeros(1, 5).bool()
+    seen = Observed(feature, torch.arange(5.0)[None], environment, none, ~none, torch.ones(1, 1).bool())
+    elements = encode(seen, FeatureConfig(2, 2)).elements[0]
+    assert elements[4, 4:6].tolist() == [0, 0]
+    assert (elements[0, 4:6] != 0).all()
+
+
 def test_truth_follows_its_column_when_columns_are_shuffled():
     batch = scm.sample(scm.presets.random_linear(), 4, 60, seed=3)
     plain, shuffled = view(batch, CONFIG), view(batch, CONFIG, torch.Generator().manual_seed(1))
