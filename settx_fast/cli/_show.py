@@ -46,7 +46,7 @@ def show_evaluation(evaluation: Evaluation, prior: Prior, console: Console) -> N
         by_predictor = evaluation.metrics[key]
         for position, metric in enumerate(by_predictor["model"]):
             cells = [number(by_predictor.get(predictor, {}).get(metric)) for predictor in PREDICTORS]
-            table.add_row("" if position else name, METRICS.get(metric, metric), *cells)
+            table.add_row("" if position else escape(name), METRICS.get(metric, metric), *cells)
     console.print(table, "")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in evaluation.framework.items())
     console.print(

@@ -16,13 +16,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from settx_fast.cli._console import console
+
 if TYPE_CHECKING:
     import torch
 
 CORE = ("settx_fast", "torch", "numpy", "typer", "rich")
 GPU = ("triton",)
 APP = ("lightning", "torchmetrics", "tensorboard", "pandas", "pyarrow", "scikit-learn", "scipy", "matplotlib", "jinja2",
-       "networkx", "safetensors")  # fmt: skip
+       "networkx", "safetensors", "pyyaml")  # fmt: skip
 PATHS = {
     "triton": "fused Triton kernels",
     "blockwise": "blockwise PyTorch, recomputes in backward",
@@ -84,7 +86,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print the findings
     if json:
         typer.echo(json_text.dumps(asdict(diagnosis) | {"healthy": diagnosis.healthy}, indent=2))
     else:
-        show(diagnosis, Console())
+        show(diagnosis, console())
     raise typer.Exit(0 if diagnosis.healthy else 1)
 
 
@@ -198,7 +200,7 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     for path in diagnosis.paths:
         alike.setdefault((path.device, path.path, path.reason or ""), []).append(path.operation)
     for (device, name, reason), operations in alike.items():
-        table.add_row("\n".join(operations), device, name, reason)
+        table.add_row(*map(escape, ("\n".join(operations), device, name, reason)))
     console.print(table, "")
     for advice in diagnosis.advice:
         bullet = f"[{'red' if advice.needed else 'yellow'}]•[/]"
@@ -210,4 +212,6 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
 def _text(value: object) -> str:
     if value is None:
         return "[yellow]not installed[/]"
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return escape(str(value))

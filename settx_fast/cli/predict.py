@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
+from settx_fast.cli._console import console
 from settx_fast.cli.train import RunDirectory
 
 
@@ -37,9 +38,10 @@ def predict(
     if json:
         typer.echo(prediction.to_json())
         return
-    show_prediction(prediction, Console())
+    show_prediction(prediction, console())
     if path is not None:
-        Console(stderr=True).print(f"[dim]Kept in {path}; `settx-fast report {model}` shows it.[/]")
+        kept = escape(f"Kept in {path}; `settx-fast report {model}` shows it.")
+        console(stderr=True).print(f"[dim]{kept}[/]")
 
 
 def report(directory: RunDirectory) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
+from settx_fast.cli._console import console
 from settx_fast.cli.sample import PRIOR_SUFFIXES, load_prior
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def train(
     ],
     out: Out,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of DIR.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remove the run that DIR holds, and start anew.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, rounded up to whole epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Datasets in a batch.")] = None,
     rows: Annotated[
@@ -47,7 +49,8 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Train a predictor on datasets sampled while it learns."""
-    from settx_fast.predictor.training import CHECKPOINT, is_first_process
+    from settx_fast.predictor.checkpoints import newest_checkpoint
+    from settx_fast.predictor.training import is_first_process
     from settx_fast.predictor.training import train as run
 
     changes = {
@@ -63,21 +66,24 @@ def train(
     }
     config = configure(prior, loss, steps, {name: value for name, value in changes.items() if value is not None})
     _quieten_lightning()
-    console = Console(stderr=True, quiet=not is_first_process())
+    speaker = console(stderr=True, quiet=not is_first_process())
     try:
         run(
             config,
             out,
             resume=resume,
+            force=force,
             accelerator=accelerator,
             devices=int(devices) if devices.isdecimal() else devices,
             progress=not quiet,
         )
-    except (KeyboardInterrupt, SystemExit):  # Lightning exits where it is interrupted
-        goes_on = (out / CHECKPOINT).exists()
-        console.print(f"Interrupted; the same command {'goes on with --resume' if goes_on else 'starts anew'}.")
+    except (KeyboardInterrupt, SystemExit):
+        instead = " instead of --force" if force else ""
+        goes_on = f"goes on with --resume{instead}" if newest_checkpoint(out) else "starts anew"
+        speaker.print(f"Interrupted; the same command {goes_on}.")
         raise
-    console.print(f"Trained model in [bold]{out}[/]; next: settx-fast evaluate {out}")
+    name = escape(str(out))
+    speaker.print(f"Trained model in [bold]{name}[/]; next: settx-fast evaluate {name}")
 
 
 def configure(prior: str, loss: str | None, steps: int | None, changes: dict[str, Any]) -> TrainConfig:
@@ -111,9 +117,9 @@ def evaluate(
     from settx_fast.predictor.config import TrainConfig
     from settx_fast.predictor.evaluation import evaluate as run
 
-    with Console(stderr=True).status("Evaluating on held-out datasets …"):
+    with console(stderr=True).status("Evaluating on held-out datasets …"):
         evaluation = run(directory, num_datasets=num_datasets, seed=seed, num_rows=num_rows)
     if json:
         typer.echo((directory / "evaluation.json").read_text())
     else:
-        show_evaluation(evaluation, TrainConfig.load(directory).prior, Console())
+        show_evaluation(evaluation, TrainConfig.load(directory).prior, console())

@@ -175,6 +175,23 @@ def test_constant_columns_and_frozen_environments_give_finite_elements():
     assert (inputs.feature_scale[:, 0] == 1).all()
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(100, np.log(0.1)), (1000, 0.0), (5000, 0.0)])
+def test_elements_tell_the_log_of_the_rows_relative_to_a_thousand_and_no_more_of_a_larger_dataset(rows, expected):
+    elements = encode(observed(rows=rows, sets=1), CONFIG).elements
+    count = 3 * CONFIG.max_variables + CONFIG.max_features + 2 + CONFIG.max_environments
+    np.testing.assert_allclose(elements[..., count], expected, rtol=1e-6)
+
+
+def test_an_environment_of_one_row_has_log_scale_0():
+    config = FeatureConfig(2, 2, interactions=False)
+    feature = torch.tensor([0.0, 2.0, 0.0, 2.0, 7.0]).view(1, 5, 1)
+    alone = torch.tensor([[False] * 4 + [True]])
+    seen = Observed(feature, torch.arange(5.0)[None], alone.long(), alone, ~alone, torch.ones(1, 1).bool())
+    shift, log_scale = encode(seen, config).elements[0, 4, [2, 4]]
+    assert log_scale == 0
+    assert shift == pytest.approx(np.arcsinh(6.0))  # 7 is six standard deviations from the sources' mean of 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

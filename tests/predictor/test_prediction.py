@@ -129,3 +129,15 @@ def test_json_holds_null_for_what_is_not_finite_and_reads_back(directory: Path, 
 def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no training run"):
         predict(make_table(), tmp_path)
+
+
+def test_averages_over_environments_are_weighted_by_their_rows(directory: Path) -> None:
+    table, rows = make_table(rows=100, deploy=None), (10, 30, 100)
+    kept = np.concatenate([np.flatnonzero(table.environment == index)[:count] for index, count in enumerate(rows)])
+    table = replace(
+        table, features=table.features[kept], target=table.target[kept], environment=table.environment[kept]
+    )
+    each = np.array([flat(predict(replace(table, deploy=index), directory)) for index in range(3)])
+    assert np.ptp(each, 0).max() > 0.01  # or any weights would do
+    expected = np.average(each, 0, weights=rows)
+    np.testing.assert_allclose(flat(predict(table, directory)), expected, rtol=EXACT, atol=EXACT)
