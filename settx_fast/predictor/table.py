@@ -35,7 +35,8 @@ class Table:
     environment (R,) int64 into `environment_names`; deploy the index of the deployment environment or None.
     notes: what was done to the table. origins: the file's column of each feature, which may have become several;
     kinds: what that column held ("number", "flag", "date", "level", "code"). classes: of a target that holds two, the
-    one that is 0 and the one that is 1, else (). emptied: columns left out because the deployment lacks them.
+    one that is 0 and the one that is 1, else (). emptied: columns left out because the deployment lacks them; left_out:
+    all columns that were. source: the file, as an absolute path, or None.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Table:
     kinds: tuple[Kind, ...] = ()
     classes: tuple[str, ...] = ()
     emptied: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    source: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.origins) != len(self.feature_names):  # not given, or those of other features
@@ -111,6 +114,7 @@ class _Features(NamedTuple):
     origins: tuple[str, ...]
     kinds: tuple[Kind, ...]
     emptied: tuple[str, ...]
+    left_out: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -131,9 +135,10 @@ def read_table(
     if progress:
         progress(f"Reading {path.name}", 0, 1)
     frame = read_frame(path, as_text=() if environment is None else (environment.strip(),))
-    return table_from_frame(
+    table = table_from_frame(
         frame, target=target, environment=environment, deploy=deploy, name=path.name, keep=keep, progress=progress
     )
+    return replace(table, source=str(path.resolve()))
 
 
 def table_from_frame(
@@ -181,6 +186,7 @@ def table_from_frame(
         kinds=features.kinds,
         classes=labels.classes,
         emptied=features.emptied,
+        left_out=features.left_out,
     )
 
 
@@ -382,7 +388,8 @@ def _features_of(
     if not columns:
         raise TableError("No column is left to predict from: " + " ".join(notes or ["the table has no other columns."]))
     values, names, origins, kinds = zip(*columns, strict=True)
-    return _Features(np.stack(values, axis=1), names, origins, kinds, tuple(emptied), tuple(notes))
+    left_out = tuple(name for name in frame.columns if name not in origins)
+    return _Features(np.stack(values, axis=1), names, origins, kinds, tuple(emptied), left_out, tuple(notes))
 
 
 def _is_emptied(values: np.ndarray, is_deploy: np.ndarray) -> bool:
