@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 MAX_VARIABLES = 4096
@@ -19,8 +19,9 @@ def check(condition: bool, field: str, expected: str, got: object) -> None:
         raise ValueError(f"{field}: expected {expected}, got {got!r}")
 
 
-def is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_int(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, NumPy's too; no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[Real]:
@@ -57,7 +58,9 @@ def encode(value: object) -> Any:
         return {"type": type(value).__name__} | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple):
         return [encode(item) for item in value]
-    return value
+    if is_int(value):
+        return int(value)
+    return float(value) if is_number(value) else value
 
 
 def decode(data: Any, classes: Mapping[str, type], where: str) -> Any:
