@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from settx_fast.cli import prior
 from settx_fast.cli._errors import Commands
+from settx_fast.cli._terminal import show_every_letter
 from settx_fast.cli.doctor import doctor
 from settx_fast.cli.predict import predict, report
 from settx_fast.cli.recommend import recommend
@@ -45,8 +47,10 @@ def _root(
 
 for command in (doctor, sample, train, evaluate, predict, recommend, report):
     app.command()(command)
+app.add_typer(prior.app, name="prior")
 
 
 def main() -> None:
     """Entry point of `settx-fast`."""
+    show_every_letter()
     app(prog_name="settx-fast")

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-REPLACED = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "�")  # all but tab and new line
+_DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # let text be read in another order than it is
+REPLACED = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *_DIRECTIONS), "�")  # not tab and new line
 
 
 class _PlainConsole(Console):

@@ -35,7 +35,7 @@ def explain(error: Exception) -> str:
     """The sentence that tells the user what went wrong and, where known, what to do."""
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "settx_fast":
-        return f"{text}: install it with `pip install 'settx_fast[app]'`."
+        return f"{text}: install it with `pip install '.[app]'` in the folder of settx_fast's sources."
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.strerror}: '{error.filename}'."
     if isinstance(error, MemoryError):

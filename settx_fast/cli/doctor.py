@@ -167,14 +167,14 @@ def _advice(versions: dict[str, str | None], native: dict[str, Any]) -> list[Adv
         build = "in the source tree, `pip install .` builds it (it needs a C++17 compiler, nothing else)"
         advice.append(Advice(True, f"The sampler needs the native module, which is not there: {build}."))
     if missing := [name for name in APP if versions[name] is None]:
-        install = "`pip install 'settx_fast[app]'`"
+        install = "`pip install '.[app]'`"
         advice.append(Advice(True, f"The predictor needs {', '.join(missing)}: {install}."))
     has_gpu = os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi") is not None
     if has_gpu and not torch.cuda.is_available():
         what = "is built without CUDA: install the CUDA build" if torch.version.cuda is None else "cannot use it"
         advice.append(Advice(False, f"There is an NVIDIA driver, but this torch {what}."))
     if torch.cuda.is_available() and versions["triton"] is None:
-        advice.append(Advice(False, "The fused kernels need triton: `pip install 'settx_fast[gpu]'`."))
+        advice.append(Advice(False, "The fused kernels need triton: `pip install '.[gpu]'`."))
     if torch.cuda.is_available() and native["found"] and not native["cuda"]:
         advice.append(
             Advice(False, "The native module was built without CUDA: build it again where nvcc is on the path.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -70,7 +71,7 @@ class TrainConfig:
         }
         if weights is not None:
             data[CHECKSUM] = weights
-        return json.dumps(data, indent=2)
+        return json.dumps(data, indent=2, default=operator.index)  # whole numbers of NumPy
 
     @classmethod
     def load(cls, directory: Path | str) -> TrainConfig:

@@ -120,7 +120,8 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
     parts.append(columns.new_full((*columns.shape[:2], 1), math.log(min(rows, MANY_ROWS) / MANY_ROWS)))
     if config.interactions:
         left, right = torch.triu_indices(config.max_variables, config.max_variables, device=columns.device)
-        parts.append(columns[..., left] * columns[..., right])
+        single = columns.float()
+        parts.append(single[..., left] * single[..., right])
     if config.units:
         parts.append(scale.log().gather(2, order).expand(columns.shape))
     elements = torch.cat([part.float() for part in parts], -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from settx_fast.predictor.columns import Encoded, Kind, encode_column, is_text, words_of
+from settx_fast.predictor.columns import Kind, encode_column, is_text, words_of
+from settx_fast.predictor.environments import MIN_SOURCE_ROWS, Environments, deployed, environments_of
 from settx_fast.predictor.files import UNNAMED, TableError, check_names, listed, read_frame
-from settx_fast.predictor.numerals import EMPTY, WORDS, read_numbers
+from settx_fast.predictor.labels import target_of
+from settx_fast.predictor.numerals import WORDS, read_numbers
 
 __all__ = ["MERGED_ENVIRONMENT", "MIN_SOURCE_ROWS", "Progress", "Table", "TableError", "read_table", "table_from_frame"]
 
-MIN_SOURCE_ROWS = 10
 MERGED_ENVIRONMENT = "(merged)"
 NARROWEST, WIDEST = 1e-15, 1e15  # spread of a column: its square must fit float32
-MOST_CODES = 10  # different whole numbers up to which a target looks like classes
-ROWS_PER_CODE = 5
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and out of how much."""
@@ -35,7 +33,8 @@ class Table:
     environment (R,) int64 into `environment_names`; deploy the index of the deployment environment or None.
     notes: what was done to the table. origins: the file's column of each feature, which may have become several;
     kinds: what that column held ("number", "flag", "date", "level", "code"). classes: of a target that holds two, the
-    one that is 0 and the one that is 1, else (). emptied: columns left out because the deployment lacks them.
+    one that is 0 and the one that is 1, else (). emptied: columns left out because the deployment lacks them; left_out:
+    all columns that were. source: the file, as an absolute path, or None.
     """
 
     name: str
@@ -51,6 +50,8 @@ class Table:
     kinds: tuple[Kind, ...] = ()
     classes: tuple[str, ...] = ()
     emptied: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    source: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.origins) != len(self.feature_names):  # not given, or those of other features
@@ -88,21 +89,6 @@ class Table:
         return _merge_environments(_choose_features(self, max_features, first), max_environments)
 
 
-class _Environments(NamedTuple):
-    """Which environment each row is from (−1: not known), and their names in natural order."""
-
-    codes: np.ndarray
-    names: tuple[str, ...]
-
-
-class _Target(NamedTuple):
-    """Target values (R,), NaN where unlabelled; the names of two classes or (); notes."""
-
-    values: np.ndarray
-    classes: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
 class _Features(NamedTuple):
     """Feature matrix (R, P) without gaps, and what is known of each column."""
 
@@ -111,6 +97,7 @@ class _Features(NamedTuple):
     origins: tuple[str, ...]
     kinds: tuple[Kind, ...]
     emptied: tuple[str, ...]
+    left_out: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -131,9 +118,10 @@ def read_table(
     if progress:
         progress(f"Reading {path.name}", 0, 1)
     frame = read_frame(path, as_text=() if environment is None else (environment.strip(),))
-    return table_from_frame(
+    table = table_from_frame(
         frame, target=target, environment=environment, deploy=deploy, name=path.name, keep=keep, progress=progress
     )
+    return replace(table, source=str(path.resolve()))
 
 
 def table_from_frame(
@@ -157,12 +145,12 @@ def table_from_frame(
     frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1)
     target, environment = target.strip(), None if environment is None else environment.strip()
     _check_columns(frame, target, environment, keep)
-    environments, notes = _environments_of(frame, environment)
-    deployed = _deployed(deploy, environments.names, environment)
-    is_deploy = environments.codes == (-2 if deployed is None else deployed)
-    labels = _target_of(frame[target], environments, deployed, target in keep)
+    environments, notes = environments_of(frame, environment)
+    place = deployed(deploy, environments.names, environment)
+    is_deploy = environments.codes == (-2 if place is None else place)
+    labels = target_of(frame[target], environments, place, target in keep)
     used = (np.isfinite(labels.values) | is_deploy) & (environments.codes >= 0)
-    notes += labels.notes + _missing_target_notes(target, environments, labels.values, used, deployed)
+    notes += labels.notes + _missing_target_notes(target, environments, labels.values, used, place)
     _check_sources(target, labels.values[used & ~is_deploy])
     others = frame.drop(columns=[target] if environment is None else [target, environment])
     features = _features_of(others, used, is_deploy[used], keep, progress)
@@ -175,12 +163,13 @@ def table_from_frame(
         target=labels.values[used],
         environment=np.searchsorted(there, environments.codes[used]),
         environment_names=tuple(environments.names[code] for code in there),
-        deploy=None if deployed is None else int(np.searchsorted(there, deployed)),
+        deploy=None if place is None else int(np.searchsorted(there, place)),
         notes=(*notes, *features.notes),
         origins=features.origins,
         kinds=features.kinds,
         classes=labels.classes,
         emptied=features.emptied,
+        left_out=features.left_out,
     )
 
 
@@ -194,130 +183,8 @@ def _check_columns(frame: pd.DataFrame, target: str, environment: str | None, ke
         raise TableError(f"Target and environment must be different columns; both are '{target}'.")
 
 
-def _environments_of(frame: pd.DataFrame, environment: str | None) -> tuple[_Environments, tuple[str, ...]]:
-    if environment is None:
-        return _Environments(np.zeros(len(frame), dtype=np.int64), ("all rows",)), ()
-    words = words_of(frame[environment], _label)
-    words = words.without(np.array([text.lower() in EMPTY for text in words.texts], dtype=bool))
-    known, missing = int(words.counts.sum()), int((words.codes < 0).sum())
-    if known > MIN_SOURCE_ROWS and len(words.texts) > known / 2:
-        raise TableError(
-            f"The environment column '{environment}' has {len(words.texts)} different values in {known} rows: "
-            "choose a column that says which group a row comes from."
-        )
-    names = sorted(words.texts, key=_natural_order)
-    place = np.array([*(names.index(text) for text in words.texts), -1], dtype=np.int64)
-    note = f"{missing} of {len(frame)} rows were left out: no value in the environment column '{environment}'."
-    return _Environments(place[words.codes], tuple(names)), (note,) if missing else ()
-
-
-def _label(value: object) -> str:
-    """Whole numbers read without a point: a column of integers with gaps is read, and written, as floats."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        value = int(value)
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", str(value).strip())
-
-
-def _natural_order(label: str) -> tuple[int, float, str]:
-    number = _as_number(label)
-    return (1, 0.0, label) if number is None else (0, number, label)
-
-
-def _as_number(label: str) -> float | None:
-    try:
-        number = float(label)
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
-
-
-def _deployed(deploy: object, names: Sequence[str], environment: str | None) -> int | None:
-    """Which environment a deployment value means: its name as it is written, or the only one of the same meaning."""
-    if deploy is None:
-        return None
-    if environment is None:
-        raise TableError("A deployment value needs an environment column to look it up in.")
-    written = str(deploy).strip() if isinstance(deploy, str) else _label(deploy)
-    alike = [name for name in names if name == written] or [name for name in names if _mean_the_same(name, written)]
-    if not alike:
-        raise TableError(f"No row has '{written}' in the column '{environment}'; its values are {listed(names)}.")
-    if len(alike) > 1:
-        raise TableError(
-            f"'{written}' may mean several values of the column '{environment}': {listed(alike)}: write one of them."
-        )
-    if len(names) == 1:
-        raise TableError(
-            f"'{written}' is the only environment, so there are no source rows to learn from: "
-            "add rows of other environments, or give no deployment value."
-        )
-    return names.index(alike[0])
-
-
-def _mean_the_same(one: str, other: str) -> bool:
-    number = _as_number(one)
-    return one.casefold() == other.casefold() or (number is not None and number == _as_number(other))
-
-
-def _target_of(column: pd.Series, environments: _Environments, deployed: int | None, keep: bool) -> _Target:
-    encoded = encode_column(column, is_target=True, keep=keep, words_are_missing=True)
-    if encoded.kind in ("code", "nothing") or encoded.values.shape[1] != 1:
-        raise TableError(
-            f"The target column '{column.name}' must hold numbers or two categories; "
-            f"it holds {listed([repr(value) for value in column.dropna().unique()], limit=3) or 'no values'}."
-        )
-    values, notes = _without_stand_in_labels(encoded.values[:, 0], environments, deployed)
-    name = str(column.name)
-    known = np.unique(values[np.isfinite(values) & (environments.codes >= 0)])
-    if len(known) == 2 and not (keep and encoded.kind == "number"):
-        return _two_classes(name, encoded, values, known, notes)
-    if _are_codes(known, np.isfinite(values).sum()) and not keep:
-        raise TableError(
-            f"The target column '{name}' holds {len(known)} different whole numbers only "
-            f"({listed([f'{value:g}' for value in known])}), as classes do: expected amounts or two classes; "
-            f"`--keep '{name}'` reads them as amounts."
-        )
-    return _Target(values, (), encoded.notes + notes)
-
-
-def _are_codes(known: np.ndarray, rows: int) -> bool:
-    is_few = 2 < len(known) <= MOST_CODES and rows >= ROWS_PER_CODE * len(known)
-    return is_few and bool((known == np.rint(known)).all())
-
-
-def _two_classes(name: str, encoded: Encoded, values: np.ndarray, known: np.ndarray, notes: tuple[str, ...]) -> _Target:
-    """Values as 0 and 1; the risk of a framework is then its Brier score."""
-    if encoded.kind == "level":
-        classes = encoded.levels[0], encoded.levels[1]
-    elif encoded.kind == "flag":
-        classes = "False", "True"
-    else:
-        classes = f"{known[0]:g}", f"{known[1]:g}"
-    said = () if encoded.kind == "level" or classes == ("0", "1") else (f"Target '{name}': '{classes[1]}' became 1.",)
-    values = np.where(np.isnan(values), np.nan, (values == known[1]).astype(float))
-    return _Target(values, classes, encoded.notes + notes + said)
-
-
-def _without_stand_in_labels(
-    values: np.ndarray, environments: _Environments, deployed: int | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels that are all the same in the deployment stand for missing ones; elsewhere that is only said."""
-    notes: tuple[str, ...] = ()
-    for code, name in enumerate(environments.names):
-        inside = (environments.codes == code) & np.isfinite(values)
-        count = int(inside.sum())
-        if count < 2 or count == np.isfinite(values).sum() or np.ptp(values[inside]) > 0:
-            continue
-        same = f"All {count:,} labels of '{name}' are {values[inside][0]:g}"
-        if code == deployed:
-            values = np.where(inside, np.nan, values)
-            notes += (f"{same}: taken for unlabelled, so nothing is measured there.",)
-        else:
-            notes += (f"{same}: if that stands for unlabelled, empty these cells or name it as the deployment.",)
-    return values, notes
-
-
 def _missing_target_notes(
-    target: str, environments: _Environments, values: np.ndarray, used: np.ndarray, deployed: int | None
+    target: str, environments: Environments, values: np.ndarray, used: np.ndarray, deployed: int | None
 ) -> tuple[str, ...]:
     known = environments.codes >= 0
     dropped = int((known & ~used).sum())
@@ -382,7 +249,8 @@ def _features_of(
     if not columns:
         raise TableError("No column is left to predict from: " + " ".join(notes or ["the table has no other columns."]))
     values, names, origins, kinds = zip(*columns, strict=True)
-    return _Features(np.stack(values, axis=1), names, origins, kinds, tuple(emptied), tuple(notes))
+    left_out = tuple(name for name in frame.columns if name not in origins)
+    return _Features(np.stack(values, axis=1), names, origins, kinds, tuple(emptied), left_out, tuple(notes))
 
 
 def _is_emptied(values: np.ndarray, is_deploy: np.ndarray) -> bool:

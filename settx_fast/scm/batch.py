@@ -254,7 +254,7 @@ class Batch:
         return result
 
     def _check_number(self, dataset: object) -> None:
-        known = is_int(dataset) and -len(self) <= dataset < len(self)  # type: ignore[operator]
+        known = is_int(dataset) and -len(self) <= dataset < len(self)
         check(known, "dataset", f"an int in 0…{len(self) - 1}", dataset)
 
     def __len__(self) -> int:

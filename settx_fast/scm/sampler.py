@@ -51,6 +51,7 @@ def sample(
     """
     check_request(prior, num_datasets, num_rows, first_index)
     check_seed(seed)
+    num_datasets, num_rows, seed, first_index = map(int, (num_datasets, num_rows, seed, first_index))  # of NumPy
     check(isinstance(return_noise, bool), "return_noise", "True or False", return_noise)
     where, workers, wanted = check_device(device), threads(num_threads), wanted_of(prior, return_noise)
     check_batch_memory(where, prior, num_datasets, num_rows, wanted)
@@ -90,6 +91,7 @@ def resample(
     check(isinstance(batch, Batch), "batch", "an scm.Batch", type(batch).__name__)
     check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
     check_seed(seed)
+    num_rows, seed = int(num_rows), int(seed)
     check(isinstance(observed, bool), "observed", "True or False", observed)
     if attempt is not None:
         _check_attempt(attempt, batch, num_rows, observed)
@@ -145,7 +147,7 @@ def check_batch_memory(
 
 def check_seed(seed: object) -> None:
     """Raise ValueError unless `seed` is an int of 64 bits."""
-    check(is_int(seed) and 0 <= seed < 1 << 64, "seed", "an int in 0…2⁶⁴ − 1", seed)  # type: ignore[operator]
+    check(is_int(seed) and 0 <= seed < 1 << 64, "seed", "an int in 0…2⁶⁴ − 1", seed)
 
 
 def check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: object) -> None:
@@ -153,8 +155,8 @@ def check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: o
     check(isinstance(prior, Prior), "prior", "an scm.Prior", prior)
     check(is_int(num_datasets) and num_datasets >= 1, "num_datasets", "an int ≥ 1", num_datasets)
     check_rows(num_rows, prior.max_environments)
-    check(is_int(first_index) and first_index >= 0, "first_index", "an int ≥ 0", first_index)  # type: ignore[operator]
-    last = first_index + num_datasets  # type: ignore[operator]
+    check(is_int(first_index) and first_index >= 0, "first_index", "an int ≥ 0", first_index)
+    last = int(first_index) + int(num_datasets)  # type: ignore[call-overload]
     check(last <= MAX_INDEX, "first_index + num_datasets", f"at most 2⁴⁸ = {MAX_INDEX}", last)
 
 

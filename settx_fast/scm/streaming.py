@@ -136,6 +136,7 @@ def stream(
     check(is_int(prefetch) and 0 <= prefetch <= MAX_PREFETCH, "prefetch", f"an int in 0…{MAX_PREFETCH}", prefetch)
     threads(num_threads)
     check_batch_memory(where, prior, batch_size, high)
+    batch_size, seed, first_index = int(batch_size), int(seed), int(first_index)  # of NumPy
     return Stream(prior, batch_size, seed, *place, (low, high), first_index, prefetch, where, num_threads)
 
 

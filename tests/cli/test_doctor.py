@@ -15,8 +15,8 @@ doctor = importlib.import_module("settx_fast.cli.doctor")  # the package has a c
 
 
 def test_doctor_prints_advice_with_its_brackets(capsys: pytest.CaptureFixture) -> None:
-    show(Diagnosis({}, {}, {}, (), (Advice(True, "Do `pip install 'settx_fast[app]'`."),)), Console())
-    assert "'settx_fast[app]'" in capsys.readouterr().out
+    show(Diagnosis({}, {}, {}, (), (Advice(True, "Do `pip install '.[app]'`."),)), Console())
+    assert "'.[app]'" in capsys.readouterr().out
 
 
 def test_doctor_names_the_path_of_every_operation_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_doctor_without_an_application_package_says_how_to_install_it_and_exits_
     monkeypatch.setattr(doctor, "version", version_of_others)
     result = run("doctor")
     assert result.exit_code == 1
-    assert "The predictor needs lightning, pyyaml: `pip install 'settx_fast[app]'`." in result.stdout
+    assert "The predictor needs lightning, pyyaml: `pip install '.[app]'`." in result.stdout
     monkeypatch.undo()
     assert run("doctor").exit_code == 0
 

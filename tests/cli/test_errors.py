@@ -101,7 +101,7 @@ def test_a_missing_extra_says_how_to_install_it(
     (tmp_path / "prior.yaml").write_text("{}")
     result = run_without((missing,), *command)
     assert result.returncode == 1
-    assert "pip install 'settx_fast[app]'" in sentence(result)
+    assert "pip install '.[app]'" in sentence(result)
 
 
 def test_sampling_without_the_native_module_exits_with_1(tmp_path: Path) -> None:

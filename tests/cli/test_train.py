@@ -8,6 +8,7 @@ import pytest
 from command import run, sentence
 
 from settx_fast import scm
+from settx_fast.cli.train import DEFAULTS, configure
 from settx_fast.predictor import training
 from settx_fast.predictor.checkpoints import LAST
 from settx_fast.predictor.config import TrainConfig, preset
@@ -67,6 +68,22 @@ def test_without_options_train_runs_the_preset(trained: list, tmp_path: Path) ->
     run("train", "random_linear", "--out", tmp_path / "run")
     assert trained[0][0] == preset("random_linear")
     assert not trained[0][2]["resume"]
+
+
+def test_help_shows_every_default_as_it_is_and_how_long_it_takes(tmp_path: Path) -> None:
+    shown = " ".join(run("train", "--help").stdout.replace("│", " ").split())
+    assert "two minutes for 1,000 steps" in shown
+    assert "settx-fast train my.yaml --out my_model" in shown
+    for text in DEFAULTS.values():
+        assert f"[default: ({text})]" in shown or f"[default: {text}]" in shown
+    (tmp_path / "my.yaml").write_text(scm.presets.random_linear().to_yaml())
+    names = {**{name: name for name in ("random_linear", "chain", "lucas")}, "a file": str(tmp_path / "my.yaml")}
+    configs = {name: configure(prior, None, None, {}) for name, prior in names.items()}
+    assert DEFAULTS["steps"] == ", ".join(f"{config.steps} for {name}" for name, config in configs.items())
+    for config in configs.values():
+        found = {name: str(getattr(config, name)) for name in DEFAULTS if name not in ("steps", "rows", "loss")}
+        found |= {"rows": f"{config.min_rows} {config.max_rows}", "loss": config.model.loss}
+        assert found == {name: text for name, text in DEFAULTS.items() if name != "steps"}
 
 
 @pytest.mark.parametrize("steps", [1, 150, 401])
