@@ -52,7 +52,7 @@ sanitize: install
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
 		$(BIN)/pytest --capture no $(SANITIZED) --native $$(ls build/sanitize/_native*.so) --hypothesis-profile thorough
 
-# Places to look, not a mark: branches that no test took, in build/coverage/python and build/coverage/native.html. GCC.
+# Places to look, not a mark: branches that no test takes, in build/coverage/native and build/coverage/python. GCC.
 coverage: install
 	$(BIN)/cmake -S . -B build/coverage -DSETTX_COVERAGE=ON -DSETTX_CUDA=OFF -DSETTX_VECTOR_PATHS=OFF -DSETTX_TESTS=ON \
 		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
@@ -60,10 +60,11 @@ coverage: install
 	find build/coverage -name '*.gcda' -delete
 	$(BIN)/ctest --test-dir build/coverage --output-on-failure
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(SANITIZED) --native $$(ls build/coverage/_native*.so)
-	$(BIN)/gcovr --root . --filter csrc/ --gcov-ignore-parse-errors=suspicious_hits.warn --txt-metric branch \
-		--txt --html-details build/coverage/native.html --sort uncovered-percent build/coverage
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --cov=settx_fast --cov-branch \
-		--cov-report=term:skip-covered --cov-report=html:build/coverage/python
+	mkdir -p build/coverage/native
+	$(BIN)/gcovr --filter csrc/scm/ --exclude-throw-branches --gcov-ignore-parse-errors=suspicious_hits.warn \
+		--txt-metric branch --txt --sort uncovered-percent --html-details build/coverage/native/index.html build/coverage
+	COVERAGE_FILE=build/coverage/data OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal \
+		--cov=settx_fast --cov-branch --cov-report=term:skip-covered --cov-report=html:build/coverage/python
 
 kernels-check: install
 	$(BIN)/python -m benchmarks.kernels_check

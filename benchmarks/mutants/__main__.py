@@ -43,10 +43,12 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="mistakes that hold TEXT in their area, file or name"
     )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="a sample: the first of every N")
     parser.add_argument("--list", action="store_true", help="say which there are, and plant none")
     parser.add_argument("--again", action="store_true", help="forget what was found")
     arguments = parser.parse_args()
     chosen = [each for each in mistakes() if arguments.only in f"{each.area} {each.file} {each.holds}"]
+    chosen = chosen[:: arguments.every]
     if problems := [f"{each.holds}: {problem}" for each in chosen if (problem := each.problem())]:
         sys.exit("\n".join(problems))
     if arguments.list:
