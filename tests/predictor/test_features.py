@@ -182,6 +182,14 @@ def test_elements_tell_the_log_of_the_rows_relative_to_a_thousand_and_no_more_of
     np.testing.assert_allclose(elements[..., count], expected, rtol=1e-6)
 
 
+def test_an_outlier_says_no_more_than_one_at_the_limit():
+    plain = observed(rows=400, sets=1)
+    features = plain.features.clone()
+    features[0, 3, 0] = 1e6
+    columns = encode(plain._replace(features=features), CONFIG).elements[..., : CONFIG.max_variables]
+    assert columns.abs().max() == 10
+
+
 def test_an_environment_of_one_row_has_log_scale_0():
     config = FeatureConfig(2, 2, interactions=False)
     feature = torch.tensor([0.0, 2.0, 0.0, 2.0, 7.0]).view(1, 5, 1)
