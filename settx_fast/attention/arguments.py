@@ -35,8 +35,13 @@ def enter(name: str, x: Tensor, lengths: Tensor | None, mask: Tensor | None) -> 
     return Sets(x, lengths), _identity
 
 
-def prefix(name: str, sets: Sets, lengths: Tensor | int) -> Sets:
-    """The first `lengths` rows of padded sets: one number for all, or one each (B,)."""
+def context_of(sets: Sets, lengths: Tensor | int | None, mask: Tensor | None) -> Sets:
+    """The first `lengths` rows of padded sets: one number for all, or one each (B,); None: all rows."""
+    name = "context_lengths"
+    if lengths is None:
+        return sets
+    if mask is not None:
+        raise ValueError(f"{name}: expected no mask beside it, which leaves no first rows")
     if sets.offsets is not None:
         raise ValueError(f"{name}: expected padded sets, got a jagged nested tensor")
     size = sets.rows.shape[1]
@@ -71,7 +76,7 @@ def _enter_jagged(name: str, x: Tensor, also_ragged: bool) -> tuple[Sets, Restor
 
 def _enter_masked(x: Tensor, mask: Tensor) -> tuple[Sets, Restore]:
     lengths = mask.sum(1)
-    if not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+    if _is_readable(mask) and bool((mask[:, 1:] <= mask[:, :-1]).all()):
         return Sets(x, lengths), _identity
     order = mask.logical_not().byte().argsort(dim=1, stable=True)
     back = order.argsort(dim=1)
@@ -102,8 +107,25 @@ def check_fits(name: str, x: Tensor, weight: Tensor) -> None:
         )
 
 
+def check_batches(query: Sets, key: Sets) -> None:
+    """Raise unless there is a query set for every key set, or one, without lengths, for all."""
+    if query.num_sets == key.num_sets:
+        return
+    if query.num_sets != 1:
+        raise ValueError(f"query: expected a batch of 1 or {key.num_sets} (as key), got {query.num_sets}")
+    if query.lengths is not None or query.offsets is not None:
+        raise ValueError("query: expected no lengths, mask or jagged layout where all key sets share it")
+
+
 def _dtype(value: object) -> object:
     return value.dtype if isinstance(value, Tensor) else type(value).__name__
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether values are in reach of the host: they are read where that costs nothing."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not (torch._C._functorch.is_batchedtensor(tensor) or torch.jit.is_tracing())
 
 
 def _check_mask(name: str, mask: Tensor, x: Tensor) -> None:
@@ -123,7 +145,7 @@ def _checked_lengths(name: str, lengths: Tensor, x: Tensor) -> Tensor:
         raise ValueError(
             f"{name}: expected shape {tuple(x.shape[:1])} on {x.device}, got {tuple(lengths.shape)} on {lengths.device}"
         )
-    if torch.compiler.is_compiling() or lengths.device.type != "cpu":  # values are out of reach without a host sync
+    if not _is_readable(lengths):
         return lengths.long().clamp(0, x.shape[1])
     if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]:
         raise ValueError(f"{name}: expected values in 0..{x.shape[1]}, got {lengths.tolist()}")
@@ -179,6 +201,10 @@ def expected_shapes(spec: BlockSpec, dim_query: int, dim_key: int, dim: int) -> 
 def autocast(tensor: Tensor) -> Tensor:
     """The tensor in autocast's dtype where that is on for its device and would cast it, else as it is."""
     device = tensor.device.type
-    if not torch.is_autocast_enabled(device) or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+    if (
+        device == "meta"
+        or not torch.is_autocast_enabled(device)
+        or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16)
+    ):
         return tensor
     return tensor.to(torch.get_autocast_dtype(device))

@@ -20,7 +20,8 @@ class BlockSpec:
 
     `residual="projected"` adds the projected query, `"input"` the block's own input. `ffn_dim=None` is the original's
     single D → D layer, a number the two layers D → ffn_dim → D. `scale="model"` divides scores by √D, `"head"` by √E.
-    Raises ValueError for a value outside its choices.
+    `dropout` is the share of attention weights that a call drops, as in training. Raises ValueError for a value outside
+    its choices.
     """
 
     num_heads: int
@@ -32,8 +33,9 @@ class BlockSpec:
     ffn_dim: int | None = None
     scale: Scale = "model"
     norm_eps: float = 1e-5
+    dropout: float = 0.0
     text: str = field(init=False, repr=False, compare=False)
-    """The other fields in order, as operators carry them."""
+    """The other fields in order, as operators carry them; none of these drops weights."""
 
     def __post_init__(self) -> None:
         for name, choices in (("norm", Norm), ("residual", Residual), ("activation", Activation), ("scale", Scale)):
@@ -43,8 +45,10 @@ class BlockSpec:
             raise ValueError(f"num_heads: expected at least 1, got {self.num_heads}")
         if self.ffn_dim is not None and self.ffn_dim < 1:
             raise ValueError(f"ffn_dim: expected None or at least 1, got {self.ffn_dim}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected at least 0 and below 1, got {self.dropout}")
         # stored, not formatted when asked for: torch.compile reads it as a constant
-        values = (getattr(self, known.name) for known in fields(self) if known.init)
+        values = (getattr(self, known.name) for known in fields(self) if known.init and known.name != "dropout")
         object.__setattr__(self, "text", " ".join(str(value) for value in values))
 
     @property

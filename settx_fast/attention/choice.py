@@ -18,14 +18,17 @@ from torch import Tensor
 
 from settx_fast.attention import blockwise, composed, reference
 from settx_fast.attention.block import BlockSpec, BlockWeights
+from settx_fast.attention.derivatives import is_transformed
 from settx_fast.attention.sets import Sets
 
 Impl = Literal["reference", "blockwise", "composed", "triton"]
 
 MAX_DIM_IN, MAX_DIM, MIN_HEAD, MAX_LATENTS, MIN_CAPABILITY = 512, 256, 8, 256, (8, 0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# rows × width up to which saved activations stay in cache (measured with benchmarks/isab.py)
-SAVED_ELEMENTS = 2**19
+# Activations that a CPU's training step saves: beyond so many bytes, to page them in costs more than to compute them
+# again. Beyond the second number where an element has many scores, times its width: tiles write scores, which PyTorch's
+# attention never does, so that only room speaks for tiles (measured with benchmarks/saving.py).
+SAVED_BYTES, SAVED_BYTES_OF_MANY_SCORES, MANY_SCORES = 96 * 2**20, 256 * 2**20, 2
 
 _log = logging.getLogger(__name__)
 
@@ -59,43 +62,102 @@ def choose(
     num_latents: int,
     *blocks: tuple[BlockWeights, BlockSpec],
     ragged_latents: bool = False,
+    offsets: Tensor | None = None,
 ) -> Implementation:
     """The implementation that `impl` names, or the best for a call (see `why_not_triton` for its arguments).
 
-    Raises ValueError where the one that `impl` names cannot take the call.
+    `offsets` are those of packed x. Raises ValueError where the one that `impl` names cannot take the call.
     """
-    if impl is None and x.device.type != "cuda":
-        return composed if x.device.type != "cpu" or _worth_saving(x, blocks[-1][0]) else blockwise
-    if impl is None or impl == "triton":
+    siblings: dict[str, Implementation] = {"reference": reference, "blockwise": blockwise, "composed": composed}
+    if impl is None:
+        return _best(x, num_latents, blocks, ragged_latents, offsets)
+    if impl not in siblings and impl != "triton":
+        raise ValueError(f"impl: expected None, 'triton' or one of {sorted(siblings)}, got {impl!r}")
+    reason = None
+    if impl == "triton":
         reason = why_not_triton(x, num_latents, *blocks, ragged_latents=ragged_latents)
-        if reason is None:
-            from settx_fast.attention import triton
+    elif impl == "blockwise":
+        reason = next(_reasons_of_operators(blocks), None)
+    if reason is not None:
+        raise ValueError(f"impl: {impl!r} cannot take this call: {reason}")
+    return _triton() if impl == "triton" else siblings[impl]
 
-            return triton
-        if impl == "triton":
-            raise ValueError(f"impl: 'triton' cannot take this call: {reason}")
+
+def _best(
+    x: Tensor,
+    num_latents: int,
+    blocks: tuple[tuple[BlockWeights, BlockSpec], ...],
+    ragged_latents: bool,
+    offsets: Tensor | None,
+) -> Implementation:
+    if is_transformed():
+        return reference
+    on_cuda = x.device.type == "cuda"
+    if on_cuda:
+        reason = why_not_triton(x, num_latents, *blocks, ragged_latents=ragged_latents)
+    else:
+        reason = next(_reasons_of_operators(blocks), None)
+    if reason is not None:
         if not torch.compiler.is_compiling():
             _log_once(reason)
         return composed
-    siblings: dict[str, Implementation] = {"reference": reference, "blockwise": blockwise, "composed": composed}
-    if impl not in siblings:
-        raise ValueError(f"impl: expected None, 'triton' or one of {sorted(siblings)}, got {impl!r}")
-    return siblings[impl]
+    if on_cuda:
+        return _triton()
+    if x.device.type != "cpu" or _is_written_down() or _worth_saving(x, num_latents, blocks, offsets):
+        return composed
+    return blockwise
 
 
-def _worth_saving(x: Tensor, weights: BlockWeights) -> bool:
-    """Whether a CPU trains faster on rows (…, C) by saving activations than by recomputing them.
+def _triton() -> Implementation:
+    from settx_fast.attention import triton
+
+    return triton
+
+
+def _is_written_down() -> bool:
+    """Whether the call becomes a program that should run without this package: exported (ONNX too) or traced."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def _worth_saving(
+    x: Tensor, num_latents: int, blocks: tuple[tuple[BlockWeights, BlockSpec], ...], offsets: Tensor | None
+) -> bool:
+    """Whether a CPU is faster on x by saving activations than by recomputing them, and has room for it.
 
     Never under a compiler: a choice by size would bind the graph to the sizes it saw.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling():
         return False
-    return x.shape[:-1].numel() * weights.w_q.shape[0] <= SAVED_ELEMENTS
+    weights, spec = blocks[-1]
+    dim, scores = weights.w_q.shape[0], spec.num_heads * num_latents
+    over_itself = len(blocks) == 1 and num_latents > MAX_LATENTS
+    if over_itself and offsets is None:  # two long sides: tiles save nothing there but scores, which nobody keeps
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    room = SAVED_BYTES_OF_MANY_SCORES if scores >= MANY_SCORES * dim else SAVED_BYTES
+    return saved_bytes(x, spec, dim, offsets, over_itself=over_itself) <= room
+
+
+def saved_bytes(
+    x: Tensor, spec: BlockSpec, dim: int, offsets: Tensor | None = None, *, over_itself: bool = False
+) -> int:
+    """About what a training step allocates for x, (B, N, C) or packed (R, C), where it saves: some activations a row.
+
+    Packed sets are padded to the longest; `over_itself`: so are their scores.
+    """
+    rows, longest = x.shape[:-1].numel(), x.shape[-2]
+    if offsets is not None:
+        sizes = offsets.diff()
+        longest = int(sizes.max()) if len(sizes) else 0
+        rows = len(sizes) * longest
+    a_row = 8 * dim + 2 * (spec.ffn_dim or 0) + (spec.num_heads * longest if over_itself else 0)
+    return rows * a_row * x.element_size()
 
 
 @cache
 def _log_once(reason: str) -> None:
-    _log.info("composed from library calls instead of the fused kernels: %s", reason)
+    _log.info("composed from library calls, which saves all activations: %s", reason)
 
 
 def why_not_triton(
@@ -114,6 +176,7 @@ def _reasons(
 ) -> Iterator[str]:
     if (missing := _missing(x.device.type, x.device.index)) is not None:
         yield missing
+    yield from _reasons_of_operators(blocks)
     if x.dtype not in DTYPES:
         yield f"the dtype is {x.dtype}, the kernels know {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}"
     if x.stride(-1) != 1 and x.shape[-1] > 1:
@@ -136,6 +199,14 @@ def _reasons(
             yield f"the block reads more than {MAX_DIM_IN} features"
         if any(w is not None and w.dtype != x.dtype for w in weights):
             yield f"a weight is not {x.dtype}, as the elements are"
+
+
+def _reasons_of_operators(blocks: tuple[tuple[BlockWeights, BlockSpec], ...]) -> Iterator[str]:
+    """What no operator of ours does, neither kernels nor tiles."""
+    if is_transformed():
+        yield "torch.func and forward-mode derivatives follow impl='composed' and impl='reference' only"
+    if any(spec.dropout for _, spec in blocks):
+        yield "weights of attention are dropped, which impl='composed' and impl='reference' do"
 
 
 def _missing(device: str, index: int | None) -> str | None:

@@ -6,10 +6,19 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from settx_fast.attention.arguments import autocast, check_block, check_fits, check_set, enter, prefix
+from settx_fast.attention import composed
+from settx_fast.attention.arguments import (
+    Restore,
+    autocast,
+    check_batches,
+    check_block,
+    check_fits,
+    check_set,
+    context_of,
+    enter,
+)
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.choice import Impl, choose
-from settx_fast.attention.sets import Sets
 
 
 def attention_block(
@@ -40,10 +49,10 @@ def attention_block(
     check_fits("query", queries.rows, weights.w_q)
     check_fits("key", keys.rows, weights.w_k)
     check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
-    _check_batches(queries, keys)
+    check_batches(queries, keys)
     long, short = (queries, keys) if queries.rows.shape[-2] > keys.rows.shape[-2] else (keys, queries)
     ragged = short is keys and not (short.lengths is None and short.offsets is None)
-    chosen = choose(impl, long.rows, short.rows.shape[-2], (weights, spec), ragged_latents=ragged)
+    chosen = choose(impl, long.rows, short.longest, (weights, spec), ragged_latents=ragged, offsets=long.offsets)
     return restore(chosen.attention_block(queries, keys, weights, spec))
 
 
@@ -72,10 +81,8 @@ def induced_set_attention(
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
     weights_a, weights_b = weights_a.map(autocast), weights_b.map(autocast)
-    if context_lengths is not None and mask is not None:
-        raise ValueError("context_lengths: expected no mask beside it, which leaves no first rows")
     sets, restore = enter("x", x, lengths, mask)
-    context = sets if context_lengths is None else prefix("context_lengths", sets, context_lengths)
+    context = context_of(sets, context_lengths, mask)
     inducing = autocast(inducing)
     check_fits("x", sets.rows, weights_a.w_k)
     check_set("inducing", inducing, like=sets.rows)
@@ -83,8 +90,47 @@ def induced_set_attention(
         raise ValueError(f"inducing: expected shape (1, M, D), got {tuple(inducing.shape)}")
     check_block("weights_a", weights_a, spec_a, inducing, sets.rows.shape[-1])
     check_block("weights_b", weights_b, spec_b, sets.rows, dim_key=weights_a.w_q.shape[0])
-    chosen = choose(impl, sets.rows, inducing.shape[1], (weights_a, spec_a), (weights_b, spec_b))
+    blocks = (weights_a, spec_a), (weights_b, spec_b)
+    chosen = choose(impl, sets.rows, inducing.shape[1], *blocks, offsets=sets.offsets)
     return restore(chosen.induced_set_attention(sets, context, inducing, weights_a, spec_a, weights_b, spec_b))
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    weights: BlockWeights,
+    spec: BlockSpec,
+    *,
+    query_lengths: Tensor | None = None,
+    query_mask: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    """How much every query element of a block reads of every key element: (B, H, N_q, N_k), for sets of modest size.
+
+    Arguments are those of `attention_block`; jagged sets are padded to the longest. A row of weights sums to 1, or to 0
+    where the query element is none or the key set is empty; keys that are none have weight 0. Nothing is dropped.
+    Of an ISAB: `attention_weights(isab.I, x, isab.mab0.weights, isab.mab0.spec)`.
+
+    Raises ValueError for a wrong shape, TypeError for a wrong dtype or kind.
+    """
+    weights = weights.map(autocast)
+    queries, restore_queries = enter("query", query, query_lengths, query_mask)
+    keys, restore_keys = enter("key", key, key_lengths, key_mask)
+    check_fits("query", queries.rows, weights.w_q)
+    check_fits("key", keys.rows, weights.w_k)
+    check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
+    check_batches(queries, keys)
+    read = composed.attention_weights(queries, keys, weights, spec)
+    if query_mask is not None:
+        read = _along(read, 2, restore_queries)
+    return read if key_mask is None else _along(read, 3, restore_keys)
+
+
+def _along(weights: Tensor, axis: int, restore: Restore) -> Tensor:
+    """Weights (B, h, N_q, N_k) with the rows of an axis in the caller's order."""
+    rows = weights.movedim(axis, 1)
+    return restore(rows.flatten(2)).view(rows.shape).movedim(1, axis)
 
 
 def set_mean(
@@ -100,12 +146,3 @@ def set_mean(
     if valid is None:
         return encoded.mean(-2)
     return encoded.masked_fill(~valid, 0).sum(-2) / valid.sum(-2).clamp(min=1)
-
-
-def _check_batches(query: Sets, key: Sets) -> None:
-    if query.num_sets == key.num_sets:
-        return
-    if query.num_sets != 1:
-        raise ValueError(f"query: expected a batch of 1 or {key.num_sets} (as key), got {query.num_sets}")
-    if query.lengths is not None or query.offsets is not None:
-        raise ValueError("query: expected no lengths, mask or jagged layout where all key sets share it")

@@ -1,7 +1,8 @@
-"""What follows attention inside a block, in library calls that autograd follows."""
+"""The parts of a block in library calls that autograd, and every transform of torch.func, follows."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,7 +11,29 @@ from settx_fast.attention.block import BlockSpec, BlockWeights
 
 def first_norm(x: Tensor, w: BlockWeights, spec: BlockSpec) -> Tensor:
     """What queries and keys are made from: norm0(x) under norm_first, else x."""
-    return norm(x, w.g0, w.b0, spec) if spec.norm_first else x
+    return norm(x, w.g0, w.b0, spec.norm, spec.norm_eps) if spec.norm_first else x
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, D) → (B, h, N, e)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, h, N, e) → (B, N, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def softmax(scores: Tensor, valid: Tensor | None) -> Tensor:
+    """Softmax of scores (B, h, N, M) over the keys that are valid (B, 1, 1, M; None: all); zeros where none is."""
+    if valid is None:
+        return scores.softmax(-1)
+    return scores.masked_fill(~valid, torch.finfo(scores.dtype).min).softmax(-1).masked_fill(~valid, 0)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Attention of scaled queries (B, h, N, e) over keys and values (B, h, M, e), see `softmax`; drops weights."""
+    return F.dropout(softmax(q @ k.mT, valid), dropout) @ v
 
 
 def finish(residual: Tensor, attended: Tensor, w: BlockWeights, spec: BlockSpec) -> Tensor:
@@ -19,17 +42,17 @@ def finish(residual: Tensor, attended: Tensor, w: BlockWeights, spec: BlockSpec)
         attended = F.linear(attended, w.w_p, w.b_p)
     out = residual + attended
     if spec.norm_first:
-        return out + _feed_forward(norm(out, w.g1, w.b1, spec), w, spec)
-    out = norm(out, w.g0, w.b0, spec)
-    return norm(out + _feed_forward(out, w, spec), w.g1, w.b1, spec)
+        return out + _feed_forward(norm(out, w.g1, w.b1, spec.norm, spec.norm_eps), w, spec)
+    out = norm(out, w.g0, w.b0, spec.norm, spec.norm_eps)
+    return norm(out + _feed_forward(out, w, spec), w.g1, w.b1, spec.norm, spec.norm_eps)
 
 
-def norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, spec: BlockSpec) -> Tensor:
-    """The norm that `spec` names, over the last axis."""
-    if spec.norm == "layer":
-        return F.layer_norm(x, x.shape[-1:], gain, bias, spec.norm_eps)
-    if spec.norm == "rms":
-        return F.rms_norm(x, x.shape[-1:], gain, spec.norm_eps)
+def norm(x: Tensor, gain: Tensor | None, bias: Tensor | None, kind: str, eps: float) -> Tensor:
+    """The norm of a kind ("none", "layer", "rms") over the last axis."""
+    if kind == "layer":
+        return F.layer_norm(x, x.shape[-1:], gain, bias, eps)
+    if kind == "rms":
+        return F.rms_norm(x, x.shape[-1:], gain, eps)
     return x
 
 

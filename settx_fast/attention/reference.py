@@ -20,7 +20,9 @@ def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSp
     q, k, v = F.linear(q_normed, w.w_q, w.b_q), F.linear(k_normed, w.w_k, w.b_k), F.linear(k_normed, w.w_v, w.b_v)
     heads = zip(*(t.chunk(spec.num_heads, -1) for t in (q, k, v)), strict=True)
     scale = spec.score_scale(q.shape[-1])
-    attended = torch.cat([_softmax(q_h @ k_h.mT * scale, k_valid) @ v_h for q_h, k_h, v_h in heads], -1)
+    attended = torch.cat(
+        [F.dropout(_softmax(q_h @ k_h.mT * scale, k_valid), spec.dropout) @ v_h for q_h, k_h, v_h in heads], -1
+    )
     if w.w_p is not None:
         attended = F.linear(attended, w.w_p, w.b_p)
     out = _feed_forward((q if spec.residual == "projected" else q_in) + attended, w, spec)

@@ -8,6 +8,7 @@ from torch.export import Dim, export
 
 from settx_fast import ISAB, PMA, SetTransformer
 from settx_fast.attention.blockwise.broadcast import query_weights, scalars
+from settx_fast.functional import Impl
 from settx_fast.testing import VARIANTS, Shape, make_inputs
 
 RAGGED = {
@@ -37,6 +38,16 @@ def test_one_compilation_without_breaks_serves_every_set_size(ragged: str) -> No
         torch.testing.assert_close(*results)
         counts.append(counter.frame_count)
     assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize("impl", ["blockwise", "composed"])
+def test_lengths_beyond_a_set_or_below_zero_are_clamped_where_nobody_can_look(impl: Impl) -> None:
+    torch._dynamo.reset()
+    layer, x = ISAB(3, 8, 2, 4, ln=True, impl=impl), torch.randn(3, 9, 3)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    wrong, clamped = torch.tensor([12, -4, 5]), torch.tensor([9, 0, 5])
+    torch.testing.assert_close(compiled(x, lengths=wrong), layer(x, lengths=clamped))
+    torch.testing.assert_close(compiled(x, context_lengths=wrong), layer(x, context_lengths=clamped))
 
 
 def test_default_choice_compiles_without_breaks() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import settx_fast
 from settx_fast import ISAB, MAB, PMA, SAB, BlockSpec, DeepSet, SetTransformer
+from settx_fast.functional import Impl
 
 
 class OriginalMAB(nn.Module):
@@ -163,6 +164,16 @@ def test_autocast_decides_the_dtype_of_the_output() -> None:
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     assert layer.mab0.fc_v.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("impl", [None, "composed", "blockwise"])
+def test_autocast_leaves_float64_alone(impl: Impl | None) -> None:
+    layer, x = ISAB(5, 8, 2, 3, dtype=torch.float64, impl=impl), torch.randn(2, 7, 5, dtype=torch.float64)
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(x)
+    assert out.dtype == torch.float64
+    assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,10 @@ from torch import Tensor
 from torch.library import register_autograd, register_fake
 
 from settx_fast.attention.blockwise import norms
-from settx_fast.attention.blockwise.tiles import blank, refuse_second_derivative, tiles
+from settx_fast.attention.blockwise.tiles import blank, tiles
+from settx_fast.attention.derivatives import differentiable_gradients
+from settx_fast.attention.layers import attend
+from settx_fast.attention.layers import norm as norm_of
 from settx_fast.attention.registration import operator
 from settx_fast.attention.sets import Sets
 
@@ -223,9 +226,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 
 def _differentiate(ctx: Any, d_y: Tensor | None, _: None, d_stand_in: Tensor | None) -> tuple[Tensor | None, ...]:
-    refuse_second_derivative()
     need = ctx.needs_input_grad
     y, lse, rows, lengths, offsets, *parameters = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return _differentiate_again(ctx, d_y, d_stand_in)
     d_y = torch.zeros_like(y) if d_y is None else d_y
     d_rows = blank(Sets(rows, lengths, offsets), rows.shape[-1]) if d_stand_in is None and need[0] else d_stand_in
     d_rows = None if d_rows is None else d_rows.contiguous()  # written to: nobody else reads the gradient of a stand-in
@@ -233,6 +237,29 @@ def _differentiate(ctx: Any, d_y: Tensor | None, _: None, d_stand_in: Tensor | N
         d_y, d_rows, d_stand_in is not None, y, lse, rows, lengths, offsets, *parameters, ctx.norm, ctx.eps
     )
     d_rest = (g if wanted else None for g, wanted in zip(gradients, need[3:7], strict=True))
+    return d_rows, None, None, *d_rest, None, None
+
+
+def _differentiate_again(ctx: Any, d_y: Tensor | None, d_stand_in: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The same where the gradient is differentiated itself: through the formula, with all scores at once."""
+    _, _, rows, lengths, offsets, *parameters = ctx.saved_tensors
+    if d_y is None:
+        return d_stand_in, *(None for _ in range(8))
+
+    def formula(rows: Tensor, queries: Tensor, w_kv: Tensor | None, gain: Tensor | None, bias: Tensor | None) -> Tensor:
+        x, valid = Sets(rows, lengths, offsets).padded().cleaned()
+        x = x.to(queries.dtype)
+        if gain is not None:
+            x = norm_of(x, gain, bias, ctx.norm, ctx.eps)
+        k = v = x[:, None]
+        if w_kv is not None:
+            k, v = (x @ w_kv.T).unflatten(-1, (2, queries.shape[1], -1)).permute(2, 0, 3, 1, 4)
+        return attend(queries, k, v, None if valid is None else valid.mT[:, None])
+
+    need = ctx.needs_input_grad
+    d_rows, *d_rest = differentiable_gradients(formula, [rows, *parameters], [need[0], *need[3:7]], d_y)
+    if d_rows is not None and d_stand_in is not None:
+        d_rows = d_rows + d_stand_in
     return d_rows, None, None, *d_rest, None, None
 
 

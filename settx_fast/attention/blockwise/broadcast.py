@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import register_autograd, register_fake
+from torch.nn.functional import linear
 
-from settx_fast.attention.block import BlockSpec, BlockWeights
+from settx_fast.attention.block import NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast.attention.blockwise.block import Block
-from settx_fast.attention.blockwise.tiles import blank, refuse_second_derivative, tiles
+from settx_fast.attention.blockwise.tiles import blank, tiles
+from settx_fast.attention.derivatives import differentiable_gradients
+from settx_fast.attention.layers import attend, finish, first_norm, join_heads, split_heads
 from settx_fast.attention.registration import operator
 from settx_fast.attention.sets import Sets
 
@@ -66,7 +69,7 @@ def broadcast(
     Keys, values and `weights` (see `query_weights`) are in the compute dtype of the rows.
     """
     options = norm, norm_first, residual, output_projection, activation, ffn_dim, eps
-    block = _block(keys.shape[1], weights, *options, keep=False)
+    block = _block(_spec(keys.shape[1], *options), weights, keep=False)
     sets = Sets(rows, lengths, offsets)
     out = blank(sets, weights[0].shape[0])
     outside = _outside(keys, key_lengths)
@@ -104,7 +107,7 @@ def broadcast_backward(
     outside = _outside(keys, key_lengths)
 
     options = norm, norm_first, residual, output_projection, activation, ffn_dim, eps
-    block = _block(keys.shape[1], weights, *options, keep=True)
+    block = _block(_spec(keys.shape[1], *options), weights, keep=True)
     d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
     for tile in tiles(sets, _elements_per_row(keys)):
         b = tile.sets
@@ -118,9 +121,8 @@ def broadcast_backward(
     return [d_rows, d_keys, d_values, *block.grads.values()]
 
 
-def _block(
+def _spec(
     heads: int,
-    weights: list[Tensor],
     norm: Any,
     norm_first: bool,
     residual: Any,
@@ -128,10 +130,12 @@ def _block(
     activation: Any,
     ffn_dim: int | None,
     eps: float,
-    *,
-    keep: bool,
-) -> Block:
-    spec = BlockSpec(heads, norm, norm_first, residual, output_projection, activation, ffn_dim, norm_eps=eps)
+) -> BlockSpec:
+    """A spec of these `scalars`; its scale is not known, as keys have it already."""
+    return BlockSpec(heads, norm, norm_first, residual, output_projection, activation, ffn_dim, norm_eps=eps)
+
+
+def _block(spec: BlockSpec, weights: list[Tensor], *, keep: bool) -> Block:
     return Block(spec, dict(zip(_names(spec), weights, strict=True)), keep=keep)
 
 
@@ -165,16 +169,43 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, d_out: Tensor) -> tuple[Any, ...]:
-    refuse_second_derivative()
     rows, lengths, offsets, keys, values, key_lengths, *weights = ctx.saved_tensors
     need_rows = ctx.needs_input_grad[1 if ctx.stands_in else 0]
-    gradients = broadcast_backward(
-        d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *ctx.scalars, need_rows
-    )
+    backward = _differentiate_again if torch.is_grad_enabled() else broadcast_backward
+    gradients = backward(d_out, rows, lengths, offsets, keys, values, key_lengths, weights, *ctx.scalars, need_rows)
     d_rows, d_keys, d_values, *d_weights = gradients
     d_first = d_rows if need_rows else None
     d_both = (None, d_first) if ctx.stands_in else (d_first, None)
     return *d_both, None, None, d_keys, d_values, None, d_weights, *(None for _ in ctx.scalars)
+
+
+def _differentiate_again(
+    d_out: Tensor,
+    rows: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    key_lengths: Tensor | None,
+    weights: list[Tensor],
+    *options: Any,
+) -> list[Tensor | None]:
+    """What `broadcast_backward` returns, where it is differentiated itself: by the formula, all scores at once."""
+    spec = _spec(keys.shape[1], *options[:-1])
+
+    def formula(rows: Tensor, keys: Tensor, values: Tensor, *weights: Tensor) -> Tensor:
+        sets = Sets(rows, lengths, offsets)
+        x, valid = sets.padded().cleaned()
+        x = x.to(keys.dtype)
+        w = NO_WEIGHTS._replace(**dict(zip(_names(spec), weights, strict=True)))
+        q = linear(first_norm(x, w, spec), w.w_q, w.b_q)
+        outside = _outside(keys, key_lengths)
+        attended = attend(split_heads(q, spec.num_heads), keys, values, None if outside is None else ~outside)
+        out = finish(q if spec.residual == "projected" else x, join_heads(attended), w, spec)
+        return sets.packed_like(out if valid is None else out.masked_fill(~valid, 0)).to(rows.dtype)
+
+    inputs = [rows, keys, values, *weights]
+    return differentiable_gradients(formula, inputs, [t.requires_grad for t in inputs], d_out)
 
 
 register_autograd(broadcast, _differentiate, setup_context=_save)

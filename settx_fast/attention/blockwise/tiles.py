@@ -123,9 +123,3 @@ def blank(sets: Sets, width: int) -> Tensor:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that tiles of rows of a dtype are computed in: never less than fp32."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def refuse_second_derivative() -> None:
-    """Raise RuntimeError in a backward that should be differentiated itself: it recomputes and keeps no graph."""
-    if torch.is_grad_enabled():
-        raise RuntimeError("create_graph=True needs a graph of the backward: use impl='composed' or impl='reference'")
