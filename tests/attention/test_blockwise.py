@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from settx_fast import ISAB, BlockSpec, BlockWeights, functional
-from settx_fast.attention import blockwise, composed
-from settx_fast.attention.choice import choose
+from settx_fast import BlockSpec, BlockWeights, functional
 from settx_fast.functional import Impl
 from settx_fast.testing import VARIANTS, Inputs, Shape, assert_step_close_to_oracle, make_inputs, make_weights
 
@@ -212,13 +210,3 @@ def test_small_training_batches_and_large_ones_give_the_same_numbers(monkeypatch
         outputs.append(functional.induced_set_attention(*inputs[:6]))
     assert str(outputs[0].grad_fn) != str(outputs[1].grad_fn)
     torch.testing.assert_close(*outputs)
-
-
-def test_a_cpu_saves_activations_of_small_training_batches_alone() -> None:
-    isab = ISAB(16, 16, 4, 3)
-    blocks = [(mab.weights, mab.spec) for mab in (isab.mab0, isab.mab1)]
-    small, large = torch.zeros(1, 1, 16).expand(2, 2**14, 16), torch.zeros(1, 1, 16).expand(2, 2**14 + 1, 16)
-    assert choose(None, small, 3, *blocks) is composed
-    assert choose(None, large, 3, *blocks) is blockwise
-    with torch.no_grad():
-        assert choose(None, small, 3, *blocks) is blockwise
