@@ -62,7 +62,7 @@ def _meanings(documentation: str) -> dict[str, str]:
     found: dict[str, str] = {}
     names: list[str] = []
     for line in documentation.splitlines():
-        entry = re.fullmatch(r" {4}([a-z_]+(?:, [a-z_]+)*) {2,}(\S.*)", line)
+        entry = re.fullmatch(r" {4}([a-z_]+(?:, [a-z_]+)*) +(\S.*)", line)
         if entry:
             names = entry[1].split(", ")
             found |= dict.fromkeys(names, entry[2])

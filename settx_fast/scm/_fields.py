@@ -71,23 +71,24 @@ def decode(data: Any, classes: Mapping[str, type], where: str) -> Any:
         return data
     name = data.get("type")
     if not (isinstance(name, str) and name in classes):
-        got = _with_nearest([name], set(classes)) if isinstance(name, str) else repr(name)
-        raise ValueError(f"{where}.type: expected one of {sorted(classes)}, got {got}")
+        hint = _nearest([name], set(classes)) if isinstance(name, str) else ""
+        raise ValueError(f"{where}.type: expected one of {sorted(classes)}, got {name!r}{hint}")
     cls = classes[str(name)]
     known = {f.name for f in fields(cls)}
     needed = {f.name for f in fields(cls) if f.default is MISSING}
     given = {key: item for key, item in data.items() if key != "type"}
     strange = sorted(map(str, given.keys() - known))
     if strange:
-        raise ValueError(f"{name} fields: expected a subset of {sorted(known)}, got {_with_nearest(strange, known)}")
+        hint = _nearest(strange, known)
+        raise ValueError(f"{name} fields: expected a subset of {sorted(known)}, got {strange}{hint}")
     check(needed <= given.keys(), f"{name} fields", f"at least {sorted(needed)}", sorted(given))
     return cls(**{key: decode(item, classes, f"{where}.{key}") for key, item in given.items()})
 
 
-def _with_nearest(strange: list[str], known: set[str]) -> str:
-    """Names, each with the known one that is most like it."""
-    near = {name: get_close_matches(name, sorted(known), 1) for name in strange}
-    return ", ".join(f"{name!r} (did you mean {near[name][0]!r}?)" if near[name] else repr(name) for name in strange)
+def _nearest(strange: list[str], known: set[str]) -> str:
+    """The known names that are most like strange ones, as a question."""
+    near = [close[0] for name in strange if (close := get_close_matches(name, sorted(known), 1))]
+    return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -41,7 +41,9 @@ def test_an_unknown_key_is_answered_with_the_nearest_one(tmp_path: Path) -> None
     (tmp_path / "my.yaml").write_text(shown.replace("noise_scale:", "noise_scales:"))
     result = run("prior", "show", tmp_path / "my.yaml")
     assert result.exit_code == 2
-    assert "'noise_scales' (did you mean 'noise_scale'?)" in sentence(result)
+    assert "['noise_scales'] (did you mean 'noise_scale'?)" in sentence(result)
+    (tmp_path / "my.yaml").write_text(shown.replace("type: LogUniform", "type: Loguniform"))
+    assert "got 'Loguniform' (did you mean 'LogUniform'?)" in sentence(run("prior", "show", tmp_path / "my.yaml"))
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
