@@ -19,12 +19,12 @@ from settx_fast.predictor.selector.tables import measured_in_deployment
 
 @pytest.fixture(scope="module")
 def examples():
-    return draw(scm.presets.recurring_linear(6, 3), 120, 300, seed=1, first_index=0)
+    return draw(scm.presets.recurring_linear(5, 3), 60, 200, seed=1, first_index=0)
 
 
 @pytest.fixture(scope="module")
 def choosers(examples):
-    return Choosers.of(examples, None)
+    return Choosers.of(examples, None, iterations=20)
 
 
 # ---- Real tables -----------------------------------------------------------------------------------------------------
@@ -110,16 +110,17 @@ def small_world(monkeypatch):
     monkeypatch.setattr(evaluation, "VARIABLES", 5)
     monkeypatch.setattr(evaluation, "SOURCES", 3)
     monkeypatch.setattr(evaluation, "ROWS", 120)
+    monkeypatch.setattr(evaluation, "TREE_STEPS", 3)
     monkeypatch.setattr(evaluation, "TRAINING_ROWS", (100, 150))
     monkeypatch.setattr(evaluation, "_selector", lambda model: None)
 
 
 def test_an_evaluation_is_the_same_from_kept_datasets_and_its_page_has_every_choice(tmp_path, small_world):
     steps = []
-    first = evaluation.evaluate(tmp_path, num_datasets=30, num_training=60, progress=steps.append)
+    first = evaluation.evaluate(tmp_path, num_datasets=12, num_training=40, progress=steps.append)
     files = sorted(tmp_path.iterdir())
     written = [file.stat().st_mtime_ns for file in files]
-    again = evaluation.evaluate(tmp_path, num_datasets=30, num_training=60, progress=steps.append)
+    again = evaluation.evaluate(tmp_path, num_datasets=12, num_training=40, progress=steps.append)
     assert again == first
     assert [file.stat().st_mtime_ns for file in sorted(tmp_path.iterdir())] == written
     assert set(first.shifted) == {"fresh shifts", "other graphs", "other mechanisms", "other noise", "severe"}

@@ -20,7 +20,7 @@ BUDGET = Budget(steps=150, batch_size=64)
 
 @pytest.fixture(scope="module")
 def examples():
-    return draw(scm.presets.recurring_linear(6, 3), 150, 300, seed=1, first_index=0)
+    return draw(scm.presets.recurring_linear(5, 3), 100, 200, seed=1, first_index=0)
 
 
 @pytest.fixture

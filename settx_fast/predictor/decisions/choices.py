@@ -28,9 +28,9 @@ class Choosers:
     selector: Selector | None
 
     @classmethod
-    def of(cls, training: Examples, selector: Selector | None) -> Choosers:
-        """Fitted to `training`."""
-        return cls(Trees(training), best_fixed(training), selector)
+    def of(cls, training: Examples, selector: Selector | None, iterations: int = 200) -> Choosers:
+        """Fitted to `training`, the trees in so many steps of boosting."""
+        return cls(Trees(training, iterations), best_fixed(training), selector)
 
     def choose(self, examples: Examples) -> dict[str, Tensor]:
         """(B,) the number of the chosen framework, by the name of the way it was chosen."""

@@ -27,6 +27,7 @@ from settx_fast.predictor.table import Table
 VARIABLES, SOURCES = 12, 6
 ROWS = 1000
 TRAINING_ROWS = (100, 4000)
+TREE_STEPS = 200  # of boosting
 AT_ONCE = 512  # datasets in a file
 HELD_OUT, FOR_TRAINING = 7 << 33, 11 << 33  # seeds: none that a model was trained on
 RESAMPLED = 2000
@@ -78,7 +79,7 @@ def evaluate(
     prior = scm.presets.recurring(VARIABLES, SOURCES)
     training = drawn(work, "training", prior, num_training, TRAINING_ROWS, FOR_TRAINING, progress)
     progress("Fitting trees …")
-    choosers = Choosers.of(training, selector)
+    choosers = Choosers.of(training, selector, TREE_STEPS)
     sets = {"held out": drawn(work, "held out", prior, num_datasets, (ROWS, ROWS), HELD_OUT, progress)}
     for name, shifted in scm.presets.shifted(VARIABLES, SOURCES).items():
         sets[name] = drawn(work, name, shifted, -(-num_datasets // 3), (ROWS, ROWS), HELD_OUT, progress)

@@ -127,13 +127,21 @@ def read(path: Path) -> Examples:
     return Examples(Descriptors(**floats), tensors["log_risk"], tensors["role"].long())
 
 
-def batches(files: Sequence[Path], size: int, seed: int) -> Iterator[Examples]:
-    """Batches of one pass over the files, in random order."""
+def read_all(files: Sequence[Path]) -> list[Examples]:
+    """The examples of all files, joined by the part they belong to, which names them: those are of similar size."""
+    by_part: dict[str, list[Examples]] = {}
+    for file in files:
+        by_part.setdefault(file.name.partition("-")[0], []).append(read(file))
+    return [joined(several) for several in by_part.values()]
+
+
+def batches(kinds: Sequence[Examples], size: int, seed: int) -> Iterator[Examples]:
+    """Batches of one pass over all examples, in random order, each of one kind."""
     random = torch.Generator().manual_seed(seed)
-    for number in torch.randperm(len(files), generator=random).tolist():
-        examples = read(files[number])
-        for index in torch.randperm(len(examples), generator=random).split(size):
-            yield examples.part(index)
+    dealt = [(kind, index) for kind in kinds for index in torch.randperm(len(kind), generator=random).split(size)]
+    for number in torch.randperm(len(dealt), generator=random).tolist():
+        kind, index = dealt[number]
+        yield kind.part(index)
 
 
 def _small(tensor: Tensor) -> Tensor:
