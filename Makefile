@@ -7,7 +7,7 @@ SANITIZED := $(addprefix tests/scm/test_,fuzz.py sampler.py draws.py mechanisms.
 CPP_SOURCES := $(filter %.cpp %.h %.cu %.inc,$(NATIVE_SOURCES))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint format native-test sanitize coverage kernels-check browser gpu clean
+.PHONY: install demo test lint format native-test sanitize coverage kernels-check browser pretrained gpu clean
 
 install: .venv/installed
 
@@ -68,6 +68,16 @@ coverage: install
 
 kernels-check: install
 	$(BIN)/python -m benchmarks.kernels_check
+
+# The framework selector that travels with the package. Resumable: what build/pretrained holds is not done again.
+# SCALE=8 draws eight times the examples; SEED, EPOCHS, WORKERS.
+SCALE ?= 1
+SEED ?= 0
+EPOCHS ?= 10
+WORKERS ?= $(shell nproc)
+pretrained: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m settx_fast.predictor.selector.pretraining \
+		--scale $(SCALE) --seed $(SEED) --epochs $(EPOCHS) --workers $(WORKERS)
 
 # In the environment at hand, which may be bare and offline: no .venv.
 gpu:

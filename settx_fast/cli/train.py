@@ -1,4 +1,4 @@
-"""`settx-fast train` and `settx-fast evaluate`."""
+"""`settx-fast train`."""
 
 from __future__ import annotations
 
@@ -152,23 +152,3 @@ def _quieten_lightning() -> None:
     """Its warnings stay; hints about hardware, other products and its own insides do not."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*(_pytree|csv_logs)")
-
-
-def evaluate(
-    directory: RunDirectory,
-    num_datasets: Annotated[int, typer.Option(min=2, help="Held-out datasets.")] = 500,
-    num_rows: Annotated[int, typer.Option(min=20, help="Rows of each.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out datasets.")] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON.")] = False,
-) -> None:
-    """Compare the model with the mean and the classical estimator on held-out datasets."""
-    from settx_fast.cli._show import show_evaluation
-    from settx_fast.predictor.config import TrainConfig
-    from settx_fast.predictor.evaluation import evaluate as run
-
-    with console(stderr=True).status("Evaluating on held-out datasets …"):
-        evaluation = run(directory, num_datasets=num_datasets, seed=seed, num_rows=num_rows)
-    if json:
-        typer.echo((directory / "evaluation.json").read_text())
-    else:
-        show_evaluation(evaluation, TrainConfig.load(directory).prior, console())

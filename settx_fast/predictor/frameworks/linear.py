@@ -129,7 +129,7 @@ def descend(
     for _ in range(steps):
         gradient, curvature = slope(point)
         curvature = curvature * both
-        size = curvature.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+        size = curvature.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp(min=1e-9)
         curvature = curvature + torch.diag_embed(1e-9 * size + (1 - free))
         direction = -torch.linalg.solve(curvature, (gradient * free)[..., None]).squeeze(-1)
         first = 2 * (point.gradient * direction[:, None]).sum(-1)

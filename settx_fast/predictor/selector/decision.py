@@ -14,6 +14,8 @@ from settx_fast.predictor.selector.network import LEVELS, Guess
 ERM = FRAMEWORKS.index("erm")
 CAUTION = 1.02  # the regret that caution may cost on held-out datasets, as a factor
 MARGINS = tuple(0.01 * step for step in range(31))
+NO_MOST = ("labelled rows", "rows of the deployment", "rows of the smallest source")
+NO_LEAST = ("rows of the deployment",)
 OUTSIDE = 1e-3  # share of held-out datasets beyond a trait's limits, on each side
 
 
@@ -62,9 +64,16 @@ def interval(guess: Guess, calibration: Calibration) -> tuple[Tensor, Tensor]:
 
 
 def unlike(dataset: Tensor, calibration: Calibration) -> list[tuple[str, float, float, float]]:
-    """The traits (len(TRAITS),) of one dataset outside training: name, value, least and greatest in training."""
+    """The traits (len(TRAITS),) of one dataset outside training: name, value, least and greatest in training.
+
+    More rows than in training are no reason to be careful; nor are rows of a deployment that are few, or not known.
+    """
     found = zip(TRAITS, dataset.tolist(), calibration.low, calibration.high, strict=True)
-    return [trait for trait in found if not trait[2] <= trait[1] <= trait[3]]
+    return [
+        (name, value, low, high)
+        for name, value, low, high in found
+        if not (value >= low or name in NO_LEAST) or not (value <= high or name in NO_MOST)
+    ]
 
 
 def mean_regret(log_risk: Tensor, chosen: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from settx_fast.predictor.frameworks.sources import mixture
 
 FLOOR = 1e-4  # of risks and variances, relative to the target's or a column's variance
 BEYOND = 12.0  # no descriptor is larger
+LEFT_OUT = 3  # the descriptor of a framework that is the log of its leave-one-source-out risk
 COMPARED = [
     FRAMEWORKS.index(name) for name in ("erm", "mean", "stable", "within", "anchor")
 ]  # whose predictions all others are compared with
@@ -56,7 +57,10 @@ class Descriptors(NamedTuple):
 
 
 class Fits(NamedTuple):
-    """All frameworks on B datasets and on these without each source; in_sample and left_out (B, K, F) are risks."""
+    """All frameworks on B datasets and on these without each source; in_sample and left_out (B, K, F) are risks.
+
+    Where there is one source nothing can be left out, and left_out is in_sample.
+    """
 
     sources: Sources
     fold: Fold
@@ -69,17 +73,26 @@ class Fits(NamedTuple):
 def fits_of(sources: Sources) -> Fits:
     """Fit every framework on standardised `sources`, whole and leave-one-source-out."""
     fold = leave_one_out(sources)
-    whole, there = fit_all(sources), torch.nonzero(sources.is_there.flatten()).flatten()
-    fitted = fit_all(fold.sources.part(there))
-    left = Linear(*(_spread_out(part, there, sources.rows.numel()) for part in fitted))
+    whole = fit_all(sources)
+    several = sources.is_there.sum(1, keepdim=True) > 1
+    left = _fit_some(fold.sources, torch.nonzero((sources.is_there & several).flatten()).flatten())
     each = Linear(whole.coefficients[:, None], whole.intercept[:, None])
     in_sample = risk(each, sources.mean[:, :, None], sources.covariance[:, :, None])
     left_out = risks(left, fold.mean, fold.covariance) * fold.unit.square()[:, None]
-    return Fits(sources, fold, whole, left, in_sample, left_out.unflatten(0, sources.rows.shape))
+    left_out = torch.where(several[..., None], left_out.unflatten(0, sources.rows.shape), in_sample)
+    return Fits(sources, fold, whole, left, in_sample, left_out)
 
 
-def _spread_out(values: Tensor, index: Tensor, number: int) -> Tensor:
-    return values.new_zeros(number, *values.shape[1:]).index_copy(0, index, values)
+def _fit_some(sources: Sources, index: Tensor) -> Linear:
+    """All frameworks on the datasets at index; zero on the others."""
+    sets, columns = sources.present.shape
+    found = Linear(
+        sources.mean.new_zeros(sets, len(FRAMEWORKS), columns), sources.mean.new_zeros(sets, len(FRAMEWORKS))
+    )
+    if len(index):
+        for whole, part in zip(found, fit_all(sources.part(index)), strict=True):
+            whole.index_copy_(0, index, part)
+    return found
 
 
 def describe(fits: Fits) -> Descriptors:

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from settx_fast import scm
-from settx_fast.predictor.frameworks import risks
+from settx_fast.predictor.frameworks import Sources, risks
 from settx_fast.predictor.selector.descriptors import FLOOR, Descriptors, describe, fits_of
 from settx_fast.predictor.selector.truth import execute
 
 AT_ONCE = 128
+ALIKE = 32  # datasets of similar size that are computed together
 WITHOUT_DEPLOYMENT = 0.1  # share of the datasets whose deployment nobody has seen
 
 
@@ -48,15 +49,41 @@ def draw(prior: scm.Prior, count: int, rows: int, seed: int, first_index: int, h
 def of_batch(batch: scm.Batch, has_deployment: bool = True) -> Examples:
     """Examples from sampled datasets, without those that overflowed."""
     executed = execute(batch)
+    role = scm.properties.role(batch.adjacency, batch.target_index, batch.num_variables)
+    role = role.gather(1, executed.columns).where(executed.observed.present, -1)
     sources = executed.sources
     if not has_deployment:
         sources = sources._replace(deploy_rows=torch.zeros_like(sources.deploy_rows))
-    fits = fits_of(sources)
-    true = risks(fits.whole, executed.target_mean, executed.target_covariance).clamp(min=FLOOR).log().float()
-    role = scm.properties.role(batch.adjacency, batch.target_index, batch.num_variables)
-    role = role.gather(1, executed.columns).where(executed.observed.present, -1)
-    examples = Examples(describe(fits), true, role)
-    return examples.part(true.isfinite().all(1) & batch.is_finite)
+    size = sources.is_there.sum(1) * sources.present.sum(1)
+    parts = []
+    for index in torch.nonzero(batch.is_finite).flatten()[size[batch.is_finite].argsort()].split(ALIKE):
+        trimmed, columns = _trimmed(sources.part(index))
+        fits = fits_of(trimmed)
+        mean, covariance = executed.target_mean[index], executed.target_covariance[index]
+        seen = mean[:, columns], covariance[:, columns][:, :, columns]
+        true = risks(fits.whole, *seen).clamp(min=FLOOR).log().float()
+        parts.append(Examples(describe(fits), true, role[index][:, columns[:-1]]))
+    examples = joined(parts)
+    return examples.part(examples.log_risk.isfinite().all(1))
+
+
+def _trimmed(sources: Sources) -> tuple[Sources, Tensor]:
+    """Without columns and sources that none of the datasets has; which columns (n + 1,) stay, the target last."""
+    columns = torch.nonzero(sources.present.any(0)).flatten()
+    every = torch.cat([columns, columns.new_tensor([sources.present.shape[1]])])
+    number = int(sources.is_there.sum(1).max())  # those that are there come first
+    trimmed = Sources(
+        sources.mean[:, :number][..., every],
+        sources.covariance[:, :number][..., every, :][..., every],
+        sources.rows[:, :number],
+        sources.present[:, columns],
+        sources.deploy_mean[:, columns],
+        sources.deploy_covariance[:, columns][:, :, columns],
+        sources.deploy_rows,
+        sources.centre[:, every],
+        sources.scale[:, every],
+    )
+    return trimmed, every
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
@@ -100,13 +127,21 @@ def read(path: Path) -> Examples:
     return Examples(Descriptors(**floats), tensors["log_risk"], tensors["role"].long())
 
 
-def batches(files: Sequence[Path], size: int, seed: int) -> Iterator[Examples]:
-    """Batches of one pass over the files, in random order."""
+def read_all(files: Sequence[Path]) -> list[Examples]:
+    """The examples of all files, joined by the part they belong to, which names them: those are of similar size."""
+    by_part: dict[str, list[Examples]] = {}
+    for file in files:
+        by_part.setdefault(file.name.partition("-")[0], []).append(read(file))
+    return [joined(several) for several in by_part.values()]
+
+
+def batches(kinds: Sequence[Examples], size: int, seed: int) -> Iterator[Examples]:
+    """Batches of one pass over all examples, in random order, each of one kind."""
     random = torch.Generator().manual_seed(seed)
-    for number in torch.randperm(len(files), generator=random).tolist():
-        examples = read(files[number])
-        for index in torch.randperm(len(examples), generator=random).split(size):
-            yield examples.part(index)
+    dealt = [(kind, index) for kind in kinds for index in torch.randperm(len(kind), generator=random).split(size)]
+    for number in torch.randperm(len(dealt), generator=random).tolist():
+        kind, index = dealt[number]
+        yield kind.part(index)
 
 
 def _small(tensor: Tensor) -> Tensor:

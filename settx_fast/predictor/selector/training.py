@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional as F
 
 from settx_fast.predictor.selector.decision import mean_regret
-from settx_fast.predictor.selector.examples import Examples, batches, joined, read
+from settx_fast.predictor.selector.examples import Examples, batches
 from settx_fast.predictor.selector.network import LEVELS, Guess, NetworkConfig, Seen, SelectorNetwork
 
 TEMPERATURE = 0.1  # of the choice whose expected regret is learned, in log risk
 SHARES = {"risk": 1.0, "regret": 2.0, "interval": 0.5, "role": 0.1}
-FILES_FOR_UNITS = 8
 
 
 @dataclass(frozen=True)
 class Schedule:
     """epochs over the files, datasets in a batch, peak learning rate (AdamW, one cycle), weight decay, seed."""
 
-    epochs: int = 12
+    epochs: int = 10
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -32,40 +33,93 @@ class Schedule:
 
 
 def train(
-    files: Sequence[Path],
+    kinds: Sequence[Examples],
     config: NetworkConfig,
     schedule: Schedule,
     checkpoint: Path,
     progress: Callable[[str], None] = print,
     validation: Examples | None = None,
+    workers: int = 1,
 ) -> SelectorNetwork:
-    """A network trained on files of examples; goes on from `checkpoint`, which is written after every epoch.
+    """A network trained on examples of several sizes; goes on from `checkpoint`, which is written after every epoch.
 
-    Raises ValueError if the checkpoint is of another network.
+    Several processes share every batch, and average their gradients. Raises ValueError if the checkpoint is of another
+    network.
     """
+    _check(checkpoint, config)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    arguments = (workers, kinds, config, schedule, checkpoint, progress, validation)
+    if workers == 1:
+        _train(0, *arguments)
+    else:
+        multiprocessing.start_processes(_train, arguments, workers, start_method="fork")
+    network = SelectorNetwork(config)
+    network.load_state_dict(torch.load(checkpoint, weights_only=True)["parts"][0])
+    return network.eval()
+
+
+def _train(
+    rank: int,
+    workers: int,
+    kinds: Sequence[Examples],
+    config: NetworkConfig,
+    schedule: Schedule,
+    checkpoint: Path,
+    progress: Callable[[str], None],
+    validation: Examples | None,
+) -> None:
     torch.manual_seed(schedule.seed)
     network = SelectorNetwork(config)
-    network.standardise(joined([read(file) for file in files[:FILES_FOR_UNITS]]).descriptors)
+    network.standardise(max(kinds, key=len).descriptors)
     optimizer = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
-    steps = sum(1 for file in files for _ in range(0, len(read(file)), schedule.batch_size))
+    steps = sum(-(-len(kind) // schedule.batch_size) for kind in kinds)
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, schedule.learning_rate, total_steps=max(steps * schedule.epochs, 2), pct_start=0.1
     )
-    first = _restore(checkpoint, config, network, optimizer, cycle)
-    for epoch in range(first, schedule.epochs):
-        network.train()
-        total, count = 0.0, 0
-        for examples in batches(files, schedule.batch_size, schedule.seed + epoch):
-            cost = loss(network(Seen(examples.descriptors)), examples)
-            optimizer.zero_grad()
-            cost.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            cycle.step()
-            total, count = total + float(cost.detach()), count + 1
-        _keep(checkpoint, config, network, optimizer, cycle, epoch + 1)
-        progress(f"epoch {epoch + 1} of {schedule.epochs}: loss {total / count:.4f}{_validated(network, validation)}")
-    return network.eval()
+    first = _restore(checkpoint, network, optimizer, cycle)
+    with _together(rank, workers, checkpoint.with_suffix(".meet")):
+        for epoch in range(first, schedule.epochs):
+            network.train()
+            total = 0.0
+            for examples in batches(kinds, schedule.batch_size, schedule.seed + epoch):
+                share = examples.part(slice(rank, None, workers))
+                cost = loss(network(Seen(share.descriptors)), share) * len(share) / len(examples)
+                optimizer.zero_grad()
+                cost.backward()
+                _add_up(network, workers)
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                cycle.step()
+                total += float(cost.detach()) * workers
+            if rank == 0:
+                _keep(checkpoint, config, network, optimizer, cycle, epoch + 1)
+                line = f"epoch {epoch + 1} of {schedule.epochs}: loss {total / steps:.4f}"
+                progress(line + _validated(network, validation))
+
+
+@contextmanager
+def _together(rank: int, workers: int, meeting: Path) -> Iterator[None]:
+    """Processes that meet at a file."""
+    if workers == 1:
+        yield
+        return
+    distributed.init_process_group("gloo", init_method=f"file://{meeting.absolute()}", rank=rank, world_size=workers)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+        if rank == 0:
+            meeting.unlink(missing_ok=True)
+
+
+def _add_up(network: SelectorNetwork, workers: int) -> None:
+    if workers == 1:
+        return
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def loss(guess: Guess, examples: Examples) -> Tensor:
@@ -99,21 +153,25 @@ def _validated(network: SelectorNetwork, validation: Examples | None) -> str:
     return f", regret {100 * float(mean_regret(validation.log_risk, found.log_risk.argmin(1))):.2f} %"
 
 
-def _restore(checkpoint: Path, config: NetworkConfig, *parts: torch.nn.Module | object) -> int:
+def _check(checkpoint: Path, config: NetworkConfig) -> None:
+    if not checkpoint.exists():
+        return
+    kept = torch.load(checkpoint, weights_only=True)["config"]
+    if kept != vars(config):
+        raise ValueError(f"checkpoint: expected {vars(config)}, got {kept} in {checkpoint}")
+
+
+def _restore(checkpoint: Path, *parts: Any) -> int:
     if not checkpoint.exists():
         return 0
     kept = torch.load(checkpoint, weights_only=True)
-    if kept["config"] != vars(config):
-        raise ValueError(f"checkpoint: expected {vars(config)}, got {kept['config']} in {checkpoint}")
     for part, state in zip(parts, kept["parts"], strict=True):
-        part.load_state_dict(state)  # type: ignore[attr-defined]
+        part.load_state_dict(state)
     return int(kept["epoch"])
 
 
-def _keep(checkpoint: Path, config: NetworkConfig, *rest: object) -> None:
+def _keep(checkpoint: Path, config: NetworkConfig, *rest: Any) -> None:
     *parts, epoch = rest
-    states = [part.state_dict() for part in parts]  # type: ignore[attr-defined]
     unfinished = checkpoint.with_suffix(".part")
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"config": vars(config), "parts": states, "epoch": epoch}, unfinished)
+    torch.save({"config": vars(config), "parts": [part.state_dict() for part in parts], "epoch": epoch}, unfinished)
     os.replace(unfinished, checkpoint)

@@ -15,7 +15,7 @@ from settx_fast.scm.properties import environment_share
 from settx_fast.scm.properties.population import is_linear, is_seen_linearly, linear_population, seen, select
 
 FRESH_ROWS = 20_000
-AT_ONCE = 400_000  # fresh rows in memory
+AT_ONCE = 100_000  # fresh rows that stay in the cache
 SEED_OFFSET = 0xF4E5
 
 
@@ -51,17 +51,20 @@ def execute(batch: scm.Batch, config: FeatureConfig | None = None, fresh_rows: i
     closed = is_linear(batch) & is_seen_linearly(batch) & ~(batch.loss_rate > 0).any(1)
     index = torch.nonzero(~closed).flatten()
     for part in index.split(max(AT_ONCE // fresh_rows, 1)):
-        centre = _column_means(batch, part).gather(1, order[part])
-        moments = _fresh(select(batch, part), environment[part], order[part], centre, fresh_rows)
-        mean[part], covariance[part] = moments
+        moments = _fresh(select(batch, part), environment[part], _column_means(batch, part), fresh_rows)
+        mean[part], covariance[part] = _ordered(*moments, order[part])
     return Executed(observed, sources, *sources.with_target_environment(mean, covariance), columns)
 
 
 def _closed_form(batch: scm.Batch, environment: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     moments = seen(linear_population(batch, environment_share(batch, target=False)), batch).moments
     rows = torch.arange(len(batch.index))
-    mean, covariance = moments.mean[rows, environment], moments.covariance[rows, environment]
-    return mean.gather(1, order), covariance[rows[:, None, None], order[:, :, None], order[:, None, :]]
+    return _ordered(moments.mean[rows, environment], moments.covariance[rows, environment], order)
+
+
+def _ordered(mean: Tensor, covariance: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    rows = torch.arange(len(mean))[:, None, None]
+    return mean.gather(1, order), covariance[rows, order[:, :, None], order[:, None, :]]
 
 
 def _column_means(batch: scm.Batch, part: Tensor) -> Tensor:
@@ -69,20 +72,23 @@ def _column_means(batch: scm.Batch, part: Tensor) -> Tensor:
     known = ~batch.is_target_row[part][..., None].expand(-1, -1, batch.values.shape[2])
     if batch.is_missing is not None:
         known = known & ~batch.is_missing[part]
-    values = batch.values[part].double().where(known, 0.0)
-    return values.sum(1) / known.sum(1).clamp(min=1)
+    values = batch.values[part].where(known, 0.0)
+    return values.sum(1, dtype=torch.float64) / known.sum(1).clamp(min=1)
 
 
-def _fresh(batch: scm.Batch, environment: Tensor, order: Tensor, fill: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def _fresh(batch: scm.Batch, environment: Tensor, fill: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Moments (P, V), (P, V, V) of fresh rows, gaps filled; rows whose target is missing have no risk and no say."""
     seed = (batch.seed + SEED_OFFSET) % 2**64
     fresh = scm.resample(batch, rows, seed=seed, environments=environment, num_threads=1)
-    values = fresh.values.gather(2, order[:, None].expand(-1, rows, -1)).double()
-    labelled = torch.ones(values.shape[:2], dtype=torch.float64)
-    if fresh.is_missing is not None:
-        gap = fresh.is_missing.gather(2, order[:, None].expand(-1, rows, -1))
-        labelled = (~gap[..., -1]).double()
-        values = values.where(~gap, fill[:, None])
-    share = (labelled / labelled.sum(1, keepdim=True))[..., None]
-    mean = (share * values).sum(1)
-    centred = values - mean[:, None]
-    return mean, (share * centred).mT @ centred
+    values = fresh.values.sub_(fill.float()[:, None])  # a gap is now to become 0
+    if fresh.is_missing is None:
+        count = torch.full((len(values), 1), float(rows))
+    else:
+        target = batch.target_index[:, None, None].expand(-1, rows, 1)
+        unlabelled = fresh.is_missing.gather(2, target)
+        values.masked_fill_(fresh.is_missing | unlabelled, 0.0)
+        count = (rows - unlabelled.sum(1)).float()
+    mean = values.sum(1) / count
+    second = values.mT @ values / count[..., None]
+    covariance = second.double() - (mean[:, :, None] * mean[:, None, :]).double()
+    return mean.double() + fill.float().double(), covariance

@@ -1,0 +1,152 @@
+"""`python -m settx_fast.predictor.selector.pretraining`: draw examples, train, calibrate, and write the shipped model.
+
+Every step leaves files in a work directory and is skipped where they are there: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from settx_fast import scm
+from settx_fast.predictor.selector.decision import calibrate
+from settx_fast.predictor.selector.examples import Examples, draw_file, joined, read, read_all
+from settx_fast.predictor.selector.measure import Trees, best_fixed, record
+from settx_fast.predictor.selector.model_card import model_card
+from settx_fast.predictor.selector.network import NetworkConfig, SelectorNetwork
+from settx_fast.predictor.selector.shipped import SHIPPED, Selector
+from settx_fast.predictor.selector.training import Schedule, guesses, train
+
+HELD_OUT = 1 << 32  # added to the seed
+TREES_FROM = 24_000  # examples that the trees it is compared with are fitted to
+NETWORK = NetworkConfig(hidden=48, layers=2)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of examples of one prior: their number, datasets in each, least and most rows of a dataset."""
+
+    name: str
+    prior: scm.Prior
+    files: int
+    size: int
+    rows: tuple[int, int]
+
+
+class Job(NamedTuple):
+    """One file to draw."""
+
+    path: Path
+    part: Part
+    seed: int
+    first_index: int
+
+    def run(self) -> None:
+        """Draw it unless it is there."""
+        draw_file(self.path, self.part.prior, self.part.size, self.part.rows, self.seed, self.first_index)
+
+
+def parts(scale: float) -> dict[str, tuple[Part, ...]]:
+    """What is trained on, calibrated on and tested on, `scale` times the shipped model's number of training files."""
+    small, large = scm.presets.recurring(12, 6), scm.presets.recurring(30, 20)
+    rows = (100, 4000)
+    return {
+        "train": (
+            Part("small", small, max(round(256 * scale), 1), 128, rows),
+            Part("large", large, max(round(32 * scale), 1), 32, rows),
+        ),
+        "calibrate": (Part("small", small, 16, 128, rows), Part("large", large, 4, 32, rows)),
+        "test": (Part("small", small, 16, 128, (1000, 1000)),),
+    }
+
+
+def jobs(work: Path, scale: float, seed: int) -> Iterator[Job]:
+    """Every file, those for calibration and test first; streams of examples do not overlap."""
+    for number, (use, several) in enumerate(reversed(parts(scale).items())):
+        own = (seed + HELD_OUT * (use != "train") + number) % 2**64
+        order = sorted((k / part.files, n, k) for n, part in enumerate(several) for k in range(part.files))
+        for _, n, k in order:
+            part = several[n]
+            digest = hashlib.sha256(f"{part.prior.to_json()} {part.rows} {own}".encode()).hexdigest()[:8]
+            yield Job(work / use / f"{part.name}-{digest}-{k:04}.safetensors", part, own, k * part.size)
+
+
+def draw_all(work: Path, scale: float, seed: int, workers: int) -> None:
+    """Draw every file that is not there, with several processes."""
+    missing = [job for job in jobs(work, scale, seed) if not job.path.exists()]
+    with multiprocessing.get_context("fork").Pool(workers, torch.set_num_threads, (1,)) as pool:
+        for number, _ in enumerate(pool.imap_unordered(Job.run, missing), 1):
+            print(f"drew file {number} of {len(missing)}", flush=True)
+
+
+def pretrain(
+    work: Path, out: Path, scale: float, schedule: Schedule, config: NetworkConfig = NETWORK, workers: int = 1
+) -> Selector:
+    """Draw what is not drawn yet, train, calibrate, measure; write `out` and its model card beside it."""
+    draw_all(work, scale, schedule.seed, workers)
+    files = _files(work, "train", scale, schedule.seed)
+    held_out = joined([read(file) for file in _files(work, "calibrate", scale, schedule.seed)])
+    test = joined([read(file) for file in _files(work, "test", scale, schedule.seed)])
+    name = hashlib.sha256(f"{config} {schedule} {len(files)}".encode()).hexdigest()[:8]
+    kinds = read_all(files)
+    network = train(kinds, config, schedule, work / f"checkpoint-{name}.pt", validation=held_out, workers=workers)
+    selector = measured(network, held_out, test, kinds, schedule)
+    selector.save(out)
+    out.with_name("MODEL_CARD.md").write_text(model_card(selector, out.stat().st_size))
+    return selector
+
+
+def measured(
+    network: SelectorNetwork, held_out: Examples, test: Examples, kinds: Sequence[Examples], schedule: Schedule
+) -> Selector:
+    """The network, calibrated on `held_out`, with its record on `test`."""
+    calibration = calibrate(guesses(network, held_out), held_out.log_risk, held_out.descriptors.dataset)
+    seen = max(kinds, key=len).part(slice(0, TREES_FROM))
+    trees = Trees(seen)
+    found = record(test, guesses(network, test), calibration, best_fixed(seen), trees)
+    about = {
+        "priors": [part.prior.to_json() for part in parts(1.0)["train"]],
+        "training datasets": sum(map(len, kinds)),
+        "epochs": schedule.epochs,
+        "seed": schedule.seed,
+        "margin": calibration.margin,
+        "torch": torch.__version__,
+        "stream version": scm.STREAM_VERSION,
+    }
+    return Selector(network, calibration, found | about)
+
+
+def _files(work: Path, use: str, scale: float, seed: int) -> list[Path]:
+    return [job.path for job in jobs(work, scale, seed) if job.path.parent.name == use]
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/pretrained"), help="where examples and checkpoints lie"
+    )
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of training files")
+    parser.add_argument("--epochs", type=int, default=Schedule.epochs)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw examples")
+    parser.add_argument("--draw-only", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.draw_only:
+        draw_all(given.work, given.scale, given.seed, given.workers)
+    else:
+        schedule = Schedule(epochs=given.epochs, seed=given.seed)
+        pretrain(given.work, given.out, given.scale, schedule, workers=given.workers)
+
+
+if __name__ == "__main__":
+    main()

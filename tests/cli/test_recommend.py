@@ -1,0 +1,86 @@
+"""`settx-fast recommend`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from command import run, sentence
+
+from settx_fast.predictor.frameworks import FRAMEWORKS, TITLES, estimator
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Path:
+    """Four sites of 60 rows; the last is labelled too."""
+    generator = np.random.default_rng(0)
+    site = np.repeat(list("abcd"), 60)
+    x = generator.normal(size=(240, 3)) + np.repeat(generator.normal(size=(4, 3)), 60, axis=0)
+    frame = pd.DataFrame(x, columns=["x", "z", "w"]).assign(site=site)
+    frame["y"] = x[:, 0] - x[:, 1] + generator.normal(size=240) + np.repeat(generator.normal(size=4), 60)
+    frame.to_csv(tmp_path / "sites.csv", index=False)
+    return tmp_path / "sites.csv"
+
+
+def test_json_has_the_promised_form_with_the_shipped_model(sites: Path) -> None:
+    result = run("recommend", sites, "--target", "y", "--environment", "site", "--deploy", "d", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["schema"] == "settx_fast.recommendation/1"
+    assert found["recommended"] in FRAMEWORKS
+    assert isinstance(found["abstained"], bool)
+    assert {entry["framework"] for entry in found["ranking"]} == set(FRAMEWORKS)
+    for entry in found["ranking"]:
+        risk = entry["risk"]
+        assert set(risk) == {"value", "low", "high"}
+        assert 0 <= risk["low"] <= risk["value"] <= risk["high"]
+    frame = pd.read_csv(sites)
+    source = frame["site"] != "d"
+    assert found["variance"] == pytest.approx(frame["y"][source].var(ddof=0), rel=1e-6)
+    X = frame[["x", "z", "w"]].to_numpy()
+    model = estimator("stable").fit(X[source], frame["y"][source], frame["site"][source], X[~source])
+    expected = np.mean((model.predict(X[~source]) - frame["y"][~source]) ** 2)
+    measured = {entry["framework"]: entry["measured"] for entry in found["ranking"]}
+    assert measured["stable"] == pytest.approx(expected, rel=1e-6)
+    assert found["measured_on"] == "deployment"
+
+
+def test_labels_of_the_deployment_change_what_is_measured_and_nothing_else(sites: Path) -> None:
+    frame = pd.read_csv(sites)
+    known = json.loads(run("recommend", sites, "-t", "y", "-e", "site", "-d", "d", "--json").stdout)
+    frame.loc[frame["site"] == "d", "y"] = np.nan
+    frame.to_csv(sites, index=False)
+    unknown = json.loads(run("recommend", sites, "-t", "y", "-e", "site", "-d", "d", "--json").stdout)
+    assert unknown["measured_on"] == "left-out sources"
+    for part in ("recommended", "abstained", "variance", "reasons"):
+        assert unknown[part] == known[part]
+    assert [e["risk"] for e in unknown["ranking"]] == [e["risk"] for e in known["ranking"]]
+
+
+def test_people_get_the_answer_first_then_reasons_then_risks(sites: Path) -> None:
+    result = run("recommend", sites, "-t", "y", "-e", "site")
+    assert result.exit_code == 0, result.stderr
+    places = [result.stdout.index(text) for text in ("Recommended:", "•", "Mean squared error in deployment")]
+    assert places == sorted(places)
+    assert "measured on left-out sources" in result.stdout
+    for name in FRAMEWORKS:
+        assert TITLES[name] in result.stdout
+
+
+def test_one_source_is_no_ground_for_a_choice(sites: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(sites)
+    frame[frame["site"] == "a"].to_csv(tmp_path / "one.csv", index=False)
+    found = json.loads(run("recommend", tmp_path / "one.csv", "-t", "y", "-e", "site", "--json").stdout)
+    assert (found["recommended"], found["abstained"]) == ("erm", True)
+    assert all(entry["measured"] is None for entry in found["ranking"])
+
+
+def test_bad_input_is_one_sentence(sites: Path, tmp_path: Path) -> None:
+    result = run("recommend", sites, "-t", "price", "-e", "site")
+    assert result.exit_code == 2
+    assert "There is no target column 'price'" in sentence(result)
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    result = run("recommend", sites, "-t", "y", "-e", "site", "-m", tmp_path / "bad.safetensors")
+    assert result.exit_code == 2
+    assert "expected a selector" in sentence(result)

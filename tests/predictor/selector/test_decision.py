@@ -1,0 +1,65 @@
+import math
+
+import pytest
+import torch
+
+from settx_fast.predictor.frameworks import FRAMEWORKS
+from settx_fast.predictor.selector.decision import ERM, Calibration, calibrate, decide, interval, mean_regret, unlike
+from settx_fast.predictor.selector.descriptors import TRAITS
+from settx_fast.predictor.selector.network import Guess
+
+F = len(FRAMEWORKS)
+
+
+def guess_of(log_risk: torch.Tensor, half: float = 0.5) -> Guess:
+    quantiles = torch.stack([log_risk - half, log_risk, log_risk + half], -1)
+    return Guess(log_risk, quantiles, torch.zeros(len(log_risk), 2, 4))
+
+
+def test_erm_stays_unless_another_gains_more_than_the_margin() -> None:
+    risk = torch.zeros(3, F)
+    risk[0, 5], risk[1, 5], risk[2, ERM] = -0.05, -0.15, -0.3
+    assert decide(risk, 0.1).tolist() == [ERM, 5, ERM]
+    assert decide(risk, 0.0).tolist() == [5, 5, ERM]
+
+
+def test_regret_is_a_geometric_mean_over_the_best() -> None:
+    risk = torch.zeros(2, F)
+    risk[0, ERM], risk[1, ERM] = math.log(2.0), math.log(8.0)
+    assert float(mean_regret(risk, torch.tensor([ERM, ERM]))) == pytest.approx(3.0)
+    assert float(mean_regret(risk, torch.tensor([1, 1]))) == 0.0
+
+
+def test_intervals_are_widened_until_they_cover_ninety_percent_of_fresh_datasets() -> None:
+    torch.manual_seed(0)
+    truth = torch.randn(8000, F) * torch.linspace(0.1, 3, F)
+    guess = guess_of(torch.zeros(8000, F))  # too wide for some, too narrow for others
+    first, second = slice(0, 4000), slice(4000, 8000)
+    found = calibrate(Guess(*(t[first] for t in guess)), truth[first], torch.zeros(4000, len(TRAITS)))
+    low, high = interval(Guess(*(t[second] for t in guess)), found)
+    covered = ((truth[second] >= low) & (truth[second] <= high)).double().mean(0)
+    assert (covered - 0.9).abs().max() < 4 * math.sqrt(2 * 0.09 / 4000)  # of either half
+
+
+def test_the_margin_grows_where_gains_are_noise_and_stays_small_where_they_are_real() -> None:
+    torch.manual_seed(0)
+    truth = 0.3 * torch.randn(4000, F)
+    traits = torch.zeros(4000, len(TRAITS))
+    real = calibrate(guess_of(truth), truth, traits)
+    noise = calibrate(guess_of(0.02 * torch.randn(4000, F)), truth - truth[:, ERM : ERM + 1] + 0.2, traits)
+    assert real.margin < 0.05
+    assert noise.margin > 0.05
+
+
+def test_a_table_is_unlike_training_beyond_what_training_had() -> None:
+    low, high = (-1.0,) * len(TRAITS), (1.0,) * len(TRAITS)
+    calibration = Calibration(0.0, (0.0,) * F, low, high)
+    inside = torch.zeros(len(TRAITS))
+    assert unlike(inside, calibration) == []
+    outside = inside.clone()
+    outside[1] = 2.0
+    assert unlike(outside, calibration) == [("columns", 2.0, -1.0, 1.0)]
+    many = inside.clone()
+    many[2] = 2.0  # rows: more of them are no reason to abstain
+    assert unlike(many, calibration) == []
+    assert [name for name, *_ in unlike(-many, calibration)] == ["labelled rows"]

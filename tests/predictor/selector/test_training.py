@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from settx_fast import scm
+from settx_fast.predictor.selector import pretraining
+from settx_fast.predictor.selector.decision import mean_regret
+from settx_fast.predictor.selector.examples import Examples, batches, draw, draw_file, of_batch, read, read_all
+from settx_fast.predictor.selector.network import NetworkConfig
+from settx_fast.predictor.selector.training import Schedule, guesses, train
+
+PRIOR = scm.presets.recurring(6, 3)
+SMALL = NetworkConfig(hidden=16, layers=1, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    directory = tmp_path_factory.mktemp("examples")
+    paths = [directory / f"{k}-part.safetensors" for k in range(2)]
+    for k, path in enumerate(paths):
+        draw_file(path, PRIOR, 64, (200, 200), seed=5, first_index=64 * k)
+    return paths
+
+
+def test_examples_do_not_depend_on_what_they_are_drawn_with() -> None:
+    together, alone = draw(PRIOR, 8, 200, 5, 0), draw(PRIOR, 1, 200, 5, 0)
+    number = int((together.log_risk - alone.log_risk).abs().sum(1).argmin())
+    torch.testing.assert_close(together.log_risk[number], alone.log_risk[0], rtol=1e-4, atol=1e-4)
+    p, k = alone.role.shape[1], alone.descriptors.sources.shape[1]
+    torch.testing.assert_close(together.role[number, :p], alone.role[0])
+    torch.testing.assert_close(
+        together.descriptors.sources[number, :k], alone.descriptors.sources[0], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_without_deployment_nothing_of_its_rows_is_seen() -> None:
+    batch = scm.sample(PRIOR, 4, 200, seed=1, num_threads=1)
+    hidden = of_batch(batch, has_deployment=False).descriptors
+    moved = of_batch(batch, has_deployment=True).descriptors
+    assert (hidden.dataset[:, 3] == 0).all()
+    assert (moved.dataset[:, 3] > 0).all()
+
+
+def test_a_file_that_is_there_is_not_drawn_again(files: list[Path]) -> None:
+    before = files[0].stat().st_mtime_ns
+    draw_file(files[0], PRIOR, 64, (200, 200), seed=5, first_index=0)
+    assert files[0].stat().st_mtime_ns == before
+
+
+def test_a_pass_shows_every_example_once(files: list[Path]) -> None:
+    kinds = read_all(files)
+    seen = torch.cat([batch.log_risk for batch in batches(kinds, 10, seed=0)])
+    every = torch.cat([kind.log_risk for kind in kinds])
+    assert torch.equal(seen.sort(0).values, every.sort(0).values)
+    assert not torch.equal(seen, every)
+
+
+def test_training_learns_and_an_interrupted_run_comes_to_the_same_network(files: list[Path], tmp_path: Path) -> None:
+    schedule = Schedule(epochs=6, batch_size=16, learning_rate=3e-3)
+    whole = train(read_all(files), SMALL, schedule, tmp_path / "whole.pt", progress=lambda line: None)
+
+    class InterruptionError(Exception):
+        pass
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch 3"):
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        train(read_all(files), SMALL, schedule, tmp_path / "half.pt", progress=stop)
+    lines: list[str] = []
+    resumed = train(read_all(files), SMALL, schedule, tmp_path / "half.pt", progress=lines.append)
+    assert [line.split(":")[0] for line in lines] == ["epoch 4 of 6", "epoch 5 of 6", "epoch 6 of 6"]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    losses = [float(line.split()[5].rstrip(",")) for line in lines]
+    assert losses[-1] < losses[0]
+    examples = read(files[0])
+    erm = float(mean_regret(examples.log_risk, torch.zeros(len(examples), dtype=torch.long)))
+    assert float(mean_regret(examples.log_risk, guesses(whole, examples).log_risk.argmin(1))) < erm
+
+
+def test_processes_that_share_batches_come_to_the_same_network_as_one(files: list[Path], tmp_path: Path) -> None:
+    kinds, schedule = read_all(files), Schedule(epochs=2, batch_size=16)
+    one, two = (train(kinds, SMALL, schedule, tmp_path / f"{n}.pt", _quiet, workers=n) for n in (1, 2))
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def test_a_checkpoint_of_another_network_is_refused(files: list[Path], tmp_path: Path) -> None:
+    train(read_all(files), SMALL, Schedule(epochs=1), tmp_path / "last.pt", progress=lambda line: None)
+    with pytest.raises(ValueError, match="checkpoint: expected"):
+        train(read_all(files), NetworkConfig(hidden=8, layers=1, num_heads=2), Schedule(epochs=1), tmp_path / "last.pt")
+
+
+def test_pretraining_writes_a_selector_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = pretraining.Part("tiny", PRIOR, 2, 40, (150, 300))
+    monkeypatch.setattr(pretraining, "parts", lambda scale: dict.fromkeys(("train", "calibrate", "test"), (part,)))
+    out = tmp_path / "out" / "selector.safetensors"
+    made = pretraining.pretrain(tmp_path / "work", out, 1.0, Schedule(epochs=2, batch_size=16), SMALL)
+    paths = {job.path for job in pretraining.jobs(tmp_path / "work", 1.0, 0)}
+    assert len(paths) == 6
+    assert all(path.exists() for path in paths)
+    drawn = [read(path).log_risk for path in sorted(paths)]
+    assert len({float(each[0, 0]) for each in drawn}) == 6  # no two files hold the same datasets
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    for name, regret in made.record["regret"].items():
+        assert f"| {name} | {regret:.1%} |" in card
+    assert {"selector", "erm", "leave-one-source-out", "trees"} <= set(made.record["regret"])
+    assert isinstance(made.record["regret"]["selector"], float)
+
+
+def test_an_example_holds_true_risks_beside_what_is_seen(examples: Examples) -> None:
+    """In sample a risk is seldom above the one in deployment, and they belong to the same dataset."""
+    inside, outside = examples.descriptors.frameworks[..., 0], examples.log_risk
+    assert (outside > inside).double().mean() > 0.8
+    shuffled = outside.roll(1, 0)
+    assert (outside - inside).square().mean() < (shuffled - inside).square().mean()
