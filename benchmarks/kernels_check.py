@@ -41,13 +41,14 @@ from benchmarks.kernel_launches import CORNERS, COVERING, HALF, PROBLEMS, train_
 from settx_fast.attention.triton import gpu
 from settx_fast.attention.triton.aggregate import tiles
 
-MAX_SPILL = 64
+MAX_SPILL = 128
 ARCHITECTURES = (80, 90, 100)  # every problem
 SMALLER = (86, 120)  # HALF: less shared memory
 CORNER_ARCHITECTURES = (86, 80)
 MATRIX_SIZE = 64  # rows that wgmma multiplies; LARGE_PRODUCTS of fewer queries do without
-FORWARD = ("prepare_kernel", "scan_kernel", "merge_kernel", "finish_kernel", "broadcast_forward_kernel", "small_kernel")
-LARGE_PRODUCTS = ("scan_kernel", "broadcast_forward_kernel", "small_kernel")
+PERSISTENT = ("resident_forward_kernel", "attend_forward_kernel", "dense_forward_kernel")
+LARGE_PRODUCTS = ("scan_kernel", "broadcast_forward_kernel", "small_kernel", *PERSISTENT)
+FORWARD = (*LARGE_PRODUCTS, "prepare_kernel", "merge_kernel", "finish_kernel")
 INSTRUCTIONS = {"wgmma": r"wgmma\.mma_async", "tcgen05": r"tcgen05\.mma", "mma": r"\bmma\.sync"}
 RESULTS = Path(__file__).parent / "results" / "kernels_check.csv"
 

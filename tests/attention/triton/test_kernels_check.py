@@ -15,7 +15,7 @@ import torch
 from triton.runtime.jit import JITFunction
 import settx_fast.attention.triton
 from benchmarks.kernel_launches import COVERING, PROBLEMS, Problem, train_step
-from benchmarks.kernels_check import Launch, compile_ahead, fault, plan, record, unique
+from benchmarks.kernels_check import ARCHITECTURES, Launch, compile_ahead, fault, plan, record, unique
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.triton.aggregate import tiles
 from settx_fast.attention.triton.broadcast.tiles import Block, forward_tiles
@@ -33,7 +33,12 @@ names = [module.name for module in pkgutil.walk_packages(package.__path__, f"{pa
 modules = [importlib.import_module(name) for name in names]
 found = {
     "defined": [n for m in modules for n, f in vars(m).items() if isinstance(f, JITFunction) and n.endswith("_kernel")],
-    "launched": [one.name for p in COVERING for one in record(p, 90, functools.partial(train_step, PROBLEMS[p]))],
+    "launched": [
+        one.name
+        for problem in COVERING
+        for arch in ARCHITECTURES
+        for one in record(problem, arch, functools.partial(train_step, PROBLEMS[problem]))
+    ],
 }
 with tempfile.TemporaryDirectory() as folder:
     tiles.CONFIGS = pathlib.Path(folder)
@@ -61,7 +66,7 @@ for name, tiles in {"shipped": fitting, "oversized": dataclasses.replace(fitting
     found[name] = [dataclasses.asdict(compile_ahead(launch)) for launch in launches]
 shipped = launches[0]
 found["limits"] = [
-    fault(shipped, 0, 0, {"wgmma": 1, "mma": 0}), fault(shipped, 65, 0, {"wgmma": 1, "mma": 0}),
+    fault(shipped, 0, 0, {"wgmma": 1, "mma": 0}), fault(shipped, 129, 0, {"wgmma": 1, "mma": 0}),
     fault(shipped, 0, 232_449, {"wgmma": 1, "mma": 0}), fault(shipped, 0, 0, {"wgmma": 0, "mma": 1}),
     fault(dataclasses.replace(shipped, name="absorbed_kernel"), 0, 0, {"wgmma": 0, "mma": 1}),
 ]
@@ -104,14 +109,14 @@ def test_a_shipped_configuration_passes(found: dict[str, list]) -> None:
 
 def test_an_oversized_configuration_is_caught_spilling(found: dict[str, list]) -> None:
     (usage,) = found["oversized"]
-    assert usage["stack"] > 64
+    assert usage["stack"] > 128
     assert usage["fault"] == f"spills {usage['stack']} bytes"
 
 
 def test_every_limit_is_held(found: dict[str, list]) -> None:
     fine, spilling, large, slow, backward = found["limits"]
     assert fine == ""
-    assert spilling == "spills 65 bytes"
+    assert spilling == "spills 129 bytes"
     assert large == "232449 bytes of shared memory, 232448 exist"
     assert slow == "no wgmma"
     assert backward == ""
