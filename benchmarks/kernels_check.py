@@ -44,7 +44,8 @@ from settx_fast.attention.triton.aggregate import tiles
 MAX_SPILL = 128
 ARCHITECTURES = (80, 90, 100)  # every problem
 SMALLER = (86, 120)  # HALF: less shared memory
-CORNER_ARCHITECTURES = (86, 80)
+CORNER_ARCHITECTURES = (86, 80, 90, 100, 120)
+SAME_INSTRUCTIONS = (86, 80)
 MATRIX_SIZE = 64  # rows that wgmma multiplies; LARGE_PRODUCTS of fewer queries do without
 PERSISTENT = ("resident_forward_kernel", "attend_forward_kernel", "dense_forward_kernel")
 LARGE_PRODUCTS = ("scan_kernel", "broadcast_forward_kernel", "small_kernel", *PERSISTENT)
@@ -87,7 +88,7 @@ class Launch:
         declared = {i for i, param in enumerate(self.kernel.params) if param.is_constexpr}
         constants = {path: value for path, value in self.constants.items() if value is None or path[0] in declared}
         types = [kind for kind in _flat(self.signature.values()) if kind.startswith("*")]
-        arch = CORNER_ARCHITECTURES if self.problem in CORNERS else self.arch
+        arch = SAME_INSTRUCTIONS if self.problem in CORNERS and self.arch in SAME_INSTRUCTIONS else self.arch
         return arch, self.module, self.name, str(constants), str(types), self.options.num_warps
 
 

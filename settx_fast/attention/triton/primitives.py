@@ -90,13 +90,28 @@ def prefetch(pointers):
 @triton.jit
 def multiply_add(a, b, acc, PRECISION: tl.constexpr):
     """acc + a b, a rounded to the type of b, accumulated in fp32."""
-    return tl.dot(a.to(b.dtype), b, acc, input_precision=PRECISION)
+    return tl.dot(operand(a.to(b.dtype), PRECISION), operand(b, PRECISION), acc, input_precision=PRECISION)
 
 
 @triton.jit
 def multiply(a, b, PRECISION: tl.constexpr):
     """a b in fp32."""
-    return tl.dot(a.to(b.dtype), b, input_precision=PRECISION)
+    return tl.dot(operand(a.to(b.dtype), PRECISION), operand(b, PRECISION), input_precision=PRECISION)
+
+
+@triton.jit
+def operand(x, PRECISION: tl.constexpr):
+    """x as tensor cores should read it: of fp32 they would cut bits off. The interpreter reads all of them."""
+    if PRECISION == "tf32" and not INTERPRETED:
+        x = round_to_tf32(x)
+    return x
+
+
+@triton.jit
+def round_to_tf32(x):
+    """fp32 rounded to 11 significant bits, ties away from zero; infinities and NaN stay what they are."""
+    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
 
 
 @triton.jit

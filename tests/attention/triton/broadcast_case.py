@@ -90,8 +90,9 @@ def keys_values(problem: Problem, spec: BlockSpec) -> tuple[Tensor, Tensor]:
 
 
 def block_of(case: Case) -> Block:
-    """What the case's tiles are chosen by."""
-    return Block.of(case.spec, case.dim_in, case.dim, case.keys, case.tiles_of)
+    """What the case's tiles are chosen by: on a GPU its own type, whose tiles fit the memory."""
+    dtype = case.dtype if torch.cuda.is_available() else case.tiles_of
+    return Block.of(case.spec, case.dim_in, case.dim, case.keys, dtype)
 
 
 def forward(problem: Problem, case: Case, tiles: Any = None) -> Tensor:

@@ -12,6 +12,9 @@ import pytest
 SCRIPT = """
 import dataclasses, functools, importlib, json, pathlib, pkgutil, sys, tempfile
 import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 import settx_fast.attention.triton
 from benchmarks.kernel_launches import COVERING, PROBLEMS, Problem, train_step
@@ -64,6 +67,15 @@ found["new"] = {
 for name, tiles in {"shipped": fitting, "oversized": dataclasses.replace(fitting, rows=256)}.items():
     launches = unique(record(name, 90, lambda: broadcast_forward(Sets(x), k, k, weights, spec, tiles)))
     found[name] = [dataclasses.asdict(compile_ahead(launch)) for launch in launches]
+single = {"device": "meta", "dtype": torch.float32}
+torch.set_float32_matmul_precision("high")
+x, k = torch.empty(2, 256, 32, **single), torch.empty(2, 16, 32, **single)
+norms = dict.fromkeys(("g0", "b0", "g1", "b1"), k[0, 0])
+weights = BlockWeights(*(torch.empty(32, 32, **single) for _ in range(8)), **norms)
+(tf32,) = record("tf32", 90, lambda: broadcast_forward(Sets(x), k, k, weights, spec))
+source = ASTSource(tf32.kernel, tf32.signature, tf32.constants, tf32.attributes)
+code = triton.compile(source, GPUTarget("cuda", 90, 32), tf32.options.__dict__).asm["ptx"]
+found["tf32"] = ["tf32.tf32" in code, "-8192" in code]
 shipped = launches[0]
 found["limits"] = [
     fault(shipped, 0, 0, {"wgmma": 1, "mma": 0}), fault(shipped, 129, 0, {"wgmma": 1, "mma": 0}),
@@ -120,3 +132,8 @@ def test_every_limit_is_held(found: dict[str, list]) -> None:
     assert large == "232449 bytes of shared memory, 232448 exist"
     assert slow == "no wgmma"
     assert backward == ""
+
+
+def test_operands_of_tf32_are_rounded_to_it_before_tensor_cores_cut_bits_off(found: dict[str, list]) -> None:
+    """Tensor cores multiply, and what they read went through the mask of 11 significant bits."""
+    assert found["tf32"] == [True, True]

@@ -217,13 +217,14 @@ def fit(problem: Problem, tile: Tile, resident: int) -> Tile:
 def shared_bytes(problem: Problem, tile: Tile, resident: int) -> int:
     """Estimate: `resident` matrices of queries (and a head's weights when projected), element tiles, scores.
 
-    tf32 elements lie there once more, transposed, where they are keys and values at once.
+    tf32 elements lie there once more, transposed, where they are keys and values at once, and rounded ones beside those
+    that are on their way.
     """
     if problem.absorbed:
         held = resident * tile.block_r * problem.width
     else:
         held = (2 * problem.width + resident * tile.block_r + 2 * tile.block_n) * padded(problem.E)
-    copies = tile.stages + (problem.absorbed and problem.products == "tf32")
+    copies = tile.stages + (problem.products == "tf32") * (problem.absorbed + (tile.stages > 1))
     moving = copies * tile.block_n * problem.width + resident * tile.block_r * tile.block_n
     return problem.itemsize * (held + moving)
 
