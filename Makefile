@@ -7,7 +7,7 @@ SANITIZED := $(addprefix tests/scm/test_,fuzz.py sampler.py draws.py mechanisms.
 CPP_SOURCES := $(filter %.cpp %.h %.cu %.inc,$(NATIVE_SOURCES))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint format native-test sanitize kernels-check browser pretrained gpu clean
+.PHONY: install demo test lint format native-test sanitize coverage kernels-check browser pretrained gpu clean
 
 install: .venv/installed
 
@@ -51,6 +51,20 @@ sanitize: install
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
 		$(BIN)/pytest --capture no $(SANITIZED) --native $$(ls build/sanitize/_native*.so) --hypothesis-profile thorough
+
+# Places to look, not a mark: branches that no test takes, in build/coverage/native and build/coverage/python. GCC.
+coverage: install
+	$(BIN)/cmake -S . -B build/coverage -DSETTX_COVERAGE=ON -DSETTX_CUDA=OFF -DSETTX_VECTOR_PATHS=OFF -DSETTX_TESTS=ON \
+		-DPython_EXECUTABLE=$(abspath $(BIN)/python) -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > /dev/null
+	$(BIN)/cmake --build build/coverage --parallel 2
+	find build/coverage -name '*.gcda' -delete
+	$(BIN)/ctest --test-dir build/coverage --output-on-failure
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(SANITIZED) --native $$(ls build/coverage/_native*.so)
+	mkdir -p build/coverage/native
+	$(BIN)/gcovr --filter csrc/scm/ --exclude-throw-branches --gcov-ignore-parse-errors=suspicious_hits.warn \
+		--txt-metric branch --txt --sort uncovered-percent --html-details build/coverage/native/index.html build/coverage
+	COVERAGE_FILE=build/coverage/data OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal \
+		--cov=settx_fast --cov-branch --cov-report=term:skip-covered --cov-report=html:build/coverage/python
 
 kernels-check: install
 	$(BIN)/python -m benchmarks.kernels_check

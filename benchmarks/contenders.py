@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from settx_fast import BlockSpec, BlockWeights, functional
-from settx_fast._layers import finish, first_norm
+from settx_fast.attention.layers import finish, first_norm
 from settx_fast.testing import Inputs
 
 Run = Callable[[Inputs], Tensor]

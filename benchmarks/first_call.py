@@ -52,19 +52,19 @@ def compiling_for(arch: int, threads: int | None) -> Iterator[None]:
     """A GPU of an architecture is what kernels are chosen and compiled for, by so many threads (None: as in a call)."""
     import triton
 
-    from settx_fast.kernels import config, launch
+    from settx_fast.attention.triton import gpu, launch
 
     triton.runtime.driver.set_active(Target(arch))
-    gpu = config.Gpu(arch, config.SHARED_MEMORY[arch], "")
+    found = gpu.Gpu(arch, gpu.SHARED_MEMORY[arch], "")
     pool = launch.ThreadPoolExecutor if threads is None else partial(launch.ThreadPoolExecutor, threads)
-    with mock.patch.object(config, "gpu_of", return_value=gpu), mock.patch.object(launch, "ThreadPoolExecutor", pool):
+    with mock.patch.object(gpu, "of", return_value=found), mock.patch.object(launch, "ThreadPoolExecutor", pool):
         yield
 
 
 def measure(shape: str, arch: int, threads: int | None) -> tuple[float, float]:
     """Seconds that the first forward and the first backward compile, in this process."""
     from benchmarks.kernel_launches import Problem, forward
-    from settx_fast.kernels.launch import compile_only
+    from settx_fast.attention.triton.launch import compile_only
 
     with compiling_for(arch, threads):
         start = time.perf_counter()

@@ -47,7 +47,7 @@ KERNELS, BUILD, SAMPLER = "test the kernels on the device", "build the sampler",
 
 def stages() -> Iterator[Stage]:
     """What is run, the most important first."""
-    python, tests = sys.executable, (*PYTEST, "tests/kernels")
+    python, tests = sys.executable, (*PYTEST, "tests/attention/triton")
     shards = tuple((python, *tests, "--shard", f"{i}/{SHARDS}") for i in range(SHARDS))
     timed = (python, "-m", "benchmarks.isab", "--device", "cuda", "--seconds", "1", "--until", "100")
     sanitizer = (

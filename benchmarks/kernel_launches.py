@@ -13,13 +13,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from settx_fast._block import BlockWeights
-from settx_fast._sets import Sets
-from settx_fast.kernels.aggregate import Aggregated, Stage, aggregate_forward, problem_of
-from settx_fast.kernels.aggregate_grad import aggregate_backward
-from settx_fast.kernels.broadcast_forward import broadcast_forward
-from settx_fast.kernels.broadcast_grad import broadcast_backward
-from settx_fast.kernels.small import is_small, small_forward
+from settx_fast.attention.block import BlockWeights
+from settx_fast.attention.sets import Sets
+from settx_fast.attention.triton.aggregate.backward import aggregate_backward
+from settx_fast.attention.triton.aggregate.forward import Aggregated, Stage, aggregate_forward, problem_of
+from settx_fast.attention.triton.broadcast.backward import broadcast_backward
+from settx_fast.attention.triton.broadcast.forward import broadcast_forward
+from settx_fast.attention.triton.small.forward import is_small, small_forward
 from settx_fast.testing import SHAPES, TABULAR, Shape, make_weights
 
 

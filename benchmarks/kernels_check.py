@@ -38,7 +38,8 @@ from triton.runtime.cache import get_cache_manager
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from benchmarks.kernel_launches import CORNERS, COVERING, HALF, PROBLEMS, train_step
-from settx_fast.kernels import config
+from settx_fast.attention.triton import gpu
+from settx_fast.attention.triton.aggregate import tiles
 
 MAX_SPILL = 64
 ARCHITECTURES = (80, 90, 100)  # every problem
@@ -132,10 +133,10 @@ def record(problem: str, arch: int, run: Callable[[], object], table: str = "") 
         name = kernel.__module__, kernel.__name__
         launches.append(Launch(problem, arch, *name, signature, constants, attributes, options))
 
-    def gpu_of(device: object) -> config.Gpu:
-        return config.Gpu(arch, config.SHARED_MEMORY[arch], table)
+    def found(device: object) -> gpu.Gpu:
+        return gpu.Gpu(arch, gpu.SHARED_MEMORY[arch], table)
 
-    with mock.patch.object(JITFunction, "run", note), mock.patch.object(config, "gpu_of", gpu_of):
+    with mock.patch.object(JITFunction, "run", note), mock.patch.object(gpu, "of", found):
         run()
     return launches
 
@@ -204,8 +205,8 @@ def fault(launch: Launch, stack: int, shared: int, counts: dict[str, int]) -> st
     """Which limit a compiled launch breaks."""
     if stack > MAX_SPILL and launch.problem not in CORNERS:
         return f"spills {stack} bytes"
-    if shared > config.SHARED_MEMORY[launch.arch]:
-        return f"{shared} bytes of shared memory, {config.SHARED_MEMORY[launch.arch]} exist"
+    if shared > gpu.SHARED_MEMORY[launch.arch]:
+        return f"{shared} bytes of shared memory, {gpu.SHARED_MEMORY[launch.arch]} exist"
     large = launch.name in LARGE_PRODUCTS and launch.queries >= MATRIX_SIZE
     if launch.arch == 90 and large and counts["mma"] and not counts["wgmma"]:
         return "no wgmma"
@@ -228,7 +229,7 @@ def plan() -> Iterator[tuple[str, int, str]]:
     yield from ((name, arch, "") for name in PROBLEMS for arch in ARCHITECTURES)
     yield from ((name, arch, "") for name in HALF for arch in SMALLER)
     yield from ((name, arch, "") for name in CORNERS for arch in CORNER_ARCHITECTURES)
-    tables = [path.stem for path in sorted(config.CONFIGS.glob("sm_*.json"))]
+    tables = [path.stem for path in sorted(tiles.CONFIGS.glob("sm_*.json"))]
     yield from ((name, int(table.split("-")[0].removeprefix("sm_")), table) for table in tables for name in HALF)
 
 
@@ -283,7 +284,7 @@ def main(
     names = COVERING if covering else problem or tuple(known)
     if unknown := set(names) - set(known):
         raise typer.BadParameter(f"problem: expected some of {sorted(known)}, got {sorted(unknown)}")
-    archs = arch or (ARCHITECTURES if covering else config.SHARED_MEMORY)
+    archs = arch or (ARCHITECTURES if covering else gpu.SHARED_MEMORY)
     chosen = [(n, a, t) for n, a, t in plan() if n in names and a in archs]
     steps = (record(n, a, partial(train_step, known[n]), t) for n, a, t in chosen)
     recorded = [launch for step in steps for launch in step if kernel in launch.name]

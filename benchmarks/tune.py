@@ -1,4 +1,4 @@
-"""Measure the tiles of stage A on this GPU and write the fastest to settx_fast/kernels/configs/<gpu>.json.
+"""Measure the tiles of stage A on this GPU and write the fastest to settx_fast/attention/triton/configs/<gpu>.json.
 
 `python -m benchmarks.tune` takes the named shapes in bf16; every candidate must first give the numbers of the rule's
 tile. Buckets that were measured before and are not measured now stay as they are.
@@ -19,12 +19,13 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 from triton.testing import do_bench
 
-from settx_fast._block import BlockWeights
-from settx_fast._sets import Sets
-from settx_fast.kernels import config
-from settx_fast.kernels.aggregate import Aggregated, Stage, aggregate_forward, problem_of
-from settx_fast.kernels.aggregate_grad import aggregate_backward
-from settx_fast.kernels.config import Problem, Tile
+from settx_fast.attention.block import BlockWeights
+from settx_fast.attention.sets import Sets
+from settx_fast.attention.triton import gpu
+from settx_fast.attention.triton.aggregate import tiles as rules
+from settx_fast.attention.triton.aggregate.backward import aggregate_backward
+from settx_fast.attention.triton.aggregate.forward import Aggregated, Stage, aggregate_forward, problem_of
+from settx_fast.attention.triton.aggregate.tiles import Problem, Tile
 from settx_fast.testing import SHAPES, Shape, make_weights
 
 TOLERANCE = 2e-2  # bf16: other tiles round their sums elsewhere
@@ -69,7 +70,7 @@ class Case:
 @contextmanager
 def forced(tiles: dict[str, Tile]) -> Iterator[None]:
     """Passes run with these tiles, the others by rule."""
-    with mock.patch.object(config, "tuned", lambda problem, name: tiles.get(name)):
+    with mock.patch.object(rules, "tuned", lambda problem, name: tiles.get(name)):
         yield
 
 
@@ -103,24 +104,24 @@ def tune(case: Case) -> dict[str, Tile]:
     """The fastest tile of every pass of a case."""
     problem = case.problem
     chosen: dict[str, Tile] = {}
-    rules = {"forward": (config.forward_tile, 1), "sums": (config.sums_tile, 2), "elements": (config.elements_tile, 2)}
-    for name, (rule, resident) in rules.items():
+    passes = {"forward": (rules.forward_tile, 1), "sums": (rules.sums_tile, 2), "elements": (rules.elements_tile, 2)}
+    for name, (rule, resident) in passes.items():
         saved = case.forward()
 
         def run(name: str = name, saved: Aggregated = saved) -> Tensor:
             return case.forward().latents.out if name == "forward" else case.backward(saved)
 
-        tile, time, own = fastest(config.fit(problem, rule(problem), resident), chosen, name, run)
+        tile, time, own = fastest(rules.fit(problem, rule(problem), resident), chosen, name, run)
         print(f"  {name}: {tuple(tile)} {time:.3f} ms, by rule {own:.3f} ms")
         chosen[name] = tile
     return chosen
 
 
-def save(gpu: str, key: str, tiles: dict[str, Tile]) -> None:
+def save(name: str, key: str, tiles: dict[str, Tile]) -> None:
     """Put a bucket's tiles into the table of a GPU, beside the buckets that it holds."""
-    path = config.CONFIGS / f"{gpu}.json"
+    path = rules.CONFIGS / f"{name}.json"
     table = json.loads(path.read_text()) if path.exists() else {}
-    table[key] = {name: tile._asdict() for name, tile in tiles.items()}
+    table[key] = {each: tile._asdict() for each, tile in tiles.items()}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
 
@@ -133,12 +134,12 @@ def main() -> None:
     names = parser.parse_args().shape or known
     if not torch.cuda.is_available():
         sys.exit("benchmarks.tune: expected a CUDA GPU that torch can use, found none")
-    gpu = config.gpu_of(torch.device("cuda")).table
+    table = gpu.of(torch.device("cuda")).table
     for name in names:
         case = Case(SHAPES[name], torch.bfloat16)
         print(f"{name}: {case.problem.key}")
-        save(gpu, case.problem.key, tune(case))
-    print(f"wrote {config.CONFIGS / gpu}.json")
+        save(table, case.problem.key, tune(case))
+    print(f"wrote {rules.CONFIGS / table}.json")
 
 
 if __name__ == "__main__":

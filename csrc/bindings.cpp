@@ -11,6 +11,7 @@
 #include "devices.h"
 #include "scm/lanes.h"
 #include "scm/noise.h"
+#include "scm/parallel.h"
 #include "scm/paths.h"
 #include "scm/prior_image.h"
 #include "scm/sample_cuda.h"
@@ -280,6 +281,28 @@ const scm::Path& path_by_name(const std::string& name) {
     throw py::value_error("path: expected one that this machine runs, got '" + name + "'");
 }
 
+bool is_signalled() {
+    const py::gil_scoped_acquire acquire;
+    return PyErr_CheckSignals() != 0;
+}
+
+struct Listening {
+    Listening() { scm::is_interrupted = is_signalled; }
+    ~Listening() { scm::is_interrupted = nullptr; }
+};
+
+// Without the interpreter's lock, but not deaf: a signal whose handler raises, as that of Ctrl-C, ends the call.
+template <class Call>
+void run_interruptibly(const Call& call) {
+    try {
+        const py::gil_scoped_release release;
+        const Listening listening;
+        call();
+    } catch (const scm::Interrupted&) {
+        throw py::error_already_set();
+    }
+}
+
 // ---- Calls ----------------------------------------------------------------------------------------------------------
 
 py::array_t<int64_t> count_parameters(const OwnedPrior& prior, uint64_t seed, int64_t first_index, int64_t num_datasets,
@@ -287,8 +310,8 @@ py::array_t<int64_t> count_parameters(const OwnedPrior& prior, uint64_t seed, in
     py::array_t<int64_t> counts(num_datasets);
     int64_t* out = counts.mutable_data();
     const scm::Path& chosen = path_by_name(path);
-    py::gil_scoped_release release;
-    scm::count_parameters(prior.prior(), seed, first_index, num_datasets, out, num_threads, chosen);
+    run_interruptibly(
+        [&] { scm::count_parameters(prior.prior(), seed, first_index, num_datasets, out, num_threads, chosen); });
     return counts;
 }
 
@@ -298,11 +321,12 @@ void draw(const OwnedPrior& prior, uint64_t seed, const Addresses& addresses, ui
     const auto* offset = reinterpret_cast<const int64_t*>(parameter_offset);
     const bool from_image = path == "rows";
     const scm::Path& chosen = path_by_name(from_image ? "best" : path);
-    py::gil_scoped_release release;
-    if (from_image)
-        scm::draw_from_image(prior.prior(), seed, offset, tables);
-    else
-        scm::draw(prior.prior(), seed, offset, tables, num_threads, chosen);
+    run_interruptibly([&] {
+        if (from_image)
+            scm::draw_from_image(prior.prior(), seed, offset, tables);
+        else
+            scm::draw(prior.prior(), seed, offset, tables, num_threads, chosen);
+    });
 }
 
 void evaluate(const Addresses& addresses, const Sizes& sizes, const Addresses& row_addresses, const Asked& asked,
@@ -311,11 +335,12 @@ void evaluate(const Addresses& addresses, const Sizes& sizes, const Addresses& r
     const scm::Rows rows = as_rows(row_addresses, asked);
     const bool in_tiles = path == "rows", in_place = path == "rows in place", by_rows = in_tiles || in_place;
     const scm::Path& chosen = path_by_name(by_rows ? "best" : path);
-    py::gil_scoped_release release;
-    if (by_rows)
-        scm::evaluate_by_rows(tables, rows, in_tiles ? 1 << 16 : 0);
-    else
-        scm::evaluate(tables, rows, num_threads, chosen);
+    run_interruptibly([&] {
+        if (by_rows)
+            scm::evaluate_by_rows(tables, rows, in_tiles ? 1 << 16 : 0);
+        else
+            scm::evaluate(tables, rows, num_threads, chosen);
+    });
 }
 
 void fill_noise(int32_t kind, std::array<float, scm::NOISE_INPUTS> given, uint64_t seed, int64_t dataset,
@@ -328,8 +353,7 @@ void fill_noise(int32_t kind, std::array<float, scm::NOISE_INPUTS> given, uint64
     const scm::Path& chosen = path_by_name(path);
     scm::NoiseRows rows{kind, {}, seed, dataset, variable};
     scm::prepare_noise(kind, given.data(), rows.parameters);
-    py::gil_scoped_release release;
-    scm::fill_noise(rows, count, out, num_threads, chosen);
+    run_interruptibly([&] { scm::fill_noise(rows, count, out, num_threads, chosen); });
 }
 
 py::array_t<float> apply(const std::string& function, const py::array_t<float, py::array::c_style>& x,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from settx_fast import functional
-    from settx_fast._block import BlockSpec, BlockWeights
+    from settx_fast.attention.block import BlockSpec, BlockWeights
     from settx_fast.nn import ISAB, MAB, PMA, SAB, DeepSet, SetTransformer
 
 __version__ = "0.1.0"
@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "functional":
         return import_module("settx_fast.functional")
-    home = import_module("settx_fast._block" if name.startswith("Block") else "settx_fast.nn")
+    home = import_module("settx_fast.attention.block" if name.startswith("Block") else "settx_fast.nn")
     globals()[name] = getattr(home, name)
     return globals()[name]
 

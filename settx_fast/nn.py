@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from settx_fast import functional
-from settx_fast._arguments import check_block
-from settx_fast._block import Activation, BlockSpec, BlockWeights, Norm, Residual, Scale
-from settx_fast.functional import Impl
+from settx_fast.attention.arguments import check_block, context_of, enter
+from settx_fast.attention.block import Activation, BlockSpec, BlockWeights, Norm, Residual, Scale
+from settx_fast.attention.functional import Impl
+from settx_fast.attention.modular import ModularBlock, has_hooks
 
 
 class BlockOptions(TypedDict, total=False):
@@ -31,19 +32,25 @@ class BlockOptions(TypedDict, total=False):
     ffn_dim: int | None
     scale: Scale
     norm_eps: float
+    dropout: float
     impl: Impl | None
     device: torch.device | str | None
     dtype: torch.dtype | None
 
 
-class MAB(nn.Module):
+class MAB(ModularBlock):
     """Multihead attention block: every element of a query set reads a whole key set.
 
     `dim_Q` and `dim_K` are the widths of query and key, `dim_V` the width D of the output, a multiple of `num_heads`.
-    `ln` adds layer norms, `norm` names another kind; the keywords up to `norm_eps` are the fields of `BlockSpec`, whose
-    defaults are the original block. `impl` forces an implementation (`functional.Impl`). Raises ValueError where sizes
-    or options do not fit together. Source: Lee et al. 2019, equation 6.
+    `ln` adds layer norms, `norm` names another kind; the keywords up to `dropout` are the fields of `BlockSpec`, whose
+    defaults are the original block. While training, `dropout` drops attention weights. `impl` forces an implementation
+    (`functional.Impl`). Raises ValueError where sizes or options do not fit together.
+
+    Where a layer was replaced or has a hook, and under torch.jit, the block calls its layers one by one: right, as slow
+    as the original, and said once in the log. Source: Lee et al. 2019, equation 6.
     """
+
+    __jit_unused_properties__ = ("weights",)
 
     def __init__(
         self,
@@ -61,15 +68,16 @@ class MAB(nn.Module):
         ffn_dim: int | None = None,
         scale: Scale = "model",
         norm_eps: float = 1e-5,
+        dropout: float = 0.0,
         impl: Impl | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
         norm = norm or ("layer" if ln else "none")
-        self.spec = BlockSpec(
-            num_heads, norm, norm_first, residual, output_projection, activation, ffn_dim, scale, norm_eps
+        spec = BlockSpec(
+            num_heads, norm, norm_first, residual, output_projection, activation, ffn_dim, scale, norm_eps, dropout
         )
+        super().__init__(spec, dim_V)
         self.impl = impl
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         # fc_q, fc_k, fc_v, fc_o in this order: the original's weights for the same random seed
@@ -89,35 +97,41 @@ class MAB(nn.Module):
 
     @property
     def weights(self) -> BlockWeights:
-        """The parameters as `functional` takes them."""
-        layers = {"q": "fc_q", "k": "fc_k", "v": "fc_v", "p": "fc_p", "o": "fc_o", "o2": "fc_o2"}
-        tensors: dict[str, Any] = {}
-        for suffix, name in layers.items():
-            layer = getattr(self, name, None)
-            tensors[f"w_{suffix}"] = getattr(layer, "weight", None)
-            tensors[f"b_{suffix}"] = getattr(layer, "bias", None)
-        for index in (0, 1):
-            norm = getattr(self, f"ln{index}", None)
-            tensors[f"g{index}"] = getattr(norm, "weight", None)
-            tensors[f"b{index}"] = getattr(norm, "bias", None)
-        return BlockWeights(**tensors)
+        """The parameters as `functional` takes them; ValueError where a layer does more than multiply by its own."""
+        weights = self.plain_weights()
+        if weights is None:
+            raise ValueError(f"weights: expected plain layers, but {self.why_modular()}: call the module instead")
+        return weights
 
     def forward(
         self,
         query: Tensor,
         key: Tensor,
-        *,
         query_lengths: Tensor | None = None,
         query_mask: Tensor | None = None,
         key_lengths: Tensor | None = None,
         key_mask: Tensor | None = None,
     ) -> Tensor:
         """Query (B, N_q, dim_Q) or (1, N_q, dim_Q) and key (B, N_k, dim_K) → (B, N_q, dim_V)."""
+        if torch.jit.is_scripting():
+            assert query_lengths is None
+            assert query_mask is None
+            assert key_lengths is None
+            assert key_mask is None
+            return self.through_modules(query, key)
+        else:
+            return self._attend(query, key, query_lengths, query_mask, key_lengths, key_mask)
+
+    def _attend(self, query: Tensor, key: Tensor, *ragged: Tensor | None) -> Tensor:
+        weights = None if torch.jit.is_tracing() else self.plain_weights()
+        if weights is None:
+            return self.call_modules(query, key, *ragged, impl=self.impl)
+        query_lengths, query_mask, key_lengths, key_mask = ragged
         return functional.attention_block(
             query,
             key,
-            self.weights,
-            self.spec,
+            weights,
+            self.current_spec(),
             query_lengths=query_lengths,
             query_mask=query_mask,
             key_lengths=key_lengths,
@@ -139,7 +153,7 @@ class SAB(nn.Module):
         super().__init__()
         self.mab = MAB(dim_in, dim_in, dim_out, num_heads, ln, **options)
 
-    def forward(self, x: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, N, dim_in) → (B, N, dim_out)."""
         return self.mab(x, x, query_lengths=lengths, query_mask=mask, key_lengths=lengths, key_mask=mask)
 
@@ -164,7 +178,6 @@ class ISAB(nn.Module):
     def forward(
         self,
         x: Tensor,
-        *,
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
         context_lengths: Tensor | int | None = None,
@@ -173,18 +186,42 @@ class ISAB(nn.Module):
 
         `context_lengths`: how many first rows of a set the inducing points read (None: all), a number or (B,).
         """
+        if torch.jit.is_scripting():
+            assert context_lengths is None
+            return self.mab1(x, self.mab0(self.I, x, key_lengths=lengths, key_mask=mask), lengths, mask)
+        else:
+            return self._attend(x, lengths, mask, context_lengths)
+
+    def _attend(
+        self, x: Tensor, lengths: Tensor | None, mask: Tensor | None, context_lengths: Tensor | int | None
+    ) -> Tensor:
+        weights_a, weights_b = plain_weights_of(self.mab0), plain_weights_of(self.mab1)
+        if weights_a is None or weights_b is None:
+            return self._attend_in_turn(x, lengths, mask, context_lengths)
         return functional.induced_set_attention(
             x,
             self.I,
-            self.mab0.weights,
-            self.mab0.spec,
-            self.mab1.weights,
-            self.mab1.spec,
+            weights_a,
+            self.mab0.current_spec(),
+            weights_b,
+            self.mab1.current_spec(),
             lengths=lengths,
             mask=mask,
             context_lengths=context_lengths,
             impl=self.mab0.impl,
         )
+
+    def _attend_in_turn(
+        self, x: Tensor, lengths: Tensor | None, mask: Tensor | None, context_lengths: Tensor | int | None
+    ) -> Tensor:
+        """By calls of the blocks, whatever they are."""
+        key_lengths = lengths
+        if context_lengths is not None:
+            key_lengths = context_of(enter("x", x, lengths, None)[0], context_lengths, mask).lengths
+        # blocks of others know no query that all sets share, and perhaps no ragged sets
+        inducing = self.I if isinstance(self.mab0, MAB) else self.I.expand(x.shape[0], -1, -1)
+        hidden = self.mab0(inducing, x, **_given(key_lengths=key_lengths, key_mask=mask))
+        return self.mab1(x, hidden, **_given(query_lengths=lengths, query_mask=mask))
 
     def extra_repr(self) -> str:
         """The number of inducing points."""
@@ -201,7 +238,7 @@ class PMA(nn.Module):
         self.S = _seeds(num_seeds, dim, options)
         self.mab = MAB(dim, dim, dim, num_heads, ln, **options)
 
-    def forward(self, x: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, N, dim) → (B, num_seeds, dim)."""
         return self.mab(self.S, x, key_lengths=lengths, key_mask=mask)
 
@@ -225,23 +262,47 @@ class SetTransformer(nn.Module):
         **options: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
-        self.enc = nn.Sequential(
+        self.enc = _Encoder(
             ISAB(dim_input, dim_hidden, num_heads, num_inds, ln, **options),
             ISAB(dim_hidden, dim_hidden, num_heads, num_inds, ln, **options),
         )
-        self.dec = nn.Sequential(
+        self.dec = _Decoder(
             PMA(dim_hidden, num_heads, num_outputs, ln, **options),
             SAB(dim_hidden, dim_hidden, num_heads, ln, **options),
             SAB(dim_hidden, dim_hidden, num_heads, ln, **options),
             nn.Linear(dim_hidden, dim_output, device=options.get("device"), dtype=options.get("dtype")),
         )
 
-    def forward(self, x: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, N, dim_input) → (B, num_outputs, dim_output); does not depend on the order of a set."""
-        for layer in self.enc:
-            x = layer(x, lengths=lengths, mask=mask)
-        pool, *rest = self.dec
-        x = pool(x, lengths=lengths, mask=mask)
+        return self.dec(self.enc(x, lengths, mask), lengths, mask)
+
+
+class _Encoder(nn.Sequential):
+    """Layers of which each reads sets."""
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        if torch.jit.is_scripting():
+            assert lengths is None
+            assert mask is None
+            for layer in self:
+                x = layer(x)
+            return x
+        else:
+            return self._call_layers(x, _given(lengths=lengths, mask=mask))
+
+    def _call_layers(self, x: Tensor, ragged: dict[str, Tensor]) -> Tensor:
+        for layer in self:
+            x = layer(x, **ragged)
+        return x
+
+
+class _Decoder(_Encoder):
+    """Layers of which the first pools sets."""
+
+    def _call_layers(self, x: Tensor, ragged: dict[str, Tensor]) -> Tensor:
+        pool, *rest = self
+        x = pool(x, **ragged)
         for layer in rest:
             x = layer(x)
         return x
@@ -269,10 +330,26 @@ class DeepSet(nn.Module):
         self.enc = _mlp(dim_input, dim_hidden, dim_hidden, factory)
         self.dec = _mlp(dim_hidden, dim_hidden, num_outputs * dim_output, factory)
 
-    def forward(self, x: Tensor, *, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """(B, N, dim_input) → (B, num_outputs, dim_output); does not depend on the order of a set."""
-        pooled = functional.set_mean(x, self.enc, lengths=lengths, mask=mask)
+        if torch.jit.is_scripting():
+            assert lengths is None
+            assert mask is None
+            pooled = self.enc(x).mean(-2)
+        else:
+            pooled = functional.set_mean(x, self.enc, lengths=lengths, mask=mask)
         return self.dec(pooled).reshape(-1, self.num_outputs, self.dim_output)
+
+
+def plain_weights_of(block: nn.Module) -> BlockWeights | None:
+    """The parameters of a block; None where they are not all that it does, or torch.jit traces what it does."""
+    if type(block) is not MAB or has_hooks(block) or torch.jit.is_tracing():
+        return None
+    return block.plain_weights()
+
+
+def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def _seeds(number: int, dim: int, options: BlockOptions) -> nn.Parameter:

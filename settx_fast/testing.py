@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from settx_fast._arguments import expected_shapes
-from settx_fast._block import BlockSpec, BlockWeights
+from settx_fast.attention.arguments import expected_shapes
+from settx_fast.attention.block import BlockSpec, BlockWeights
 
 TABULAR: dict[str, Any] = {
     "norm": "layer",

@@ -31,7 +31,7 @@ def test_the_quick_demo_goes_all_the_way(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
     check_runs(out)
     check_printed(result.stdout, out)
-    check_penguins(json.loads((out / "random_linear" / "prediction-penguins.json").read_text()))
+    check_penguins(json.loads((out / "random_linear" / "prediction-penguins-body_mass_g.json").read_text()))
     example = run_script("predict_table.py", out / "random_linear")
     assert example.returncode == 0, example.stderr
     assert "marker: " in example.stdout

@@ -1,5 +1,6 @@
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <thread>
@@ -7,14 +8,42 @@
 
 namespace settx::scm {
 
+// Asked now and then by the thread that called parallel_for, whether to stop; nullptr: nobody can tell.
+inline thread_local bool (*is_interrupted)() = nullptr;
+
+// What parallel_for throws where it was told to stop, when no thread works any more.
+struct Interrupted {};
+
+class Interruptions {
+  public:
+    bool happened() {
+        const Clock::time_point now = Clock::now();
+        if (is_interrupted == nullptr || now - asked_ < EVERY) return false;
+        asked_ = now;
+        return is_interrupted();
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    static constexpr std::chrono::milliseconds EVERY{100};  // to ask takes the interpreter's lock
+    Clock::time_point asked_ = Clock::now();
+};
+
 // Calls work(thread, item) for every item; work must not throw. A thread takes `at_once` neighbours: more than one
 // where their results share cache lines.
 template <class Work>
 void parallel_for(int64_t items, int num_threads, const Work& work, int64_t at_once = 1) {
     std::atomic<int64_t> next{0};
+    Interruptions interruptions;
+    bool stopped = false;
     const auto run = [&](int thread) {
-        for (int64_t first; (first = next.fetch_add(at_once, std::memory_order_relaxed)) < items;)
+        for (int64_t first; (first = next.fetch_add(at_once, std::memory_order_relaxed)) < items;) {
             for (int64_t item = first; item < first + at_once && item < items; ++item) work(thread, item);
+            if (thread == 0 && interruptions.happened()) {
+                stopped = true;
+                next.store(items, std::memory_order_relaxed);
+            }
+        }
     };
     std::vector<std::thread> threads;
     threads.reserve(size_t(num_threads));
@@ -25,6 +54,7 @@ void parallel_for(int64_t items, int num_threads, const Work& work, int64_t at_o
     }
     run(0);
     for (std::thread& thread : threads) thread.join();
+    if (stopped) throw Interrupted{};
 }
 
 }  // namespace settx::scm

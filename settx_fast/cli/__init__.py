@@ -1,4 +1,4 @@
-"""The command line `settx-fast`: sample, train, evaluate, predict, recommend, report, doctor.
+"""The command line `settx-fast`: sample, train, evaluate, compare, predict, recommend, report, doctor.
 
 Exit codes: 0 fine, 1 something failed that the user can act on, 2 the input or the usage is wrong. An error is one
 sentence on stderr. What is slow to import (torch, Lightning, pandas) is imported by the command that needs it.
@@ -10,12 +10,16 @@ from typing import Annotated
 
 import typer
 
+from settx_fast.cli import prior
 from settx_fast.cli._errors import Commands
+from settx_fast.cli._terminal import show_every_letter
+from settx_fast.cli.compare import compare
 from settx_fast.cli.doctor import doctor
+from settx_fast.cli.evaluate import evaluate
 from settx_fast.cli.predict import predict, report
 from settx_fast.cli.recommend import recommend
 from settx_fast.cli.sample import sample
-from settx_fast.cli.train import evaluate, train
+from settx_fast.cli.train import train
 
 app = typer.Typer(
     cls=Commands,
@@ -43,10 +47,12 @@ def _root(
     """Predict the properties of datasets with Set Transformers, and choose a learning framework by them."""
 
 
-for command in (doctor, sample, train, evaluate, predict, recommend, report):
+for command in (doctor, sample, train, evaluate, compare, predict, recommend, report):
     app.command()(command)
+app.add_typer(prior.app, name="prior")
 
 
 def main() -> None:
     """Entry point of `settx-fast`."""
+    show_every_letter()
     app(prog_name="settx-fast")

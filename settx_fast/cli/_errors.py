@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.text import Text
 from typer.core import TyperGroup
+
+from settx_fast.cli._console import console, printable
 
 BAD_INPUT = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
@@ -24,8 +26,8 @@ class Commands(TyperGroup):
             is_usage = hasattr(error, "exit_code")  # the parser's own errors print themselves
             if is_usage or ctx.params.get("traceback"):
                 raise
-            message = f"[bold red]Error:[/] {_escaped(explain(error))}"
-            Console(stderr=True, soft_wrap=True, highlight=False).print(message)
+            message = Text.assemble(("Error:", "bold red"), " ", printable(explain(error)))
+            console(stderr=True).print(message, soft_wrap=True, highlight=False)
             raise typer.Exit(2 if isinstance(error, BAD_INPUT) else 1) from None
 
 
@@ -33,7 +35,7 @@ def explain(error: Exception) -> str:
     """The sentence that tells the user what went wrong and, where known, what to do."""
     text = " ".join(str(error).split())
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "settx_fast":
-        return f"{text}: install it with `pip install 'settx_fast[app]'`."
+        return f"{text}: install it with `pip install '.[app]'` in the folder of settx_fast's sources."
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.strerror}: '{error.filename}'."
     if isinstance(error, MemoryError):
@@ -41,7 +43,3 @@ def explain(error: Exception) -> str:
     if isinstance(error, (*BAD_INPUT, RuntimeError, ImportError)) and text:
         return text if text.endswith((".", "?", ")")) else f"{text}."
     return f"{type(error).__name__}: {text} (`settx-fast --traceback …` shows where)."
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

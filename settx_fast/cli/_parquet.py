@@ -1,14 +1,16 @@
-"""Datasets as a Parquet file, written in parts, so that an interrupted run goes on where it stopped."""
+"""Sampled datasets as Parquet files that tell when a byte of them has changed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from os import SEEK_CUR, SEEK_END
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from settx_fast._files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,118 +18,12 @@ if TYPE_CHECKING:
     from settx_fast import scm
 
 METADATA_KEY = "settx_fast"
-VALUES_PER_PART = 4_000_000
+CHECKSUM_KEY = b"settx_fast.sha256"
+BLANK = b"0" * 64  # stands for the checksum while it is computed
+PIECE = 1 << 20  # bytes read at a time
 ROW_COLUMNS = ("dataset", "target", "environment", "is_target")
 EDGE_COLUMNS = ("dataset", "environment", "cause", "effect")
-
-
-@dataclass(frozen=True)
-class Job:
-    """Datasets first_index … first_index + num_datasets − 1 for the file `out`; their graphs go to a file beside it.
-
-    While it is written, complete parts and the description of the job lie in the directory `parts`.
-    """
-
-    prior: scm.Prior
-    out: Path
-    num_datasets: int
-    num_rows: int
-    seed: int
-    first_index: int
-
-    @property
-    def graphs(self) -> Path:
-        """The file of the edges."""
-        return self.out.with_suffix(".graphs.parquet")
-
-    @property
-    def parts(self) -> Path:
-        """The directory of what is done, until all is."""
-        return self.out.with_name(self.out.name + ".parts")
-
-    def facts(self) -> dict[str, Any]:
-        """All that it takes to sample the same datasets again: the metadata of both files."""
-        from importlib.metadata import version
-
-        from settx_fast import scm
-
-        return {
-            "version": version("settx_fast"),
-            "stream_version": scm.STREAM_VERSION,
-            "seed": self.seed,
-            "first_index": self.first_index,
-            "num_datasets": self.num_datasets,
-            "num_rows": self.num_rows,
-            "prior": json.loads(self.prior.to_json()),
-        }
-
-    def is_complete(self) -> bool:
-        """Whether `out` is there with these datasets; FileExistsError if it holds something else."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if not self.out.exists():
-            return False
-        try:
-            found = (pq.read_schema(self.out).metadata or {}).get(METADATA_KEY.encode(), b"{}")
-        except pa.ArrowInvalid:
-            found = b"{}"
-        if json.loads(found) | {"version": ""} == self.facts() | {"version": ""}:
-            return True
-        raise FileExistsError(f"--out: '{self.out}' holds something else; choose another file or --force a new one")
-
-    def remove(self) -> None:
-        """Remove whatever an earlier run left."""
-        shutil.rmtree(self.parts, ignore_errors=True)
-        self.out.unlink(missing_ok=True)
-        self.graphs.unlink(missing_ok=True)
-
-    def write(self, progress: Callable[[int], None]) -> None:
-        """Draw the parts that are missing, then make one file of them; progress(datasets) after each part."""
-        starts = self._open_parts()
-        try:
-            for number, first in enumerate(starts):
-                count = min(starts.step, self.num_datasets - first)
-                if not self._part("rows", number).exists():
-                    self._draw_part(number, first, count)
-                progress(count)
-            self._join_parts(len(starts))
-        finally:
-            if self.parts.exists() and not self._part("rows", 0).exists():  # nothing to go on from
-                shutil.rmtree(self.parts)
-
-    def _join_parts(self, number: int) -> None:
-        metadata = {METADATA_KEY: json.dumps(self.facts(), ensure_ascii=False)}
-        for kind, path, columns in (("edges", self.graphs, EDGE_COLUMNS), ("rows", self.out, ROW_COLUMNS)):
-            _write(path, (_read(self._part(kind, i)) for i in range(number)), columns, metadata)
-        shutil.rmtree(self.parts)
-
-    def _open_parts(self) -> range:
-        """The first datasets of all parts; ValueError if the parts that are there are those of another job."""
-        step = max(1, VALUES_PER_PART // (self.num_rows * self.prior.max_variables))
-        expected = self.facts() | {"datasets_per_part": step}
-        self.parts.mkdir(exist_ok=True)
-        job = self.parts / "job.json"
-        if not job.exists():
-            _replace(job, lambda path: path.write_text(json.dumps(expected, ensure_ascii=False)))
-        found = json.loads(job.read_text())
-        differing = [name for name, value in expected.items() if found.get(name) != value]
-        if differing:
-            raise ValueError(
-                f"--out: '{self.parts}' is left from an interrupted run with another {' and '.join(differing)}; finish "
-                "that one, choose another file, or --force a new start"
-            )
-        return range(0, self.num_datasets, step)
-
-    def _part(self, kind: str, number: int) -> Path:
-        return self.parts / f"{kind}-{number:06}.parquet"
-
-    def _draw_part(self, number: int, first: int, count: int) -> None:
-        from settx_fast import scm
-
-        batch = scm.sample(self.prior, count, self.num_rows, seed=self.seed, first_index=self.first_index + first)
-        _write(self._part("edges", number), [edges_of(batch)], EDGE_COLUMNS)
-        _write(self._part("rows", number), [rows_of(batch)], ROW_COLUMNS)  # the last: it says that the part is there
+REPETITIVE = {"rows": ROW_COLUMNS, "edges": EDGE_COLUMNS}
 
 
 def rows_of(batch: scm.Batch) -> pa.Table:
@@ -169,33 +65,88 @@ def edges_of(batch: scm.Batch) -> pa.Table:
     )
 
 
-def _read(path: Path) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(path).read()
-
-
-def _write(
-    path: Path, tables: Iterable[pa.Table], repetitive: tuple[str, ...], metadata: dict[str, str] | None = None
+def write(
+    path: Path, tables: Iterable[pa.Table], kind: str, metadata: dict[str, Any], within: Path | None = None
 ) -> None:
     """One file of tables that have one schema; dictionaries only for the columns that repeat themselves."""
     import pyarrow.parquet as pq
 
-    def write(part: Path) -> None:
-        waiting: Iterator[pa.Table] = iter(tables)
-        first = next(waiting)
-        with pq.ParquetWriter(part, first.schema.with_metadata(metadata), use_dictionary=list(repetitive)) as writer:
+    waiting: Iterator[pa.Table] = iter(tables)
+    first = next(waiting)
+    schema = first.schema.with_metadata({METADATA_KEY: json.dumps(metadata, ensure_ascii=False)})
+    with replacing(path, within) as part:
+        with pq.ParquetWriter(part, schema, use_dictionary=list(REPETITIVE[kind])) as writer:
             for table in chain((first,), waiting):  # one at a time: together they may not fit in memory
                 writer.write_table(table.cast(writer.schema))
+            writer.add_key_value_metadata({CHECKSUM_KEY: BLANK})
+        _seal(part)
 
-    _replace(path, write)
+
+def read(path: Path, remedy: str) -> pa.Table:
+    """A file that `write` wrote; ValueError that names a damaged one and says what to do."""
+    import pyarrow.parquet as pq
+
+    if not is_sound(path):
+        raise ValueError(f"'{path}' is damaged: {remedy}")
+    return pq.ParquetFile(path).read()
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `path` appear only when it is complete."""
-    part = path.with_name(path.name + ".part")
+def metadata_of(path: Path) -> dict[str, Any]:
+    """The metadata that a file was written with, empty if it holds something else."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        return json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    except (pa.ArrowException, OSError, ValueError):
+        return {}
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file has every byte that it was written with: the checksum in its metadata is that of its bytes."""
+    with path.open("rb") as file:
+        place = _place_of_checksum(file)
+        if place is None:
+            return False
+        file.seek(place)
+        return file.read(len(BLANK)) == _checksum(file, place)
+
+
+def _seal(path: Path) -> None:
+    with path.open("r+b") as file:
+        place = _place_of_checksum(file)
+        assert place is not None
+        digest = _checksum(file, place)
+        file.seek(place)
+        file.write(digest)
+
+
+def _place_of_checksum(file: BinaryIO) -> int | None:
+    """Where the checksum stands in the footer, whose length the last eight bytes tell."""
+    size = file.seek(0, SEEK_END)
+    file.seek(max(0, size - 8))
+    tail = file.read(8)
+    if len(tail) < 8 or tail[4:] != b"PAR1":
+        return None
+    start = size - 8 - int.from_bytes(tail[:4], "little")
+    if start < 0:
+        return None
+    file.seek(start)
+    key = (footer := file.read(size - 8 - start)).rfind(CHECKSUM_KEY)
+    place = key + len(CHECKSUM_KEY) + 2  # after the value's type and length
+    return start + place if key >= 0 and place + len(BLANK) <= len(footer) else None
+
+
+def _checksum(file: BinaryIO, place: int) -> bytes:
+    """SHA-256 of the whole file with `BLANK` at `place`, in hexadecimal digits."""
+    digest, left = hashlib.sha256(), place
+    file.seek(0)
+    while left > 0:
+        piece = file.read(min(left, PIECE))
+        digest.update(piece)
+        left -= len(piece)
+    digest.update(BLANK)
+    file.seek(len(BLANK), SEEK_CUR)
+    while piece := file.read(PIECE):
+        digest.update(piece)
+    return digest.hexdigest().encode()

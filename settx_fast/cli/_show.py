@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from settx_fast.cli._console import console, printable
 from settx_fast.predictor.wording import EXPLANATIONS, METRICS, PROPERTIES, number, title, titles
 
 if TYPE_CHECKING:
+    from settx_fast.predictor.answers import Interval
     from settx_fast.predictor.evaluation import Evaluation
     from settx_fast.predictor.frameworks import MeasuredRisk
-    from settx_fast.predictor.prediction import Interval, Prediction
+    from settx_fast.predictor.prediction import Prediction
+    from settx_fast.predictor.records import Record
     from settx_fast.scm import Prior
 
 ROLE_STYLES = {"cause": "green", "effect": "magenta", "spouse": "cyan", "unrelated": "dim"}
 EFFECTS = {"direct_effect_on_target": "→ target", "direct_effect_of_target": "target →", "total_effect": "total effect"}
 PREDICTORS = ("model", "mean", "classical")
+PIPED_WIDTH = 160  # of a table that no terminal cuts
+
+
+def stdout() -> Console:
+    """The console that results go to: as wide as a table needs where they are piped or kept in a file."""
+    found = console()
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = PIPED_WIDTH
+    return found
 
 
 def show_prediction(prediction: Prediction, console: Console) -> None:
-    """Recommendation first, then risks, columns, properties and notes."""
+    """What must be read first, the recommendation, then risks, columns, properties and notes."""
     best = next(each for each in prediction.frameworks if each.name == prediction.recommended)
     where = f"deployed in '{prediction.deploy}'" if prediction.deploy else "deployed in an environment like these"
     model = f"model {prediction.model['directory']}, seed {prediction.model['seed']}"
-    console.print(
-        f"\n[bold]{escape(prediction.table)}[/]: '{escape(prediction.target)}', {escape(where)}; {escape(model)}"
-    )
-    console.print(f"[bold green]Recommended: {best.title}[/], {EXPLANATIONS[best.name]}")
-    _bullets(prediction.advice, console)
+    classes = f" ({' or '.join(prediction.classes)})" if prediction.classes else ""
+    console.print()
+    _line(console, f"{prediction.table}: '{prediction.target}'{classes}, {where}; {model}", "bold")
+    for sentence in prediction.headline:
+        _line(console, sentence, "bold red")
+    _line(console, f"Recommended: {best.title}, {EXPLANATIONS[best.name]}", "bold green")
+    _bullets(tuple(each for each in prediction.advice if each not in prediction.headline), console)
     console.print("", _frameworks(prediction), "", _columns(prediction), "", _properties(prediction))
     if prediction.notes:
-        console.print("\n[bold]What was done to the table[/]")
+        console.print()
+        _line(console, "What was done to the table", "bold")
         _bullets(prediction.notes, console, style="dim")
 
 
@@ -46,7 +63,7 @@ def show_evaluation(evaluation: Evaluation, prior: Prior, console: Console) -> N
         by_predictor = evaluation.metrics[key]
         for position, metric in enumerate(by_predictor["model"]):
             cells = [number(by_predictor.get(predictor, {}).get(metric)) for predictor in PREDICTORS]
-            table.add_row("" if position else name, METRICS.get(metric, metric), *cells)
+            table.add_row("" if position else escape(name), METRICS.get(metric, metric), *cells)
     console.print(table, "")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in evaluation.framework.items())
     console.print(
@@ -56,14 +73,18 @@ def show_evaluation(evaluation: Evaluation, prior: Prior, console: Console) -> N
     console.print(f"Risk of the framework each recommends, over the least of the three (geometric mean): {costs}")
 
 
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(printable(text), style=style), highlight=False, soft_wrap=not console.is_terminal)
+
+
 def _bullets(sentences: tuple[str, ...], console: Console, style: str = "") -> None:
     for sentence in sentences:
-        console.print(f"• {escape(sentence)}", style=style, highlight=False)
+        _line(console, f"• {sentence}", style)
 
 
-def interval(value: Interval | MeasuredRisk) -> str:
+def interval(value: Interval | MeasuredRisk, separator: str = " ") -> str:
     """Value and its interval."""
-    return f"{number(value.value)} [dim]({number(value.low)} … {number(value.high)})[/]"
+    return f"{number(value.value)}{separator}[dim]({number(value.low)} … {number(value.high)})[/]"
 
 
 def _table(title: str, *headers: str) -> Table:
@@ -76,13 +97,15 @@ def _table(title: str, *headers: str) -> Table:
 def _frameworks(prediction: Prediction) -> Table:
     variance = f"the variance of '{escape(prediction.target)}' in the sources is {number(prediction.variance)}"
     table = _table(
-        f"Risk in deployment: mean squared error, with 90 % intervals; {variance}",
-        "framework", "predicted", "measured", "features",
+        f"Risk in deployment: {prediction.risk_name}, with 90 % intervals; {variance}",
+        "framework", "predicted", *_scored(prediction), "measured", "features",
     )  # fmt: skip
     for each in prediction.frameworks:
-        style = "green" if each.name == prediction.recommended else ""
+        style = "green" if each.name in (prediction.recommended, *prediction.tied) else ""
         measured = interval(each.measured) if each.measured else "–"
-        table.add_row(each.title, interval(each.risk), measured, _features(each.features), style=style)
+        record = prediction.records.get(f"risk/{each.name}")
+        score = [_value(record)] if prediction.records else []
+        table.add_row(each.title, interval(each.risk), *score, measured, _features(each.features), style=style)
     return table
 
 
@@ -91,25 +114,52 @@ def _features(names: tuple[str, ...], limit: int = 4) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
+def _scored(prediction: Prediction) -> list[str]:
+    """The header of what the model reached on held-out datasets, if that was measured."""
+    return ["R²"] if prediction.records else []
+
+
+def _value(record: Record | None) -> str:
+    return number(record.value) if record else "–"
+
+
+def _is_known(record: Record | None) -> bool:
+    return record is None or record.is_known
+
+
 def _columns(prediction: Prediction) -> Table:
-    table = _table(
-        "Columns (direct effects per unit of the cause; dim where the interval holds zero)",
-        "column", "role", "probability", *EFFECTS.values(),
-    )  # fmt: skip
+    """Roles and effects that are findings, with how good the model was at them on held-out datasets."""
+    role = prediction.records.get("role")
+    shown = {name: short for name, short in EFFECTS.items() if _is_known(prediction.records.get(name))}
+    headers = [_headed(short, "R² ", prediction.records.get(name)) for name, short in shown.items()]
+    roles = [_headed("role", "accuracy ", role), "probability"] if _is_known(role) else []
+    table = _table("Columns (direct effects per unit of the cause, with 90 % intervals)", "column", *roles, *headers)
+    if not roles and not shown:
+        table.add_row("roles and effects are not known: no better than a guess on held-out datasets")
+        return table
     for column in prediction.columns:
-        role = f"[{ROLE_STYLES[column.role]}]{column.role}[/]"
-        effects = (_effect(column.effects[name]) for name in EFFECTS)
-        table.add_row(escape(column.name), role, f"{column.probability[column.role]:.0%}", *effects)
+        name = escape(column.name)
+        cells = [f"[{ROLE_STYLES[column.role]}]{column.role}[/]", f"{column.probability[column.role]:.0%}"]
+        effects = (interval(column.effects[name], "\n") for name in shown)
+        table.add_row(name, *(cells if roles else []), *effects)
     return table
 
 
-def _effect(value: Interval) -> str:
-    """The value, dim where its interval holds zero."""
-    return f"[dim]{number(value.value)}[/]" if value.low <= 0 <= value.high else number(value.value)
+def _headed(header: str, metric: str, record: Record | None) -> str:
+    return f"{header}\n{metric}{number(record.value)}" if record else header
 
 
 def _properties(prediction: Prediction) -> Table:
-    table = _table("Properties of the table as a sample from its SCM", "property", "value (90 % interval)", "meaning")
+    table = _table(
+        "Properties of the table as a sample from its SCM",
+        "property",
+        "value (90 % interval)",
+        *_scored(prediction),
+        "meaning",
+    )
     for name, value in prediction.properties.items():
-        table.add_row(title(name), interval(value), PROPERTIES[name].meaning)
+        record = prediction.records.get(name)
+        said = interval(value) if _is_known(record) else "not known"
+        score = [_value(record)] if prediction.records else []
+        table.add_row(title(name), said, *score, PROPERTIES[name].meaning)
     return table

@@ -16,15 +16,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from settx_fast.cli._console import console
+
 if TYPE_CHECKING:
     import torch
 
 CORE = ("settx_fast", "torch", "numpy", "typer", "rich")
 GPU = ("triton",)
 APP = ("lightning", "torchmetrics", "tensorboard", "pandas", "pyarrow", "scikit-learn", "scipy", "matplotlib", "jinja2",
-       "networkx", "safetensors")  # fmt: skip
+       "networkx", "safetensors", "pyyaml")  # fmt: skip
 PATHS = {
-    "_autograd": "fused Triton kernels",
+    "triton": "fused Triton kernels",
     "blockwise": "blockwise PyTorch, recomputes in backward",
     "composed": "library calls, saves activations",
     "reference": "reference PyTorch",
@@ -84,7 +86,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print the findings
     if json:
         typer.echo(json_text.dumps(asdict(diagnosis) | {"healthy": diagnosis.healthy}, indent=2))
     else:
-        show(diagnosis, Console())
+        show(diagnosis, console())
     raise typer.Exit(0 if diagnosis.healthy else 1)
 
 
@@ -143,15 +145,15 @@ def _paths(native: dict[str, Any]) -> list[Path]:
 def _path(block: str, call: str, device: str, dtype: torch.dtype) -> Path:
     import torch
 
-    from settx_fast import ISAB, functional
-    from settx_fast._dispatch import why_not_triton
+    from settx_fast import ISAB
+    from settx_fast.attention.choice import choose, why_not_triton
 
     wants_gradient, elements = CALLS[call]
     isab = ISAB(128, 128, 4, 32, device=device, dtype=dtype, **BLOCKS[block])
     x = torch.zeros(1, 1, 128, device=device, dtype=dtype).expand(1, elements, 128)
     blocks = [(mab.weights, mab.spec) for mab in (isab.mab0, isab.mab1)]
     with torch.set_grad_enabled(wants_gradient):
-        chosen = functional._choose(None, x, 32, *blocks)
+        chosen = choose(None, x, 32, *blocks)
     name = str(getattr(chosen, "__name__", chosen)).rsplit(".", 1)[-1]
     operation = f"ISAB {call}: {block}, {str(dtype).removeprefix('torch.')}"
     return Path(operation, device, PATHS.get(name, name), why_not_triton(x, 32, *blocks))
@@ -165,14 +167,14 @@ def _advice(versions: dict[str, str | None], native: dict[str, Any]) -> list[Adv
         build = "in the source tree, `pip install .` builds it (it needs a C++17 compiler, nothing else)"
         advice.append(Advice(True, f"The sampler needs the native module, which is not there: {build}."))
     if missing := [name for name in APP if versions[name] is None]:
-        install = "`pip install 'settx_fast[app]'`"
+        install = "`pip install '.[app]'`"
         advice.append(Advice(True, f"The predictor needs {', '.join(missing)}: {install}."))
     has_gpu = os.path.exists("/dev/nvidia0") or shutil.which("nvidia-smi") is not None
     if has_gpu and not torch.cuda.is_available():
         what = "is built without CUDA: install the CUDA build" if torch.version.cuda is None else "cannot use it"
         advice.append(Advice(False, f"There is an NVIDIA driver, but this torch {what}."))
     if torch.cuda.is_available() and versions["triton"] is None:
-        advice.append(Advice(False, "The fused kernels need triton: `pip install 'settx_fast[gpu]'`."))
+        advice.append(Advice(False, "The fused kernels need triton: `pip install '.[gpu]'`."))
     if torch.cuda.is_available() and native["found"] and not native["cuda"]:
         advice.append(
             Advice(False, "The native module was built without CUDA: build it again where nvcc is on the path.")
@@ -198,7 +200,7 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     for path in diagnosis.paths:
         alike.setdefault((path.device, path.path, path.reason or ""), []).append(path.operation)
     for (device, name, reason), operations in alike.items():
-        table.add_row("\n".join(operations), device, name, reason)
+        table.add_row(*map(escape, ("\n".join(operations), device, name, reason)))
     console.print(table, "")
     for advice in diagnosis.advice:
         bullet = f"[{'red' if advice.needed else 'yellow'}]•[/]"
@@ -210,4 +212,6 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
 def _text(value: object) -> str:
     if value is None:
         return "[yellow]not installed[/]"
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return escape(str(value))

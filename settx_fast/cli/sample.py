@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from settx_fast.cli._parquet import ROW_COLUMNS, Job
+from settx_fast.cli._console import console
+from settx_fast.cli._job import Job
+from settx_fast.cli._parquet import ROW_COLUMNS
 
 if TYPE_CHECKING:
     from settx_fast import scm
@@ -32,14 +34,14 @@ def sample(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="The I-th of N shares, 1 ≤ I ≤ N; FILE becomes FILE-I-of-N.parquet.")
     ] = "1/1",
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there, and start anew.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE and its graphs, and start anew.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
     """Sample datasets, each from a structural causal model of its own.
 
     FILE holds the columns dataset, environment, is_target and one per variable (null where a dataset has fewer, hides
     it or misses a value); its metadata the prior, the seed and everything else that repeats it. FILE.graphs.parquet
-    holds the edges and weights.
+    holds the edges and weights. Both carry a checksum of their bytes.
 
     An interrupted run goes on where it stopped when the same command is given again, and ends with the same bytes.
     """
@@ -56,22 +58,34 @@ def sample(
 
 def write(job: Job, force: bool, quiet: bool) -> None:
     """Do what is left of a job, and say what there is."""
-    console = Console(stderr=True)
+    speaker, name = console(stderr=True), f"[bold]{escape(str(job.out))}[/]"
+    is_left = force or job.parts.exists() or not job.is_complete()
+    if is_left:
+        with job.claimed():
+            is_left = draw(job, force, speaker, quiet)
+    if is_left:
+        speaker.print(f"{job.num_datasets:,} datasets of {job.num_rows:,} rows in {name}")
+    else:
+        speaker.print(f"{name} is complete already", highlight=False)
+
+
+def draw(job: Job, force: bool, speaker: Console, quiet: bool) -> bool:
+    """Draw what is left of a job that this process holds; False if nothing was."""
     if force:
         job.remove()
-    if job.is_complete():
-        shutil.rmtree(job.parts, ignore_errors=True)  # if the run was stopped at its very last step
-        console.print(f"[bold]{job.out}[/] is complete already", highlight=False)
-        return
+    elif job.is_complete():  # the run was stopped at its very last step
+        job.clear()
+        return False
     columns = (TextColumn("Sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("datasets"), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        with Progress(*columns, console=speaker, transient=True, disable=quiet) as progress:
             task = progress.add_task("", total=job.num_datasets)
             job.write(lambda datasets: progress.advance(task, datasets))
     except KeyboardInterrupt:
-        console.print("Interrupted; the same command goes on from here.")
+        without = " without --force" if force else ""
+        speaker.print(f"Interrupted; the same command{without} goes on from here.")
         raise
-    console.print(f"{job.num_datasets:,} datasets of {job.num_rows:,} rows in [bold]{job.out}[/]")
+    return True
 
 
 def shard_of(shard: str, out: Path, num_datasets: int) -> tuple[Path, range]:

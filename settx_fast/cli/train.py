@@ -1,4 +1,4 @@
-"""`settx-fast train` and `settx-fast evaluate`."""
+"""`settx-fast train`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
+from settx_fast.cli._console import console
 from settx_fast.cli.sample import PRIOR_SUFFIXES, load_prior
 
 if TYPE_CHECKING:
@@ -20,34 +21,85 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Run directory to write."
 RunDirectory = Annotated[Path, typer.Argument(help="Run directory that `train` wrote.", exists=True, file_okay=False)]
 
 
+DEFAULTS = {  # for --help, which must not import what trains; a test compares them
+    "steps": "1800 for random_linear, 2400 for chain, 6000 for lucas, 3000 for a file",
+    "batch_size": "32",
+    "rows": "128 512",
+    "loss": "gaussian_nll",
+    "learning_rate": "0.002",
+    "l1": "0.0",
+    "l2": "0.0",
+    "validation_datasets": "256",
+    "seed": "0",
+    "workers": "0",
+}
+
+
 def train(
     prior: Annotated[
         str, typer.Argument(help="Preset to train on (chain, lucas, random_linear) or a prior's JSON or YAML file.")
     ],
     out: Out,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of DIR.")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="Batches to train on, rounded up to whole epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Datasets in a batch.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Remove the run that DIR holds, and start anew.")] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batches to train on, rounded up to whole epochs.", show_default=DEFAULTS["steps"]),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Datasets in a batch.", show_default=DEFAULTS["batch_size"])
+    ] = None,
     rows: Annotated[
-        tuple[int, int] | None, typer.Option(metavar="MIN MAX", help="Rows of a dataset, least and most.")
+        tuple[int, int] | None,
+        typer.Option(metavar="MIN MAX", help="Rows of a dataset, least and most.", show_default=DEFAULTS["rows"]),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="Loss of the numbers: mse, mae, huber, gaussian_nll or pinball.")
+        str | None,
+        typer.Option(
+            help="Loss of the numbers: mse, mae, huber, gaussian_nll or pinball.", show_default=DEFAULTS["loss"]
+        ),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0.0, help="Peak learning rate.")] = None,
-    l1: Annotated[float | None, typer.Option(min=0.0, help="L1 penalty on weight matrices.")] = None,
-    l2: Annotated[float | None, typer.Option(min=0.0, help="L2 penalty on weight matrices.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="Peak learning rate.", show_default=DEFAULTS["learning_rate"])
+    ] = None,
+    l1: Annotated[
+        float | None, typer.Option(min=0.0, help="L1 penalty on weight matrices.", show_default=DEFAULTS["l1"])
+    ] = None,
+    l2: Annotated[
+        float | None, typer.Option(min=0.0, help="L2 penalty on weight matrices.", show_default=DEFAULTS["l2"])
+    ] = None,
     validation_datasets: Annotated[
-        int | None, typer.Option(min=1, help="Held-out datasets that validation losses are measured on.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Held-out datasets that validation losses are measured on.",
+            show_default=DEFAULTS["validation_datasets"],
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of datasets and initial weights.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that sample beside the training.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of datasets and initial weights.", show_default=DEFAULTS["seed"])
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that sample beside the training.", show_default=DEFAULTS["workers"]),
+    ] = None,
     accelerator: Annotated[str, typer.Option(help="As in Lightning: auto, cpu, gpu …")] = "auto",
     devices: Annotated[str, typer.Option(help="As in Lightning: auto or a number.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Train a predictor on datasets sampled while it learns."""
-    from settx_fast.predictor.training import CHECKPOINT, is_first_process
+    """Train a predictor on datasets sampled while it learns.
+
+    A preset takes some two minutes for 1,000 steps on two cores; wider priors, larger batches and more rows take longer
+    in proportion. It can be interrupted at any time and goes on with --resume.
+
+    On SCMs of your own: `settx-fast prior show random_linear > my.yaml`, change my.yaml, then
+
+        settx-fast train my.yaml --out my_model
+
+        settx-fast evaluate my_model
+    """
+    from settx_fast.predictor.checkpoints import newest_checkpoint
+    from settx_fast.predictor.training import is_first_process
     from settx_fast.predictor.training import train as run
 
     changes = {
@@ -63,21 +115,24 @@ def train(
     }
     config = configure(prior, loss, steps, {name: value for name, value in changes.items() if value is not None})
     _quieten_lightning()
-    console = Console(stderr=True, quiet=not is_first_process())
+    speaker = console(stderr=True, quiet=not is_first_process())
     try:
         run(
             config,
             out,
             resume=resume,
+            force=force,
             accelerator=accelerator,
             devices=int(devices) if devices.isdecimal() else devices,
             progress=not quiet,
         )
-    except (KeyboardInterrupt, SystemExit):  # Lightning exits where it is interrupted
-        goes_on = (out / CHECKPOINT).exists()
-        console.print(f"Interrupted; the same command {'goes on with --resume' if goes_on else 'starts anew'}.")
+    except (KeyboardInterrupt, SystemExit):
+        instead = " instead of --force" if force else ""
+        goes_on = f"goes on with --resume{instead}" if newest_checkpoint(out) else "starts anew"
+        speaker.print(f"Interrupted; the same command {goes_on}.")
         raise
-    console.print(f"Trained model in [bold]{out}[/]; next: settx-fast evaluate {out}")
+    name = escape(str(out))
+    speaker.print(f"Trained model in [bold]{name}[/]; next: settx-fast evaluate {name}")
 
 
 def configure(prior: str, loss: str | None, steps: int | None, changes: dict[str, Any]) -> TrainConfig:
@@ -97,23 +152,3 @@ def _quieten_lightning() -> None:
     """Its warnings stay; hints about hardware, other products and its own insides do not."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*(_pytree|csv_logs)")
-
-
-def evaluate(
-    directory: RunDirectory,
-    num_datasets: Annotated[int, typer.Option(min=2, help="Held-out datasets.")] = 500,
-    num_rows: Annotated[int, typer.Option(min=20, help="Rows of each.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out datasets.")] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print the evaluation as JSON.")] = False,
-) -> None:
-    """Compare the model with the mean and the classical estimator on held-out datasets."""
-    from settx_fast.cli._show import show_evaluation
-    from settx_fast.predictor.config import TrainConfig
-    from settx_fast.predictor.evaluation import evaluate as run
-
-    with Console(stderr=True).status("Evaluating on held-out datasets …"):
-        evaluation = run(directory, num_datasets=num_datasets, seed=seed, num_rows=num_rows)
-    if json:
-        typer.echo((directory / "evaluation.json").read_text())
-    else:
-        show_evaluation(evaluation, TrainConfig.load(directory).prior, Console())

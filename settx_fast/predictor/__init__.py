@@ -1,1 +1,27 @@
-"""Predicts a dataset's properties with a Set Transformer trained on sampled datasets."""
+"""Predicts a dataset's properties with a Set Transformer trained on sampled datasets.
+
+table = table_from_frame(frame, target="outcome", environment="site", deploy="coast")   # or read_table(path, …)
+prediction = predict(table, "runs/demo/random_linear")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from settx_fast.predictor.prediction import predict
+    from settx_fast.predictor.table import read_table, table_from_frame
+
+__all__ = ["predict", "read_table", "table_from_frame"]
+
+
+def __getattr__(name: str) -> Any:
+    """Exports are imported on first use: modules of this package are imported without all others."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f"{__name__}.{'prediction' if name == 'predict' else 'table'}")
+    globals()[name] = getattr(home, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from settx_fast import scm
+from settx_fast._files import read_json
 from settx_fast.predictor.features import FeatureConfig
-from settx_fast.predictor.model import CONFIG, ModelConfig
+from settx_fast.predictor.model import CHECKSUM, CONFIG, REMEDY, ModelConfig
 
 MAX_SEED = 2**31  # seeds above are those of validation and evaluation
 
@@ -59,31 +61,42 @@ class TrainConfig:
         """Batches of the whole run."""
         return self.epochs * self.epoch_steps
 
-    def to_json(self) -> str:
-        """The config as JSON, the inverse of `load`."""
+    def to_json(self, weights: str | None = None) -> str:
+        """The config as JSON, the inverse of `load`; weights: the checksum of the model that it tells of."""
         data = {each.name: getattr(self, each.name) for each in fields(self)}
         data |= {
             "prior": json.loads(self.prior.to_json()),
             "features": asdict(self.features),
             "model": asdict(self.model),
         }
-        return json.dumps(data, indent=2)
+        if weights is not None:
+            data[CHECKSUM] = weights
+        return json.dumps(data, indent=2, default=operator.index)  # whole numbers of NumPy
 
     @classmethod
     def load(cls, directory: Path | str) -> TrainConfig:
-        """The config of a run directory; FileNotFoundError if there is none."""
+        """The config of a run directory's model; FileNotFoundError if there is none, ValueError if it is damaged."""
         path = Path(directory) / CONFIG
         if not path.exists():
             raise FileNotFoundError(
                 f"no training run in {directory}: {CONFIG} is missing (`settx-fast train` writes it)"
             )
-        data = json.loads(path.read_text())
-        data |= {
-            "prior": scm.Prior.from_json(json.dumps(data["prior"])),
-            "features": FeatureConfig(**data["features"]),
-            "model": ModelConfig(**data["model"]),
-        }
-        return cls(**data)
+        return cls.read(path)
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """The config in a JSON file; ValueError that names the file if it is damaged or of another version."""
+        data = read_json(path, REMEDY)
+        data.pop(CHECKSUM, None)
+        try:
+            data |= {
+                "prior": scm.Prior.from_json(json.dumps(data["prior"])),
+                "features": FeatureConfig(**data["features"]),
+                "model": ModelConfig(**data["model"]),
+            }
+            return cls(**data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"'{path}' does not fit this version of settx_fast ({error}): {REMEDY}") from error
 
 
 def preset(name: str) -> TrainConfig:

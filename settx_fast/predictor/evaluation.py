@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from settx_fast import scm
+from settx_fast._files import replacing, write_text
 from settx_fast.predictor.baselines import TrainingMean, anticausal_wins, classical, has_fixed_graph, tied
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.data import Example, view
@@ -86,8 +87,9 @@ def evaluate(directory: Path | str, num_datasets: int = 500, seed: int = 1, num_
         framework_datasets=int(differ.sum()),
         recommendation=_recommendation(compared),
     )
-    (Path(directory) / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=2) + "\n")
-    np.savez_compressed(Path(directory) / "evaluation.npz", **_arrays(compared))  # type: ignore[arg-type]
+    with replacing(Path(directory) / "evaluation.npz") as part, part.open("wb") as file:
+        np.savez_compressed(file, **_arrays(compared))  # type: ignore[arg-type]
+    write_text(Path(directory) / "evaluation.json", json.dumps(asdict(evaluation), indent=2) + "\n")
     return evaluation
 
 

@@ -28,17 +28,18 @@ class Unfamiliar:
     high: float
 
 
-def unfamiliar(config: TrainConfig, observed: Sequence[Observed]) -> tuple[Unfamiliar, ...]:
+def unfamiliar(config: TrainConfig, observed: Sequence[Observed], emptied: int = 0) -> tuple[Unfamiliar, ...]:
     """The traits in which a table, as seen with one deployment or with several in turn, is unlike training.
 
     It is held against the first datasets of the training stream, with as many rows where training has that many.
+    emptied: columns that the deployment lacks, which no training dataset has.
     """
     rows = observed[0].target.shape[1]
     alike = min(max(rows, config.min_rows), config.max_rows)
     batch = scm.sample(config.prior, DATASETS, alike, seed=config.seed)
     trained = traits(observe(batch, config.features)[0])
     seen = [traits(each) for each in observed]
-    found = []
+    found = [Unfamiliar("columns empty in deployment", emptied, 0, 0)] if emptied else []
     if rows < config.min_rows:
         found.append(Unfamiliar("rows", rows, config.min_rows, config.max_rows))
     for trait, values in trained.items():
@@ -68,6 +69,7 @@ def traits(observed: Observed) -> dict[str, Tensor]:
         "columns": observed.present.sum(1).double(),
         "environments": torch.tensor([ids.unique().numel() for ids in observed.environment]).double(),
         f"columns of at most {FEW_VALUES} values": _few_valued(features, ~deployed, observed.present),
+        f"targets of at most {FEW_VALUES} values": _few_valued(observed.target[..., None], labelled),
         "greatest correlation of two columns": correlation.abs().amax((1, 2)),
         "heaviest tail of a column (kurtosis)": columns.pow(4).sum(1).amax(1) / labelled.sum(1),
         "greatest shift of a column in deployment (standard deviations)": shift.amax(1),
@@ -87,8 +89,9 @@ def _moments(columns: Tensor, member: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean.squeeze(1), deviation.squeeze(1), torch.where(deviation > 0, centred / deviation, 0.0)
 
 
-def _few_valued(features: Tensor, source: Tensor, present: Tensor) -> Tensor:
+def _few_valued(features: Tensor, source: Tensor, present: Tensor | None = None) -> Tensor:
     """(B,): how many columns hold at most `FEW_VALUES` different values in the source rows."""
+    present = torch.ones(len(features), features.shape[2], dtype=torch.bool) if present is None else present
     first = source.int().argmax(1)[:, None, None].expand(-1, 1, features.shape[2])
     ordered = features.where(source[..., None], features.gather(1, first)).sort(1).values
     values = 1 + (ordered.diff(dim=1) > 0).sum(1)

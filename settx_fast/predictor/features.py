@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 
 SCALE_FLOOR = 1e-3  # of an environment's scale, relative to the pooled sources; log scales stay above -7
 MANY_ROWS = 1000  # a larger dataset says no more about how far to trust its moments
+ROUNDING = 1e-9  # of a moment in standard units, which float64 leaves 1e-13 at most
 CLIP = 10.0  # standard deviations; an outlier beyond says no more than one at the limit
 
 
@@ -90,7 +91,8 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
     of rows relative to 1000 and at most 0, and what `config` adds.
 
     Columns are sorted by the absolute value of their correlation with the target in the sources, and negated where it
-    is negative: a model need not learn that neither order nor sign of columns means anything.
+    is negative; the target is negated where it is skewed to the left: a model need not learn that neither order nor
+    sign of columns means anything.
 
     Raises ValueError for shapes that do not fit together or the config, ids out of range, a dataset without a labelled
     source row, or values that are seen but not finite.
@@ -118,7 +120,8 @@ def encode(observed: Observed, config: FeatureConfig) -> SetInputs:
     parts.append(columns.new_full((*columns.shape[:2], 1), math.log(min(rows, MANY_ROWS) / MANY_ROWS)))
     if config.interactions:
         left, right = torch.triu_indices(config.max_variables, config.max_variables, device=columns.device)
-        parts.append(columns[..., left] * columns[..., right])
+        single = columns.float()
+        parts.append(single[..., left] * single[..., right])
     if config.units:
         parts.append(scale.log().gather(2, order).expand(columns.shape))
     elements = torch.cat([part.float() for part in parts], -1)
@@ -137,12 +140,25 @@ def _moments(columns: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _canonical(columns: Tensor, source: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Sign of every column, and columns in the order of their slots, the target last; (B, 1, F + 1) each."""
-    features, target = columns[..., :-1], columns[..., -1:]
-    correlation = (features * target * source[..., -1:]).mean(1)  # (B, F)
+    features, target = columns[..., :-1], columns[..., -1:] * source[..., -1:]
+    correlation = (features * target).mean(1)  # (B, F)
     order = correlation.abs().masked_fill(~present, -1.0).argsort(dim=-1, descending=True, stable=True)
     last = order.new_full((len(order), 1), order.shape[1])
-    sign = torch.where(correlation < 0, -1.0, 1.0)
-    return torch.cat([sign, torch.ones_like(sign[:, :1])], 1)[:, None], torch.cat([order, last], 1)[:, None]
+    upright = _target_sign(features, target, present)
+    sign = torch.where(correlation * upright < 0, -1.0, 1.0)
+    return torch.cat([sign, upright], 1)[:, None], torch.cat([order, last], 1)[:, None]
+
+
+def _target_sign(features: Tensor, target: Tensor, present: Tensor) -> Tensor:
+    """(B, 1): −1 where the target leans to the left, by the first of its odd moments that is more than rounding.
+
+    A symmetric target leans where the rows lie that are far from the middle of the features.
+    """
+    reach = (features.square() * present.unsqueeze(1)).sum(-1, keepdim=True)
+    odd = torch.stack([target.pow(3).mean((1, 2)), target.pow(5).mean((1, 2)), (target * reach).mean((1, 2))], -1)
+    told = odd.abs() > ROUNDING * (1 + reach.mean((1, 2)).unsqueeze(-1))
+    first = told.int().argmax(-1, keepdim=True)
+    return torch.where(odd.gather(-1, first) < 0, -1.0, 1.0).where(told.any(-1, keepdim=True), 1.0).to(features)
 
 
 def _relative_moments(columns: Tensor, seen: Tensor, environment: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ class Image:
 
 def loss_curve(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Image:
     """Losses over training steps; `curves` holds (steps, losses) by name."""
-    with _drawing(7.2, 2.7, left=0.75, right=0.25) as (figure, axes):
+    with _drawing(4.8, 2.7, left=0.7, right=0.2) as (figure, axes):
         for (name, (steps, losses)), colour in zip(curves.items(), (COLOURS["mean"], COLOURS["model"]), strict=False):
             axes.plot(steps, losses, color=colour, label=name, linewidth=1.8, marker="o", markersize=2.5)
         axes.set(xlabel="step", ylabel="loss, sum over properties")
@@ -116,7 +116,7 @@ def risks(
 
     variance: of the target, the risk of a framework that knows nothing; a dotted line.
     """
-    with _drawing(7.2, 0.7 + 0.5 * len(titles), left=1.6, right=0.4) as (figure, axes):
+    with _drawing(4.8, 0.7 + 0.5 * len(titles), left=1.45, right=0.3) as (figure, axes):
         for kind, values, offset in (("model", predicted, -0.13), ("measured", measured, 0.13)):
             rows = [(row, value) for row, value in enumerate(values) if value is not None]
             if not rows:
@@ -126,12 +126,10 @@ def risks(
             axes.hlines(y, np.maximum(low, centre * 1e-2), high, color=COLOURS[kind], linewidth=2.2, alpha=0.6)
             axes.plot(centre, y, "o", color=COLOURS[kind], markersize=6)
         axes.axvline(variance, color=_INK, linewidth=1.2, linestyle=":")
-        axes.set(
-            xscale="log", ylim=(len(titles) - 0.5, -0.5), xlabel="risk: mean squared error, squared units of the target"
-        )
+        axes.set(xscale="log", ylim=(len(titles) - 0.5, -0.5), xlabel="risk, squared units of the target")
         axes.set_yticks(range(len(titles)), titles)
         axes.get_yticklabels()[best].set_fontweight("bold")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
         axes.xaxis.set_major_formatter(lambda value, _: number(value))
         axes.xaxis.set_minor_formatter(NullFormatter())
     return _image(figure, "Predicted and measured risk of every framework", vector=True)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from settx_fast._files import checksum, read_json, write_bytes
 from settx_fast.nn import SetTransformer
 from settx_fast.predictor.features import FeatureConfig, SetInputs
 from settx_fast.predictor.losses import Z90, Band, loss_named, masked_mean, order_cost
 from settx_fast.predictor.targets import BY_NAME, FRAMEWORKS, TARGETS, Target
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CHECKSUM = "weights_sha256"  # of the weights, in the config
+REMEDY = "train it again"
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class PropertyPredictor(nn.Module):
 
     def save(self, directory: Path | str) -> None:
         """Write `model.safetensors`; the training loop writes the `config.json` that `load` reads beside it."""
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, Path(directory) / WEIGHTS)
+        weights = save({name: value.contiguous() for name, value in self.state_dict().items()})
+        write_bytes(Path(directory) / WEIGHTS, weights)
 
     @classmethod
     def load(cls, directory: Path | str) -> PropertyPredictor:
@@ -157,14 +160,16 @@ class PropertyPredictor(nn.Module):
                 raise FileNotFoundError(
                     f"no trained model in {directory}: {name} is missing (`settx-fast train` writes it)"
                 )
+        config = read_json(directory / CONFIG, REMEDY)
+        if config.get(CHECKSUM) not in (None, checksum(directory / WEIGHTS)):
+            raise ValueError(f"'{directory / WEIGHTS}' is damaged, or not the model of its {CONFIG}: {REMEDY}")
         try:
-            config = json.loads((directory / CONFIG).read_text())
             predictor = cls(FeatureConfig(**config["features"]), ModelConfig(**config["model"]))
             predictor.load_state_dict(load_file(directory / WEIGHTS))
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             detail = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"{directory}: expected a model of this version of settx_fast, got one that does not fit ({detail}): "
-                "train it again"
+                f"{REMEDY}"
             ) from error
         return predictor.eval()

@@ -21,8 +21,10 @@ from settx_fast.predictor import figures
 from settx_fast.predictor.baselines import has_fixed_graph
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.figures import Image
+from settx_fast.predictor.prediction import SCHEMA
+from settx_fast.predictor.saving import PATTERN
 from settx_fast.predictor.targets import BY_NAME, ROLES
-from settx_fast.predictor.wording import METRICS, PREDICTED_BY, PROPERTIES, number, title, titles
+from settx_fast.predictor.wording import METRICS, PREDICTED_BY, PROPERTIES, TITLES, number, title, titles
 
 REPORT = "report.html"
 PREDICTORS = ("model", "mean", "classical")
@@ -40,6 +42,11 @@ class MetricTable:
     columns: dict[str, list[str]]
     rows: list[tuple[str, list[tuple[float | None, bool]]]]
 
+    @property
+    def labels(self) -> list[str]:
+        """Metric and predictor of every cell of a row."""
+        return [f"{metric}, {name}" for metric, names in self.columns.items() for name in names]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -49,6 +56,7 @@ class Run:
     config: TrainConfig
     loss: Image | None
     predictions: list[dict[str, Any]]
+    unreadable: list[str]
     graph_is_known: bool
     evaluation: dict[str, Any] | None = None
     metrics: list[MetricTable] = field(default_factory=list)
@@ -84,11 +92,13 @@ def write_report(directory: str | Path) -> Path:
 def read_run(directory: Path) -> Run:
     """Read a run directory and draw its figures."""
     config = TrainConfig.load(directory)
+    found = {path.name: _read(path) for path in sorted(directory.glob(PATTERN))}
     run = Run(
         name=config.name,
         config=config,
         loss=_loss(directory / "metrics.csv"),
-        predictions=[_prediction(path) for path in sorted(directory.glob("prediction-*.json"))],
+        predictions=[_with_figure(prediction) for prediction in found.values() if prediction is not None],
+        unreadable=[name for name, prediction in found.items() if prediction is None],
         graph_is_known=has_fixed_graph(config.prior),
     )
     if not (directory / "evaluation.json").exists():
@@ -114,7 +124,8 @@ def _made_with() -> str:
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "words": title, "code": _code}
+    environment.filters |= {"number": number, "words": title, "code": _code, "known_effects": _known_effects}
+    environment.filters |= {"framework_title": TITLES.__getitem__}
     environment.undefined = jinja2.StrictUndefined
     return environment.get_template("report.html.j2")
 
@@ -122,6 +133,12 @@ def _template() -> jinja2.Template:
 def _code(sentence: str) -> Markup:
     """What stands between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
+
+
+def _known_effects(prediction: dict[str, Any]) -> list[str]:
+    """The effects that the model is better at than the mean on held-out datasets, or that were not measured."""
+    records = prediction["records"]
+    return [name for name in prediction["columns"][0]["effects"] if name not in records or records[name]["is_known"]]
 
 
 def _loss(path: Path) -> Image | None:
@@ -204,16 +221,24 @@ def _calibration(arrays: Arrays, shown: dict[str, str]) -> Iterator[tuple[str, I
         yield "Probabilities of the roles", figures.reliability(true[true >= 0], probability, ROLES)
 
 
-def _prediction(path: Path) -> dict[str, Any]:
-    """A saved prediction with its figure."""
-    prediction = json.loads(path.read_text())
+def _read(path: Path) -> dict[str, Any] | None:
+    """A saved prediction, None if it is none of this version."""
+    try:
+        prediction = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return prediction if isinstance(prediction, dict) and prediction.get("schema") == SCHEMA else None
+
+
+def _with_figure(prediction: dict[str, Any]) -> dict[str, Any]:
     compared = prediction["frameworks"]
     best = [each["name"] for each in compared].index(prediction["recommended"])
     measured = [each["measured"] and _bounds(each["measured"]) for each in compared]
     predicted = [_bounds(each["risk"]) for each in compared]
     titles = [each["title"] for each in compared]
     picture = figures.risks(titles, predicted, measured, best, prediction["variance"])
-    return prediction | {"figure": picture, "best": compared[best]}
+    risk_name = "Brier score" if prediction["classes"] else "mean squared error"
+    return prediction | {"figure": picture, "best": compared[best], "risk_name": risk_name}
 
 
 def _bounds(interval: dict[str, float | None]) -> tuple[float, float, float]:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from settx_fast.predictor.columns import encode_column
+from settx_fast.predictor.columns import Kind, encode_column, is_text, words_of
+from settx_fast.predictor.environments import MIN_SOURCE_ROWS, Environments, deployed, environments_of
+from settx_fast.predictor.files import UNNAMED, TableError, check_names, listed, read_frame
+from settx_fast.predictor.labels import target_of
+from settx_fast.predictor.numerals import WORDS, read_numbers
 
-MIN_SOURCE_ROWS = 10
+__all__ = ["MERGED_ENVIRONMENT", "MIN_SOURCE_ROWS", "Progress", "Table", "TableError", "read_table", "table_from_frame"]
+
 MERGED_ENVIRONMENT = "(merged)"
 NARROWEST, WIDEST = 1e-15, 1e15  # spread of a column: its square must fit float32
-_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".pq")
 
-
-class TableError(ValueError):
-    """The table cannot be used as it is; the message says what to change."""
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and out of how much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,10 @@ class Table:
 
     features (R, P) float64 without gaps; target (R,) float64, NaN where unlabelled (only in the deployment);
     environment (R,) int64 into `environment_names`; deploy the index of the deployment environment or None.
+    notes: what was done to the table. origins: the file's column of each feature, which may have become several;
+    kinds: what that column held ("number", "flag", "date", "level", "code"). classes: of a target that holds two, the
+    one that is 0 and the one that is 1, else (). emptied: columns left out because the deployment lacks them; left_out:
+    all columns that were. source: the file, as an absolute path, or None.
     """
 
     name: str
@@ -41,6 +46,18 @@ class Table:
     environment_names: tuple[str, ...]
     deploy: int | None = None
     notes: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    classes: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.origins) != len(self.feature_names):  # not given, or those of other features
+            object.__setattr__(self, "origins", self.feature_names)
+        if len(self.kinds) != len(self.feature_names):
+            object.__setattr__(self, "kinds", ("number",) * len(self.feature_names))
 
     @property
     def num_rows(self) -> int:
@@ -63,163 +80,123 @@ class Table:
         counts = np.bincount(self.environment, minlength=len(self.environment_names))
         return dict(zip(self.environment_names, counts.tolist(), strict=True))
 
-    def limited_to(self, max_features: int, max_environments: int) -> Table:
-        """The table cut to what a model reads: weakest features left out, smallest sources merged, both noted."""
-        return _merge_environments(_drop_features(self, max_features), max_environments)
+    def limited_to(self, max_features: int, max_environments: int, first: Collection[str] = ()) -> Table:
+        """The table cut to what a model reads: columns chosen and smallest sources merged, the latter noted.
+
+        The features in `first` are kept before all others, then those most correlated with the target over the
+        labelled source rows: labels of the deployment never enter the choice.
+        """
+        return _merge_environments(_choose_features(self, max_features, first), max_environments)
 
 
-def read_table(path: str | Path, *, target: str, environment: str | None, deploy: str | None = None) -> Table:
+class _Features(NamedTuple):
+    """Feature matrix (R, P) without gaps, and what is known of each column."""
+
+    matrix: np.ndarray
+    names: tuple[str, ...]
+    origins: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+    emptied: tuple[str, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_table(
+    path: str | Path,
+    *,
+    target: str,
+    environment: str | None,
+    deploy: object = None,
+    keep: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Table:
     """Read a CSV, TSV or Parquet file; see `table_from_frame` for what happens to its columns and rows.
 
     Raises TableError where the file cannot be read or used, with a sentence that says what to change.
     """
     path = Path(path)
-    return table_from_frame(_read_frame(path), target=target, environment=environment, deploy=deploy, name=path.name)
+    if progress:
+        progress(f"Reading {path.name}", 0, 1)
+    frame = read_frame(path, as_text=() if environment is None else (environment.strip(),))
+    table = table_from_frame(
+        frame, target=target, environment=environment, deploy=deploy, name=path.name, keep=keep, progress=progress
+    )
+    return replace(table, source=str(path.resolve()))
 
 
 def table_from_frame(
-    frame: pd.DataFrame, *, target: str, environment: str | None, deploy: str | None = None, name: str = "table"
+    frame: pd.DataFrame,
+    *,
+    target: str,
+    environment: str | None,
+    deploy: object = None,
+    name: str = "table",
+    keep: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Table:
     """Numbers from a data frame: `target` and `environment` name columns, `deploy` a value of the environment column.
 
     Rows of the deployment may lack the target; other rows that do are left out. Columns are encoded as in
-    `encode_column`, gaps filled with the mean over the source rows, columns constant over the source rows left out.
+    `encode_column`, gaps filled with the mean over the source rows; columns that are constant over the source rows, or
+    empty in the deployment, are left out. Columns in `keep` are taken as they stand: no value of theirs is a stand-in
+    for a missing one, none of them an identifier, and the target's whole numbers no classes.
     `environment=None` makes all rows one environment. Raises TableError.
     """
-    _check_columns(frame, target, environment)
-    frame, labels, notes = _environment_labels(frame, environment)
-    names = sorted(set(labels), key=_natural_order)
-    _check_deploy(deploy, names, environment)
-    values, target_notes = _target_values(frame[target])
-    is_deploy = labels == deploy if deploy is not None else np.zeros(len(labels), dtype=bool)
-    keep = np.isfinite(values) | is_deploy
-    notes += target_notes + _missing_target_notes(target, labels, values, keep, deploy)
-    features = frame.drop(columns=[target] if environment is None else [target, environment])
-    feature_names, matrix, feature_notes = _encode_features(features[keep], ~is_deploy[keep])
-    names = [name for name in names if name in set(labels[keep])]
-    _check_sources(target, values[~is_deploy & keep])
+    frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1)
+    target, environment = target.strip(), None if environment is None else environment.strip()
+    _check_columns(frame, target, environment, keep)
+    environments, notes = environments_of(frame, environment)
+    place = deployed(deploy, environments.names, environment)
+    is_deploy = environments.codes == (-2 if place is None else place)
+    labels = target_of(frame[target], environments, place, target in keep)
+    used = (np.isfinite(labels.values) | is_deploy) & (environments.codes >= 0)
+    notes += labels.notes + _missing_target_notes(target, environments, labels.values, used, place)
+    _check_sources(target, labels.values[used & ~is_deploy])
+    others = frame.drop(columns=[target] if environment is None else [target, environment])
+    features = _features_of(others, used, is_deploy[used], keep, progress)
+    there = np.unique(environments.codes[used])
     return Table(
         name=name,
         target_name=target,
-        feature_names=feature_names,
-        features=matrix,
-        target=values[keep],
-        environment=np.array([names.index(label) for label in labels[keep]], dtype=np.int64),
-        environment_names=tuple(names),
-        deploy=None if deploy is None else names.index(deploy),
-        notes=(*notes, *feature_notes),
+        feature_names=features.names,
+        features=features.matrix,
+        target=labels.values[used],
+        environment=np.searchsorted(there, environments.codes[used]),
+        environment_names=tuple(environments.names[code] for code in there),
+        deploy=None if place is None else int(np.searchsorted(there, place)),
+        notes=(*notes, *features.notes),
+        origins=features.origins,
+        kinds=features.kinds,
+        classes=labels.classes,
+        emptied=features.emptied,
+        left_out=features.left_out,
     )
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
-    if not path.name.lower().endswith(_SUFFIXES):
-        raise TableError(f"'{path}' is not a table this command reads: expected one of {', '.join(_SUFFIXES)}.")
-    if not path.is_file():
-        raise TableError(f"There is no file '{path}'.")
-    try:
-        frame = pd.read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_text(path)
-    except TableError:
-        raise
-    except UnicodeDecodeError as error:
-        raise TableError(f"'{path}' is not text in UTF-8: save it again with that encoding, or as Parquet.") from error
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, ValueError, OSError) as error:
-        raise TableError(f"'{path}' could not be read: {str(error).strip().rstrip('.')}.") from error
-    if frame.empty:
-        raise TableError(f"'{path}' holds no rows.")
-    return frame
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    """Comma, semicolon and tab are told apart by which one the header holds most often."""
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig") as lines:
-        header = lines.readline()
-    separator = max(",;\t", key=header.count)
-    _check_names(next(csv.reader([header], delimiter=separator), []))  # pandas would rename what is repeated
-    return pd.read_csv(path, sep=separator, decimal="," if separator == ";" else ".", encoding="utf-8-sig")
-
-
-def _check_names(names: Sequence[str]) -> None:
-    repeated = [name for name, count in Counter(names).items() if name and count > 1]
-    if repeated:
-        raise TableError(f"Column names must differ; repeated: {_listed(repeated)}.")
-
-
-def _check_columns(frame: pd.DataFrame, target: str, environment: str | None) -> None:
-    frame.columns = frame.columns.map(str)
-    _check_names(frame.columns.tolist())
-    for option, column in (("target", target), ("environment", environment)):
+def _check_columns(frame: pd.DataFrame, target: str, environment: str | None, keep: Sequence[str]) -> None:
+    check_names(frame.columns.tolist())
+    named = [("target", target), ("environment", environment), *(("keep", column) for column in keep)]
+    for option, column in named:
         if column is not None and column not in frame.columns:
-            raise TableError(f"There is no {option} column '{column}'; the columns are {_listed(frame.columns)}.")
+            raise TableError(f"There is no {option} column '{column}'; the columns are {listed(frame.columns)}.")
     if target == environment:
         raise TableError(f"Target and environment must be different columns; both are '{target}'.")
 
 
-def _environment_labels(
-    frame: pd.DataFrame, environment: str | None
-) -> tuple[pd.DataFrame, np.ndarray, tuple[str, ...]]:
-    if environment is None:
-        return frame, np.full(len(frame), "all rows", dtype=object), ()
-    missing = frame[environment].isna()
-    frame = frame[~missing]
-    labels = np.array([_label(value) for value in frame[environment]], dtype=object)
-    if len(labels) > MIN_SOURCE_ROWS and len(set(labels)) > len(labels) / 2:
-        raise TableError(
-            f"The environment column '{environment}' has {len(set(labels))} different values in {len(labels)} rows: "
-            "choose a column that says which group a row comes from."
-        )
-    note = f"{missing.sum()} of {len(missing)} rows were left out: no value in the environment column '{environment}'."
-    return frame, labels, (note,) if missing.any() else ()
-
-
-def _label(value: object) -> str:
-    """Whole numbers read without a point: a column of integers with gaps is read as floats."""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-
-
-def _natural_order(label: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(label), label
-    except ValueError:
-        return 1, 0.0, label
-
-
-def _check_deploy(deploy: str | None, names: Sequence[str], environment: str | None) -> None:
-    if deploy is None:
-        return
-    if environment is None:
-        raise TableError("A deployment value needs an environment column to look it up in.")
-    if deploy not in names:
-        raise TableError(f"No row has '{deploy}' in the column '{environment}'; its values are {_listed(names)}.")
-    if len(names) == 1:
-        raise TableError(
-            f"'{deploy}' is the only environment, so there are no source rows to learn from: "
-            "add rows of other environments, or give no deployment value."
-        )
-
-
-def _target_values(column: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    encoded = encode_column(column)
-    if encoded.kind in ("codes", "nothing") or encoded.values.shape[1] != 1:
-        raise TableError(
-            f"The target column '{column.name}' must hold numbers or two categories; "
-            f"it holds {_listed([repr(value) for value in column.dropna().unique()], limit=3) or 'no values'}."
-        )
-    return encoded.values[:, 0], encoded.notes
-
-
 def _missing_target_notes(
-    target: str, labels: np.ndarray, values: np.ndarray, keep: np.ndarray, deploy: str | None
+    target: str, environments: Environments, values: np.ndarray, used: np.ndarray, deployed: int | None
 ) -> tuple[str, ...]:
-    if keep.all():
+    known = environments.codes >= 0
+    dropped = int((known & ~used).sum())
+    if not dropped:
         return ()
-    note = f"{(~keep).sum()} of {len(keep)} rows were left out: no value in the target column '{target}'."
-    lost = sorted(set(labels) - set(labels[keep]))
+    note = f"{dropped} of {int(known.sum())} rows were left out: no value in the target column '{target}'."
+    lost = [environments.names[code] for code in np.setdiff1d(environments.codes[known], environments.codes[used])]
     if not lost:
         return (note,)
     return note, (
-        f"No row of {_listed(lost)} is labelled"
-        + (f": name '{lost[0]}' as the deployment to predict for it." if deploy is None else ": it was left out.")
+        f"No row of {listed(lost)} is labelled"
+        + (f": name '{lost[0]}' as the deployment to predict for it." if deployed is None else ": it was left out.")
     )
 
 
@@ -243,25 +220,55 @@ def _check_spread(name: str, values: np.ndarray) -> None:
         )
 
 
-def _encode_features(frame: pd.DataFrame, is_source: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
-    names: list[str] = []
-    columns: list[np.ndarray] = []
+def _features_of(
+    frame: pd.DataFrame, used: np.ndarray, is_deploy: np.ndarray, keep: Sequence[str], progress: Progress | None
+) -> _Features:
+    """The columns of `frame` in the rows `used` (all rows,) bool; is_deploy is of those rows."""
+    columns: list[tuple[np.ndarray, str, str, Kind]] = []
+    emptied: list[str] = []
     notes: list[str] = []
-    for column in frame.columns:
-        if column.startswith("Unnamed: "):
-            notes.append(f"Column '{column}' was left out: it has no name, as a row number saved with the table has.")
+    words_are_missing = _words_are_missing(frame)
+    for number, origin in enumerate(frame.columns):
+        if progress:
+            progress("Reading columns", number, len(frame.columns))
+        if origin.startswith(UNNAMED):
+            notes.append(f"Column '{origin}' was left out: it has no name, as a row number saved with the table has.")
             continue
-        encoded = encode_column(frame[column])
+        column = frame[origin] if used.all() else frame[origin][used]
+        encoded = encode_column(column, keep=origin in keep, words_are_missing=words_are_missing)
         notes.extend(encoded.notes)
+        if _is_emptied(encoded.values, is_deploy):
+            emptied.append(origin)
+            notes.append(f"Column '{origin}' was left out: it is empty in the deployment.")
+            continue
         for name, values in zip(encoded.names, encoded.values.T, strict=True):
-            filled, note = _fill(name, values, is_source)
+            filled, note = _fill(name, values, ~is_deploy)
             notes.extend(note)
             if filled is not None:
-                names.append(name)
-                columns.append(filled)
-    if not names:
+                columns.append((filled, name, origin, encoded.kind))
+    if not columns:
         raise TableError("No column is left to predict from: " + " ".join(notes or ["the table has no other columns."]))
-    return tuple(names), np.stack(columns, axis=1), notes
+    values, names, origins, kinds = zip(*columns, strict=True)
+    left_out = tuple(name for name in frame.columns if name not in origins)
+    return _Features(np.stack(values, axis=1), names, origins, kinds, tuple(emptied), left_out, tuple(notes))
+
+
+def _is_emptied(values: np.ndarray, is_deploy: np.ndarray) -> bool:
+    """Whether a column (R, n) has values, but none in the deployment."""
+    known = ~np.isnan(values)
+    return bool(is_deploy.any() and known.any() and not known[is_deploy].any())
+
+
+def _words_are_missing(frame: pd.DataFrame) -> bool:
+    """Whether "NA" or "None" stands among numbers somewhere: then it stands for a missing value among words too."""
+    for name in frame.columns:
+        if is_text(frame[name]):
+            words = words_of(frame[name])
+            if any(text.lower() in WORDS for text in words.texts):
+                read = read_numbers(words.texts, words.counts)
+                if np.isfinite(read.values).any() and not read.unread.any():
+                    return True
+    return False
 
 
 def _fill(name: str, values: np.ndarray, is_source: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
@@ -279,22 +286,22 @@ def _fill(name: str, values: np.ndarray, is_source: np.ndarray) -> tuple[np.ndar
     return np.where(missing, source.mean(), values), [note]
 
 
-def _drop_features(table: Table, max_features: int) -> Table:
-    """Keep the features most correlated with the target over the labelled source rows."""
+def _choose_features(table: Table, max_features: int, first: Collection[str]) -> Table:
     if len(table.feature_names) <= max_features:
         return table
     rows = table.is_labelled & ~table.is_deploy
     features, target = table.features[rows], table.target[rows]
     centred = features - features.mean(0)
     correlation = np.abs(centred.T @ (target - target.mean())) / np.linalg.norm(centred, axis=0)
-    keep = np.sort(np.argsort(-correlation, kind="stable")[:max_features])
-    dropped = [name for index, name in enumerate(table.feature_names) if index not in set(keep.tolist())]
-    note = (
-        f"The model reads at most {max_features} features: {len(dropped)} least correlated with the target "
-        f"were left out ({_listed(dropped)})."
+    wanted = np.array([name in first for name in table.feature_names])
+    keep = np.sort(np.lexsort((-correlation, ~wanted))[:max_features]).tolist()
+    return replace(
+        table,
+        feature_names=tuple(table.feature_names[index] for index in keep),
+        features=table.features[:, keep],
+        origins=tuple(table.origins[index] for index in keep),
+        kinds=tuple(table.kinds[index] for index in keep),
     )
-    names = tuple(table.feature_names[index] for index in keep)
-    return replace(table, feature_names=names, features=table.features[:, keep], notes=(*table.notes, note))
 
 
 def _merge_environments(table: Table, max_environments: int) -> Table:
@@ -309,12 +316,7 @@ def _merge_environments(table: Table, max_environments: int) -> Table:
     renumbered = np.full(len(table.environment_names), len(kept))
     renumbered[kept] = np.arange(len(kept))
     merged = [name for index, name in enumerate(table.environment_names) if index not in kept]
-    note = f"The model reads at most {max_environments} environments: the smallest were merged ({_listed(merged)})."
+    note = f"The model reads at most {max_environments} environments: the smallest were merged ({listed(merged)})."
     deploy = None if table.deploy is None else kept.index(table.deploy)
     environment = renumbered[table.environment]
     return replace(table, environment=environment, environment_names=names, deploy=deploy, notes=(*table.notes, note))
-
-
-def _listed(names: Sequence[str] | pd.Index, limit: int = 12) -> str:
-    shown = ", ".join(str(name) for name in list(names)[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
-import shutil
+import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from settx_fast.predictor.checkpoints import CheckpointFiles, Keeper, newest_checkpoint
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.data import Example, Stream, draw
 from settx_fast.predictor.losses import penalty
-from settx_fast.predictor.model import CONFIG, WEIGHTS, PropertyPredictor
+from settx_fast.predictor.model import PropertyPredictor
+from settx_fast.predictor.run_directory import claimed_for, save_model
 from settx_fast.predictor.targets import TARGETS
 
-CHECKPOINT, METRICS = Path("checkpoints", "last.ckpt"), "metrics.csv"
 WARMUP = 0.05  # share of the steps over which the learning rate rises; it then falls along a cosine
 VALIDATION_SEED = 2**31  # added to the training seed: datasets that training never sees
 
@@ -43,6 +42,7 @@ class Training(lightning.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = PropertyPredictor(config.features, config.model)
+        self.sums: dict[str, Tensor] = {}  # of the losses of the epoch under way
 
     def setup(self, stage: str) -> None:
         """Measure the scale of every property; a resumed run has it from its checkpoint."""
@@ -51,27 +51,35 @@ class Training(lightning.LightningModule):
 
     def training_step(self, example: Example, step: int) -> Tensor:
         """Loss of one batch, penalties included."""
-        loss = self._loss("train", example)
-        return loss + penalty(self.model.parameters(), self.config.l1, self.config.l2)
+        losses = self._losses(example)
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + loss.detach()
+        return losses["loss"] + penalty(self.model.parameters(), self.config.l1, self.config.l2)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean losses of the epoch's batches."""
+        self._log("train", {name: value / self.config.epoch_steps for name, value in self.sums.items()})
+        self.sums = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the epoch under way has summed up."""
+        checkpoint["sums"] = self.sums
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the epoch that was under way."""
+        self.sums = {name: value.to(self.device) for name, value in checkpoint["sums"].items()}
 
     def validation_step(self, example: Example, step: int) -> None:
         """Log the losses of one held-out batch."""
-        self._loss("valid", example)
+        self._log("valid", self._losses(example), batch_size=len(example.columns), on_epoch=True)
 
-    def _loss(self, stage: str, example: Example) -> Tensor:
+    def _losses(self, example: Example) -> dict[str, Tensor]:
         costs = self.model.costs(example.inputs, example.model_truth())
-        loss = torch.stack(list(costs.values())).sum()
-        for name, cost in {"loss": loss, **costs}.items():
-            self.log(
-                f"{stage}/{name}",
-                cost.detach(),
-                prog_bar=name == "loss",
-                on_step=False,
-                on_epoch=True,
-                batch_size=len(example.columns),
-                sync_dist=True,
-            )
-        return loss
+        return {"loss": torch.stack(list(costs.values())).sum(), **costs}
+
+    def _log(self, stage: str, losses: dict[str, Tensor], **options: Any) -> None:
+        for name, loss in losses.items():
+            self.log(f"{stage}/{name}", loss.detach(), prog_bar=name == "loss", sync_dist=True, **options)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, the learning rate warmed up and then annealed along a cosine over all steps."""
@@ -137,51 +145,34 @@ def train(
     out: Path | str,
     *,
     resume: bool = False,
+    force: bool = False,
     accelerator: str = "auto",
     devices: int | str = "auto",
     strategy: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """Train and write a run directory: config.json, model.safetensors, checkpoints/last.ckpt, metrics.csv, TensorBoard.
+    """Train and write a run directory: config.json, model.safetensors, checkpoints/, metrics.csv, TensorBoard.
 
-    resume: go on from checkpoints/last.ckpt of `out`, whose config must be the same but for `epochs` and `workers`.
-    Without it, a directory in which no run came to a checkpoint is started anew.
+    resume: go on from the last checkpoint of `out`, whose config must be the same but for `epochs` and `workers`.
+    force: remove the run that `out` holds, and all that was said of its model. Without either, a directory in which no
+    run came to a checkpoint is started anew. The model and its config are there, or replaced, when training is done.
     accelerator, devices, strategy: passed to Lightning's Trainer; each rank draws its own slice of the datasets.
-    Raises FileExistsError where `out` holds a run and `resume` is False, FileNotFoundError where there is none to
-    resume, ValueError where the configs differ.
+    Raises FileExistsError where `out` holds a run that is neither resumed nor forced away, FileNotFoundError where
+    there is none to resume, ValueError where the configs differ or a file is damaged, InUseError (a RuntimeError) where
+    another process trains in `out`; stopped by SIGINT KeyboardInterrupt, by SIGTERM SystemExit of 143.
     """
     out = Path(out)
-    checkpoint = out / CHECKPOINT
-    if is_first_process():  # the others are started when the directory is there already
-        _check_directory(config, out, checkpoint, resume)
-        if not resume and (out / CONFIG).exists():  # what a run left that came to no checkpoint
-            shutil.rmtree(out / "tensorboard", ignore_errors=True)
-            (out / METRICS).unlink(missing_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / CONFIG).write_text(config.to_json())
-    training = Training(config)
-    with _quiet():
-        trainer = _trainer(
-            config, out, checkpoint, progress, accelerator=accelerator, devices=devices, strategy=strategy
-        )
-        trainer.fit(training, ckpt_path=checkpoint if resume else None)
-    if trainer.is_global_zero:
-        model = training.model.cpu().eval()
-        measure_spread(model, validation_set(config))
-        model.save(out)
+    is_first = is_first_process()  # the others are started when the directory is there already
+    with claimed_for(config, out, resume, force) if is_first else nullcontext():
+        training = Training(config)
+        with _quiet(), _stopped_as_shells_expect():
+            trainer = _trainer(config, out, progress, accelerator=accelerator, devices=devices, strategy=strategy)
+            trainer.fit(training, ckpt_path=newest_checkpoint(out) if resume else None)
+        if trainer.is_global_zero:
+            model = training.model.cpu().eval()
+            measure_spread(model, validation_set(config))
+            save_model(config, model, out)
     return out
-
-
-def _check_directory(config: TrainConfig, out: Path, checkpoint: Path, resume: bool) -> None:
-    if not resume:
-        if checkpoint.exists() or (out / WEIGHTS).exists():
-            raise FileExistsError(f"{out} holds a training run; resume it, or choose another directory")
-        return
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"nothing to resume: {checkpoint} is missing")
-    before = replace(TrainConfig.load(out), epochs=config.epochs, workers=config.workers)
-    if before != config:
-        raise ValueError(f"resume: expected the config of the run in {out}, got another")
 
 
 def is_first_process() -> bool:
@@ -189,10 +180,8 @@ def is_first_process() -> bool:
     return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
-def _trainer(config: TrainConfig, out: Path, checkpoint: Path, progress: bool, **hardware: Any) -> lightning.Trainer:
-    keep = ModelCheckpoint(
-        checkpoint.parent, filename=checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
-    )
+def _trainer(config: TrainConfig, out: Path, progress: bool, **hardware: Any) -> lightning.Trainer:
+    keeper = Keeper(out)
     try:
         return lightning.Trainer(
             max_epochs=config.epochs,
@@ -201,8 +190,9 @@ def _trainer(config: TrainConfig, out: Path, checkpoint: Path, progress: bool, *
             num_sanity_val_steps=0,
             log_every_n_steps=max(1, config.epoch_steps // 4),
             gradient_clip_val=1.0,
-            logger=_loggers(out),
-            callbacks=[keep, RichProgressBar()] if progress else [keep],
+            logger=TensorBoardLogger(out, name="tensorboard", version=""),
+            callbacks=[keeper, RichProgressBar()] if progress else [keeper],
+            plugins=[CheckpointFiles()],
             enable_progress_bar=progress,
             enable_model_summary=False,
             **hardware,
@@ -213,30 +203,27 @@ def _trainer(config: TrainConfig, out: Path, checkpoint: Path, progress: bool, *
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's notes on hardware that is not there and directories that a resumed run is known to have."""
+    """Without Lightning's notes on hardware that is not there and on loaders: ours go on where the steps do."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for message in (r".*LeafSpec", r"Checkpoint directory .* exists", r"Experiment logs directory .* exists"):
+            for message in (r".*LeafSpec", r"You're resuming from a checkpoint that ended before the epoch ended"):
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
         logger.setLevel(level)
 
 
-def _loggers(out: Path) -> list[Logger]:
-    table = CSVLogger(out, name="", version="")
-    if is_first_process():
-        history = _history(out / METRICS)
-        table.experiment.metrics.extend(history)
-    return [table, TensorBoardLogger(out, name="tensorboard", version="")]
-
-
-def _history(path: Path) -> list[dict[str, float]]:
-    """Rows logged so far, which a CSVLogger would throw away."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+@contextmanager
+def _stopped_as_shells_expect() -> Iterator[None]:
+    """Lightning ends with code 0 where it is terminated, and with 1 where it is interrupted."""
+    try:
+        yield
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise

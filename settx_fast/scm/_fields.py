@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from numbers import Real
+from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 MAX_VARIABLES = 4096
@@ -18,8 +19,9 @@ def check(condition: bool, field: str, expected: str, got: object) -> None:
         raise ValueError(f"{field}: expected {expected}, got {got!r}")
 
 
-def is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def is_int(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, NumPy's too; no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[Real]:
@@ -56,7 +58,9 @@ def encode(value: object) -> Any:
         return {"type": type(value).__name__} | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple):
         return [encode(item) for item in value]
-    return value
+    if is_int(value):
+        return int(value)
+    return float(value) if is_number(value) else value
 
 
 def decode(data: Any, classes: Mapping[str, type], where: str) -> Any:
@@ -66,14 +70,25 @@ def decode(data: Any, classes: Mapping[str, type], where: str) -> Any:
     if not isinstance(data, dict):
         return data
     name = data.get("type")
-    check(isinstance(name, str) and name in classes, f"{where}.type", f"one of {sorted(classes)}", name)
+    if not (isinstance(name, str) and name in classes):
+        hint = _nearest([name], set(classes)) if isinstance(name, str) else ""
+        raise ValueError(f"{where}.type: expected one of {sorted(classes)}, got {name!r}{hint}")
     cls = classes[str(name)]
     known = {f.name for f in fields(cls)}
     needed = {f.name for f in fields(cls) if f.default is MISSING}
     given = {key: item for key, item in data.items() if key != "type"}
-    check(given.keys() <= known, f"{name} fields", f"a subset of {sorted(known)}", sorted(map(str, given)))
+    strange = sorted(map(str, given.keys() - known))
+    if strange:
+        hint = _nearest(strange, known)
+        raise ValueError(f"{name} fields: expected a subset of {sorted(known)}, got {strange}{hint}")
     check(needed <= given.keys(), f"{name} fields", f"at least {sorted(needed)}", sorted(given))
     return cls(**{key: decode(item, classes, f"{where}.{key}") for key, item in given.items()})
+
+
+def _nearest(strange: list[str], known: set[str]) -> str:
+    """The known names that are most like strange ones, as a question."""
+    near = [close[0] for name in strange if (close := get_close_matches(name, sorted(known), 1))]
+    return f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from settx_fast.scm._fields import check, is_int
+from settx_fast.scm._layout import LAYOUT
+from settx_fast.scm.counterfactual import intervened
+from settx_fast.scm.evaluation import check_rows, evaluate_again
 from settx_fast.scm.prior import Prior
 
 if TYPE_CHECKING:
@@ -150,6 +153,11 @@ class Batch:
         return self.prior.names or tuple(f"x{v}" for v in range(self.values.shape[2]))
 
     @property
+    def tables(self) -> dict[str, Tensor]:
+        """The models: every tensor that rows are evaluated from, by name."""
+        return {name: getattr(self, name) for name in LAYOUT}
+
+    @property
     def variable_mask(self) -> Tensor:
         """(B, V) bool: True where the dataset has that variable."""
         return torch.arange(self.values.shape[2], device=self.device) < self.num_variables[:, None]
@@ -246,7 +254,7 @@ class Batch:
         return result
 
     def _check_number(self, dataset: object) -> None:
-        known = is_int(dataset) and -len(self) <= dataset < len(self)  # type: ignore[operator]
+        known = is_int(dataset) and -len(self) <= dataset < len(self)
         check(known, "dataset", f"an int in 0…{len(self) - 1}", dataset)
 
     def __len__(self) -> int:
@@ -268,7 +276,8 @@ class Batch:
         Each acts in every environment, after those before it; what is set stays set unless it is set anew. Rows that a
         selection accepted are the same units: they are not selected anew.
         """
-        from settx_fast.scm.counterfactual import intervened
-        from settx_fast.scm.sampler import resample
-
-        return resample(intervened(self, interventions), self.values.shape[1], seed=self.seed, attempt=self.attempt)
+        num_rows, noise = self.values.shape[1], self.noise is not None
+        check_rows(num_rows, self.bias.shape[1])
+        tables: dict[str, Any] = self.tables | intervened(self.tables, self.names, interventions)
+        rows = evaluate_again(tables, self.prior, num_rows, seed=self.seed, noise=noise, attempt=self.attempt)
+        return replace(self, **tables, **rows)

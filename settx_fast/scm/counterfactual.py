@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from settx_fast.scm._fields import check, is_int, is_number
-from settx_fast.scm.batch import Batch
 from settx_fast.scm.distributions import LARGEST, Constant
 from settx_fast.scm.interventions import INTERVENTIONS, ROLES, Intervention
 
@@ -17,13 +15,17 @@ KINDS = ("hard", "shift", "scale", "noise")
 CHANGED = ("weights", "bias", "noise_scale", "hard", "intervention")
 
 
-def intervened(batch: Batch, interventions: tuple[Mapping[int | str, float] | Intervention, ...]) -> Batch:
-    """`batch` with tables changed in every environment, and its old rows."""
-    tables = {name: getattr(batch, name).clone() for name in CHANGED}
+def intervened(
+    tables: Mapping[str, Tensor],
+    names: Sequence[str],
+    interventions: Iterable[Mapping[int | str, float] | Intervention],
+) -> dict[str, Tensor]:
+    """The tables that change, in every environment; `tables` holds all of `LAYOUT`, and stays as it is."""
+    changed = {name: tables[name].clone() for name in CHANGED}
     for each in interventions:
         for which, kind, value in _steps(each):
-            _apply(tables, _chosen(batch, which), kind, value)
-    return replace(batch, **tables)
+            _apply(changed, _chosen(tables, names, which), kind, value)
+    return changed
 
 
 def _steps(given: Mapping[int | str, float] | Intervention) -> list[tuple[int | str, str, float]]:
@@ -43,23 +45,24 @@ def _steps(given: Mapping[int | str, float] | Intervention) -> list[tuple[int | 
     return [(which, "hard", float(number)) for which, number in given.items()]
 
 
-def _chosen(batch: Batch, which: int | str) -> Tensor:
+def _chosen(tables: Mapping[str, Tensor], names: Sequence[str], which: int | str) -> Tensor:
     """(B, V) bool: the variable in every dataset."""
-    number = torch.arange(batch.values.shape[2], device=batch.device).expand(batch.is_hidden.shape)
+    target = tables["target_index"][:, None]
+    number = torch.arange(len(names), device=target.device).expand(len(target), -1)
     if which not in ROLES:
-        return number == _number(batch, which)
-    is_target = number == batch.target_index[:, None]
+        return number == _number(tables, names, which)
+    is_target = number == target
     if which == "target":
         return is_target
-    sign = batch.adjacency if which == "parents" else batch.adjacency.mT
+    sign = tables["adjacency"] if which == "parents" else tables["adjacency"].mT
     return (sign & is_target[:, None]).any(2)
 
 
-def _number(batch: Batch, which: int | str) -> int:
+def _number(tables: Mapping[str, Tensor], names: Sequence[str], which: int | str) -> int:
     if isinstance(which, str):
-        check(which in batch.names, "do: variable", f"one of {batch.names}", which)
-        return batch.names.index(which)
-    fewest = int(batch.num_variables.min())
+        check(which in names, "do: variable", f"one of {tuple(names)}", which)
+        return names.index(which)
+    fewest = int(tables["num_variables"].min())
     check(0 <= which < fewest, "do: variable", f"0…{fewest - 1}, a variable of every dataset", which)
     return which
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from settx_fast.scm._fields import as_range, check
+from settx_fast.scm._fields import as_range, check, is_int
 from settx_fast.scm.distributions import MOST_WEIGHT, Constant, Distribution, Parameter, as_distribution
 
 PATTERNS = ("chain", "fork", "collider")
@@ -172,28 +172,51 @@ class Layered:
 class UserGraph:
     """A given graph: edges (cause, effect) or (cause, effect, distribution of the weight), by number or name.
 
-    Edges without a weight draw it from `Prior.weight`.
+    Edges without a weight draw it from `Prior.weight`. An array is taken as in `from_adjacency` if it holds 0 and 1
+    only, else as in `from_weights`; a networkx graph as in `from_networkx`.
     """
 
     edges: tuple[Edge, ...]
 
     def __post_init__(self) -> None:
+        given: Any = self.edges
+        if isinstance(given, np.ndarray) or hasattr(given, "iloc"):
+            has_weights = not np.isin(np.asarray(given), (0, 1)).all()
+            from_matrix = UserGraph.from_weights if has_weights else UserGraph.from_adjacency
+            object.__setattr__(self, "edges", from_matrix(given).edges)
+        elif hasattr(given, "is_directed"):
+            object.__setattr__(self, "edges", UserGraph.from_networkx(given).edges)
         check(isinstance(self.edges, tuple | list), "UserGraph.edges", "a tuple of (cause, effect) pairs", self.edges)
         object.__setattr__(self, "edges", tuple(_as_edge(edge) for edge in self.edges))
 
     @staticmethod
     def from_adjacency(adjacency: ArrayLike) -> UserGraph:
-        """The graph with an edge i → j wherever adjacency[i, j] is 1: a square matrix of 0 and 1, or bool."""
-        matrix = _as_square(adjacency, "adjacency")
+        """The graph with an edge i → j wherever adjacency[i, j] is 1: a square matrix of 0 and 1, or bool.
+
+        Of a data frame that names rows and columns alike, variables have these names.
+        """
+        matrix, names = _as_square(adjacency, "adjacency"), _names_of(adjacency, "adjacency")
         check(bool(np.isin(matrix, (0, 1)).all()), "adjacency", "entries 0 and 1", adjacency)
-        return UserGraph(tuple((i, j) for i, j in np.argwhere(matrix).tolist()))
+        return UserGraph(tuple((names[i], names[j]) for i, j in np.argwhere(matrix).tolist()))
 
     @staticmethod
     def from_weights(weights: ArrayLike) -> UserGraph:
-        """The graph with an edge i → j of weight weights[i, j] wherever that is not 0; a square matrix."""
-        matrix = _as_square(weights, "weights")
+        """The graph with an edge i → j of weight weights[i, j] wherever that is not 0; a square matrix.
+
+        Of a data frame that names rows and columns alike, variables have these names.
+        """
+        matrix, names = _as_square(weights, "weights"), _names_of(weights, "weights")
         check(bool(np.isfinite(matrix).all()), "weights", "finite numbers", weights)
-        return UserGraph(tuple((i, j, Constant(float(matrix[i, j]))) for i, j in np.argwhere(matrix).tolist()))
+        edges = ((names[i], names[j], Constant(float(matrix[i, j]))) for i, j in np.argwhere(matrix).tolist())
+        return UserGraph(tuple(edges))
+
+    @staticmethod
+    def from_networkx(graph: Any, weight: str | None = "weight") -> UserGraph:
+        """The edges of a networkx DiGraph, by its nodes; an edge with the attribute `weight` has that weight."""
+        is_graph = hasattr(graph, "edges") and hasattr(graph, "is_directed")
+        check(is_graph and graph.is_directed(), "graph", "a directed networkx graph", type(graph).__name__)
+        found = graph.edges(data=weight if weight is not None else "")
+        return UserGraph(tuple((i, j) if each is None else (i, j, each) for i, j, each in found))
 
     def __str__(self) -> str:
         return f"given, {len(self.edges)} edges"
@@ -235,12 +258,22 @@ def _as_edge(edge: object) -> Edge:
     check(isinstance(edge, tuple | list) and len(edge) in (2, 3), "UserGraph.edges", "(cause, effect[, weight])", edge)
     assert isinstance(edge, tuple | list)
     for end in edge[:2]:
-        check(isinstance(end, int | str) and not isinstance(end, bool), "UserGraph.edges", "variables", edge)
+        check(is_int(end) or isinstance(end, str), "UserGraph.edges", "variables", edge)
     check(edge[0] != edge[1], "UserGraph.edges", "two different variables", edge)
+    edge = tuple(int(end) if is_int(end) else end for end in edge[:2]) + tuple(edge[2:])
     if len(edge) == 2:
         return edge[0], edge[1]
     field = f"UserGraph.edges {edge[0]} → {edge[1]}"
     return edge[0], edge[1], as_distribution(edge[2], field, -MOST_WEIGHT, MOST_WEIGHT)
+
+
+def _names_of(given: Any, field: str) -> list[int | str]:
+    """Of the variables of a matrix: numbers, or the names of a data frame's columns."""
+    if not hasattr(given, "columns") or not hasattr(given, "index"):
+        return list(range(len(np.asarray(given))))
+    rows, columns = list(given.index), list(given.columns)
+    check(rows == columns, field, "rows named as the columns", rows)
+    return columns
 
 
 def _as_square(given: ArrayLike, field: str) -> NDArray[np.float64]:

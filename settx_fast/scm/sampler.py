@@ -16,12 +16,12 @@ from settx_fast.scm._cuda import (
     why_no_cuda,
 )
 from settx_fast.scm._fields import check, is_int
-from settx_fast.scm._layout import LAYOUT, Columns, Wanted, rows_of_one_environment, sizes_of, split_rows, tables_of
+from settx_fast.scm._layout import Wanted, rows_of_one_environment, sizes_of, split_rows
 from settx_fast.scm.batch import MOST_ATTEMPTS, Batch
+from settx_fast.scm.evaluation import check_rows, evaluate_again, wanted_of
 from settx_fast.scm.prior import Prior
 
 MAX_INDEX = 1 << 48
-ON_REQUEST = ("is_missing", "attempt", "noise")
 
 
 def sample(
@@ -51,8 +51,9 @@ def sample(
     """
     check_request(prior, num_datasets, num_rows, first_index)
     check_seed(seed)
+    num_datasets, num_rows, seed, first_index = map(int, (num_datasets, num_rows, seed, first_index))  # of NumPy
     check(isinstance(return_noise, bool), "return_noise", "True or False", return_noise)
-    where, workers, wanted = check_device(device), threads(num_threads), _wanted(prior, return_noise)
+    where, workers, wanted = check_device(device), threads(num_threads), wanted_of(prior, return_noise)
     check_batch_memory(where, prior, num_datasets, num_rows, wanted)
     if out is not None:
         check_out(out, (num_datasets, num_rows, prior.max_variables), where)
@@ -88,30 +89,20 @@ def resample(
     Raises ValueError naming field, expected and got, before anything is allocated.
     """
     check(isinstance(batch, Batch), "batch", "an scm.Batch", type(batch).__name__)
-    _check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
+    check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
     check_seed(seed)
+    num_rows, seed = int(num_rows), int(seed)
     check(isinstance(observed, bool), "observed", "True or False", observed)
     if attempt is not None:
         _check_attempt(attempt, batch, num_rows, observed)
-    tables = tables_of({name: getattr(batch, name) for name in LAYOUT})
-    if environments is None:
-        offset = split_rows(tables.tensors, num_rows, batch.prior)
-    else:
+    offset = None
+    if environments is not None:
         offset = rows_of_one_environment(_as_environments(batch, environments), batch.bias.shape[1], num_rows)
-    wanted = _wanted(batch.prior, batch.noise is not None) if observed else Wanted(noise=batch.noise is not None)
-    columns: Columns = "given" if wanted.columns == "standardised" else "raw"
-    wanted = wanted._replace(columns=columns, attempt=attempt)
-    if batch.bias.is_cuda:
-        rows = evaluate_tables_cuda(tables, offset, num_rows, seed, batch.prior, wanted)
-    else:
-        rows = evaluate_tables(tables, offset, num_rows, seed, threads(num_threads), wanted=wanted)
-    changed: dict[str, Any] = dict.fromkeys(ON_REQUEST) | rows
-    return replace(batch, **changed, seed=seed)
-
-
-def _wanted(prior: Prior, noise: bool) -> Wanted:
-    columns: Columns = "standardised" if prior.standardisation == "sample" else "raw"
-    return Wanted(columns, prior.is_observed, prior.loses_values, prior.rejects_rows, noise=noise)
+    rows = evaluate_again(
+        batch.tables, batch.prior, num_rows, seed=seed, noise=batch.noise is not None, row_offset=offset,
+        observed=observed, attempt=attempt, num_threads=num_threads,
+    )  # fmt: skip
+    return replace(batch, **rows, seed=seed)
 
 
 def check_device(device: str | torch.device) -> torch.device:
@@ -147,7 +138,7 @@ def check_batch_memory(
     device: torch.device, prior: Prior, num_datasets: int, num_rows: int, wanted: Wanted | None = None
 ) -> None:
     """Raise ValueError if a batch does not fit the memory that `device` has."""
-    sizes, wanted = sizes_of(prior, num_datasets), wanted or _wanted(prior, noise=False)
+    sizes, wanted = sizes_of(prior, num_datasets), wanted or wanted_of(prior, noise=False)
     if device.type == "cuda":
         check_memory_cuda(device, sizes, num_rows, wanted)
     else:
@@ -156,22 +147,17 @@ def check_batch_memory(
 
 def check_seed(seed: object) -> None:
     """Raise ValueError unless `seed` is an int of 64 bits."""
-    check(is_int(seed) and 0 <= seed < 1 << 64, "seed", "an int in 0…2⁶⁴ − 1", seed)  # type: ignore[operator]
+    check(is_int(seed) and 0 <= seed < 1 << 64, "seed", "an int in 0…2⁶⁴ − 1", seed)
 
 
 def check_request(prior: Prior, num_datasets: int, num_rows: int, first_index: object) -> None:
     """Raise ValueError unless that many datasets of `prior` can be drawn from `first_index` on."""
     check(isinstance(prior, Prior), "prior", "an scm.Prior", prior)
     check(is_int(num_datasets) and num_datasets >= 1, "num_datasets", "an int ≥ 1", num_datasets)
-    _check_rows(num_rows, prior.max_environments)
-    check(is_int(first_index) and first_index >= 0, "first_index", "an int ≥ 0", first_index)  # type: ignore[operator]
-    last = first_index + num_datasets  # type: ignore[operator]
+    check_rows(num_rows, prior.max_environments)
+    check(is_int(first_index) and first_index >= 0, "first_index", "an int ≥ 0", first_index)
+    last = int(first_index) + int(num_datasets)  # type: ignore[call-overload]
     check(last <= MAX_INDEX, "first_index + num_datasets", f"at most 2⁴⁸ = {MAX_INDEX}", last)
-
-
-def _check_rows(num_rows: int, environments: int) -> None:
-    expected = f"an int in 1…2³² that leaves a row for each of up to {environments} environments"
-    check(is_int(num_rows) and environments <= num_rows <= 1 << 32, "num_rows", expected, num_rows)
 
 
 def _check_attempt(attempt: object, batch: Batch, num_rows: int, observed: bool) -> None:

@@ -124,7 +124,8 @@ def stream(
                       workers draw ahead in their own way
     num_threads       None for as many as torch uses
 
-    `state_dict` and `load_state_dict` continue an interrupted stream. Raises ValueError naming field, expected and got.
+    `state_dict` and `load_state_dict` continue an interrupted stream. An iteration that draws ahead cannot go on in a
+    forked process, which iterates anew: it raises RuntimeError there. Raises ValueError naming field, expected and got.
     """
     place = _place(rank, world_size)
     low, high = as_range(num_rows, "num_rows", 1, 1 << 32)
@@ -135,6 +136,7 @@ def stream(
     check(is_int(prefetch) and 0 <= prefetch <= MAX_PREFETCH, "prefetch", f"an int in 0…{MAX_PREFETCH}", prefetch)
     threads(num_threads)
     check_batch_memory(where, prior, batch_size, high)
+    batch_size, seed, first_index = int(batch_size), int(seed), int(first_index)  # of NumPy
     return Stream(prior, batch_size, seed, *place, (low, high), first_index, prefetch, where, num_threads)
 
 
@@ -168,15 +170,24 @@ def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 
 def _drawn_ahead(draw: Callable[[int], T], steps: Iterable[int], depth: int) -> Iterator[T]:
-    """draw(step) for every step, up to `depth` of them before they are asked for, by one thread."""
-    pool, waiting = ThreadPoolExecutor(1, "scm.stream"), deque[Future[T]]()
+    """draw(step) for every step, up to `depth` of them before they are asked for, by one thread.
+
+    Raises RuntimeError in a process that was forked since: the thread is in the other one.
+    """
+    pool, waiting, process = ThreadPoolExecutor(1, "scm.stream"), deque[Future[T]](), os.getpid()
     try:
         for step in steps:
             waiting.append(pool.submit(draw, step))
             if len(waiting) > depth:
                 yield waiting.popleft().result()
+                if os.getpid() != process:
+                    raise RuntimeError(
+                        f"this iteration over a stream belongs to process {process}, from which process {os.getpid()} "
+                        "was forked: iterate over the stream anew, or make it with prefetch=0"
+                    )
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        if os.getpid() == process:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _drawn_on_a_side_stream(

@@ -1,17 +1,22 @@
 """`settx-fast doctor`."""
 
+import importlib
 import json
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import pytest
-from command import run_without
+from command import run, run_without
 from rich.console import Console
 
 from settx_fast.cli.doctor import Advice, Diagnosis, show
 
+doctor = importlib.import_module("settx_fast.cli.doctor")  # the package has a command of that name
+
 
 def test_doctor_prints_advice_with_its_brackets(capsys: pytest.CaptureFixture) -> None:
-    show(Diagnosis({}, {}, {}, (), (Advice(True, "Do `pip install 'settx_fast[app]'`."),)), Console())
-    assert "'settx_fast[app]'" in capsys.readouterr().out
+    show(Diagnosis({}, {}, {}, (), (Advice(True, "Do `pip install '.[app]'`."),)), Console())
+    assert "'.[app]'" in capsys.readouterr().out
 
 
 def test_doctor_names_the_path_of_every_operation_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,3 +37,34 @@ def test_doctor_without_the_native_module_says_how_to_build_it_and_exits_with_1(
     assert result.returncode == 1
     assert result.stderr == ""
     assert "pip install ." in " ".join(result.stdout.split())
+
+
+def test_doctor_without_an_application_package_says_how_to_install_it_and_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def version_of_others(name: str) -> str:
+        if name in ("lightning", "pyyaml"):
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(doctor, "version", version_of_others)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "The predictor needs lightning, pyyaml: `pip install '.[app]'`." in result.stdout
+    monkeypatch.undo()
+    assert run("doctor").exit_code == 0
+
+
+def test_doctor_looks_for_every_package_of_the_application() -> None:
+    extras = [each for each in requires("settx_fast") or () if each.endswith('extra == "app"')]
+    wanted = {re.split(r"[<>=!~; ]", each)[0].lower() for each in extras}
+    assert wanted
+    assert wanted == set(doctor.APP)
+
+
+def test_doctor_shows_brackets_in_what_it_found(capsys: pytest.CaptureFixture) -> None:
+    path = doctor.Path("ISAB [/]", "cpu", "[bold]", "a\\[/]")
+    show(Diagnosis({"torch": "[red]1"}, {}, {"problem": "[/]", "found": False}, (path,), ()), Console(width=200))
+    shown = capsys.readouterr().out
+    for text in ("ISAB [/]", "[bold]", "a\\[/]", "[red]1", "[/]", "no"):
+        assert text in shown

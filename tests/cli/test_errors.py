@@ -1,7 +1,9 @@
 """Exit codes, and errors in one sentence."""
 
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from command import run, run_without, sentence
 
@@ -99,7 +101,7 @@ def test_a_missing_extra_says_how_to_install_it(
     (tmp_path / "prior.yaml").write_text("{}")
     result = run_without((missing,), *command)
     assert result.returncode == 1
-    assert "pip install 'settx_fast[app]'" in sentence(result)
+    assert "pip install '.[app]'" in sentence(result)
 
 
 def test_sampling_without_the_native_module_exits_with_1(tmp_path: Path) -> None:
@@ -107,3 +109,42 @@ def test_sampling_without_the_native_module_exits_with_1(tmp_path: Path) -> None
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+HOSTILE = ("[/]", "[bold", "a\\[/]", "[red]x[/red]", "\\", ":warning:")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_looks_like_markup_is_text_in_errors_and_answers(
+    name: str, table: Path, model: Path, tmp_path: Path
+) -> None:
+    absent = run("predict", table, "--target", name, "--environment", "site", "--model", model)
+    assert absent.exit_code == 2
+    assert f"There is no target column '{name}'" in sentence(absent)
+    frame = pd.read_csv(table).rename(columns={"y": f"y{name}", "x": f"x{name}", "site": f"site{name}"})
+    directory = tmp_path / f"dir{name}"
+    shutil.copytree(model, directory)
+    frame.to_csv(directory / "t.csv", index=False)
+    columns = ("--target", f"y{name}", "--environment", f"site{name}")
+    found = run("predict", directory / "t.csv", *columns, "--model", directory)
+    assert found.exit_code == 0, found.stderr
+    assert f"'y{name}'" in found.stdout
+    assert f"x{name}" in found.stdout
+    assert f"dir{name}" in "".join(found.stderr.splitlines())
+    sampled = run("sample", "chain", "-n", "1", "-r", "9", "--out", directory / "s.parquet")
+    assert sampled.exit_code == 0
+    assert f"dir{name}" in "".join(sampled.stderr.splitlines())
+
+
+def test_control_sequences_in_names_do_not_reach_the_terminal(table: Path, model: Path) -> None:
+    escape = "\x1b[31m\x07\x9b"
+    frame = pd.read_csv(table).rename(columns={"y": f"y{escape}", "x": f"x{escape}"})
+    frame.to_csv(table, index=False)
+    options = ("--environment", "site", "--model", model, "--no-save")
+    found = run("predict", table, "--target", f"y{escape}", *options)
+    absent = run("predict", table, "--target", f"z{escape}", *options)
+    assert found.exit_code == 0, found.stderr
+    assert "y�[31m��" in found.stdout
+    assert "z�[31m��" in sentence(absent)
+    for text in (found.stdout, found.stderr, absent.stderr):
+        assert not set(text) & set(escape) - set("[31m")

@@ -8,7 +8,9 @@ import pytest
 from command import run, sentence
 
 from settx_fast import scm
+from settx_fast.cli.train import DEFAULTS, configure
 from settx_fast.predictor import training
+from settx_fast.predictor.checkpoints import LAST
 from settx_fast.predictor.config import TrainConfig, preset
 
 
@@ -34,22 +36,31 @@ def test_every_option_of_train_arrives(trained: list, tmp_path: Path) -> None:
     assert (config.l1, config.l2, config.seed) == (1e-5, 1e-4, 3)
     assert (config.min_rows, config.max_rows, config.workers) == (64, 200, 1)
     assert out == tmp_path / "run"
-    assert given == {"resume": True, "accelerator": "auto", "devices": 2, "progress": False}
+    assert given == {"resume": True, "force": False, "accelerator": "auto", "devices": 2, "progress": False}
+    run("train", "chain", "--out", tmp_path / "run", "--force")
+    assert trained[1][2]["force"]
 
 
-@pytest.mark.parametrize(("checkpoint", "what"), [(True, "goes on with --resume"), (False, "starts anew")])
+@pytest.mark.parametrize(
+    ("checkpoint", "options", "what"),
+    [
+        (True, (), "goes on with --resume"),
+        (True, ("--force",), "goes on with --resume instead of --force"),
+        (False, (), "starts anew"),
+    ],
+)
 def test_an_interrupted_training_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: bool, what: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: bool, options: tuple[str, ...], what: str
 ) -> None:
     def interrupted(config: TrainConfig, out: Path, **options: Any) -> None:
         if checkpoint:
-            (out / training.CHECKPOINT).parent.mkdir(parents=True)
-            (out / training.CHECKPOINT).touch()
-        sys.exit(1)  # as Lightning does
+            (out / LAST).parent.mkdir(parents=True)
+            (out / LAST).touch()
+        sys.exit(143)
 
     monkeypatch.setattr(training, "train", interrupted)
-    result = run("train", "chain", "--out", tmp_path / "run")
-    assert result.exit_code == 1
+    result = run("train", "chain", "--out", tmp_path / "run", *options)
+    assert result.exit_code == 143
     assert sentence(result) == f"Interrupted; the same command {what}."
 
 
@@ -57,6 +68,22 @@ def test_without_options_train_runs_the_preset(trained: list, tmp_path: Path) ->
     run("train", "random_linear", "--out", tmp_path / "run")
     assert trained[0][0] == preset("random_linear")
     assert not trained[0][2]["resume"]
+
+
+def test_help_shows_every_default_as_it_is_and_how_long_it_takes(tmp_path: Path) -> None:
+    shown = " ".join(run("train", "--help").stdout.replace("│", " ").split())
+    assert "two minutes for 1,000 steps" in shown
+    assert "settx-fast train my.yaml --out my_model" in shown
+    for text in DEFAULTS.values():
+        assert f"[default: ({text})]" in shown or f"[default: {text}]" in shown
+    (tmp_path / "my.yaml").write_text(scm.presets.random_linear().to_yaml())
+    names = {**{name: name for name in ("random_linear", "chain", "lucas")}, "a file": str(tmp_path / "my.yaml")}
+    configs = {name: configure(prior, None, None, {}) for name, prior in names.items()}
+    assert DEFAULTS["steps"] == ", ".join(f"{config.steps} for {name}" for name, config in configs.items())
+    for config in configs.values():
+        found = {name: str(getattr(config, name)) for name in DEFAULTS if name not in ("steps", "rows", "loss")}
+        found |= {"rows": f"{config.min_rows} {config.max_rows}", "loss": config.model.loss}
+        assert found == {name: text for name, text in DEFAULTS.items() if name != "steps"}
 
 
 @pytest.mark.parametrize("steps", [1, 150, 401])

@@ -85,6 +85,44 @@ def test_neither_order_nor_sign_of_columns_changes_the_elements():
     assert torch.equal(moved.feature_scale[there], (before.feature_scale.gather(1, order) * sign)[there])
 
 
+@pytest.mark.parametrize("kind", ["numbers", "classes", "balanced classes"])
+def test_elements_do_not_depend_on_the_sign_of_the_target(kind: str) -> None:
+    plain = observed(sets=8)
+    if kind != "numbers":
+        middle = (
+            0.0 if kind == "classes" else plain.target.where(plain.labelled, torch.nan).nanmedian(1, keepdim=True)[0]
+        )
+        plain = plain._replace(target=(plain.target > middle).float())
+    before, after = encode(plain, CONFIG), encode(plain._replace(target=-plain.target), CONFIG)
+    assert torch.equal(before.elements, after.elements)
+    assert torch.equal(before.slot, after.slot)
+    assert torch.equal(before.target_scale, -after.target_scale)
+    assert torch.equal(before.feature_scale, after.feature_scale)
+    assert len(before.target_scale.sign().unique()) == 2  # both signs occur
+
+
+def test_the_number_of_rows_is_a_log_relative_to_a_thousand_and_capped_there() -> None:
+    config = FeatureConfig(5, 5)
+    for rows, expected in ((100, np.log(0.1)), (1000, 0.0), (5000, 0.0)):
+        elements = encode(observed(rows=rows, sets=1, config=config), config).elements
+        assert elements[0, 0, _place_of_count(config)] == pytest.approx(expected, abs=1e-6)
+
+
+def _place_of_count(config: FeatureConfig) -> int:
+    """Behind columns, shifts, log scales, presence, two flags and environments."""
+    return 3 * config.max_variables + config.max_features + 2 + config.max_environments
+
+
+def test_an_environment_of_one_row_has_a_log_scale_of_zero() -> None:
+    feature = torch.tensor([0.0, 2.0, 0.0, 2.0, 7.0]).view(1, 5, 1)
+    environment = torch.tensor([[0, 0, 0, 0, 1]])
+    none = torch.zeros(1, 5).bool()
+    seen = Observed(feature, torch.arange(5.0)[None], environment, none, ~none, torch.ones(1, 1).bool())
+    elements = encode(seen, FeatureConfig(2, 2)).elements[0]
+    assert elements[4, 4:6].tolist() == [0, 0]
+    assert (elements[0, 4:6] != 0).all()
+
+
 def test_truth_follows_its_column_when_columns_are_shuffled():
     batch = scm.sample(scm.presets.random_linear(), 4, 60, seed=3)
     plain, shuffled = view(batch, CONFIG), view(batch, CONFIG, torch.Generator().manual_seed(1))
@@ -135,6 +173,31 @@ def test_constant_columns_and_frozen_environments_give_finite_elements():
     for dataset, slot in enumerate(inputs.slot[:, 0].tolist()):
         assert (inputs.elements[dataset, :, slot] == 0).all()
     assert (inputs.feature_scale[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(100, np.log(0.1)), (1000, 0.0), (5000, 0.0)])
+def test_elements_tell_the_log_of_the_rows_relative_to_a_thousand_and_no_more_of_a_larger_dataset(rows, expected):
+    elements = encode(observed(rows=rows, sets=1), CONFIG).elements
+    count = 3 * CONFIG.max_variables + CONFIG.max_features + 2 + CONFIG.max_environments
+    np.testing.assert_allclose(elements[..., count], expected, rtol=1e-6)
+
+
+def test_an_outlier_says_no_more_than_one_at_the_limit():
+    plain = observed(rows=400, sets=1)
+    features = plain.features.clone()
+    features[0, 3, 0] = 1e6
+    columns = encode(plain._replace(features=features), CONFIG).elements[..., : CONFIG.max_variables]
+    assert columns.abs().max() == 10
+
+
+def test_an_environment_of_one_row_has_log_scale_0():
+    config = FeatureConfig(2, 2, interactions=False)
+    feature = torch.tensor([0.0, 2.0, 0.0, 2.0, 7.0]).view(1, 5, 1)
+    alone = torch.tensor([[False] * 4 + [True]])
+    seen = Observed(feature, torch.arange(5.0)[None], alone.long(), alone, ~alone, torch.ones(1, 1).bool())
+    shift, log_scale = encode(seen, config).elements[0, 4, [2, 4]]
+    assert log_scale == 0
+    assert shift == pytest.approx(np.arcsinh(6.0))  # 7 is six standard deviations from the sources' mean of 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from settx_fast.predictor.frameworks.measured import best_of, features_of, fit, measure
+from settx_fast.predictor.frameworks.measured import MeasuredRisk, _summarise, best_of, features_of, fit, measure
 from settx_fast.predictor.table import Table
 from settx_fast.predictor.targets import FRAMEWORKS
 
@@ -59,6 +59,15 @@ def test_without_deployment_every_environment_is_left_out_in_turn() -> None:
         errors.append((slope * table.features[inside, 0] + intercept - table.target[inside]) ** 2)
     assert risk.value == pytest.approx(np.concatenate(errors).mean(), rel=1e-9)
     assert risk.rows == 1200
+
+
+def test_the_interval_of_a_measured_risk_is_that_of_a_mean() -> None:
+    half = 1.645 * np.std([1.0, 4.0, 1.0, 6.0], ddof=1) / 2
+    found = _summarise(np.array([1.0, 4.0, 1.0, 6.0]))
+    assert (found.value, found.low, found.high, found.rows) == pytest.approx((3.0, 3.0 - half, 3.0 + half, 4))
+    assert half == pytest.approx(2.0147, abs=1e-4)
+    assert _summarise(np.array([0.0, 0.0, 9.0])).low == 0.0  # no risk is negative
+    assert _summarise(np.array([2.0])) == MeasuredRisk(2.0, 0.0, np.inf, 1)
 
 
 def test_nothing_is_measured_where_nothing_is_labelled_or_left_out() -> None:

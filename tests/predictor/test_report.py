@@ -14,8 +14,10 @@ import torch
 from settx_fast.predictor.config import preset
 from settx_fast.predictor.familiarity import Unfamiliar
 from settx_fast.predictor.frameworks import MeasuredRisk
+from settx_fast.predictor.knowledge import Knowledge
 from settx_fast.predictor.prediction import Column, Framework, Interval, Prediction
-from settx_fast.predictor.report import write_report
+from settx_fast.predictor.records import Record
+from settx_fast.predictor.report import _metric_table, write_report
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES, TARGETS
 from settx_fast.predictor.wording import TITLES, number, titles, units
 
@@ -85,6 +87,18 @@ def make_prediction(**changes: object) -> Prediction:
     )
     known = {
         "table": "penguins.csv",
+        "source": None,
+        "classes": (),
+        "headline": ("What was measured <i>contradicts</i> the prediction.",),
+        "tied": ("anticausal",),
+        "unread": ("beak <colour>",),
+        "records": {
+            "role": Record("accuracy", 0.458, 0.449, False),
+            "total_effect": Record("r2", 0.031, 0.0, False),
+            "direct_effect_on_target": Record("r2", 0.512, 0.0, True),
+            "edge_density": Record("r2", 0.034, 0.0, False),
+        },
+        "knowledge": Knowledge(),
         "target": "body_mass_g",
         "rows": {"Biscoe": 167, "Dream": 124, "Torgersen": 51},
         "deploy": "Torgersen",
@@ -133,7 +147,9 @@ class Page(HTMLParser):
 
 def test_the_report_shows_everything_the_run_directory_holds(report: Path) -> None:
     page = Page(report.read_text())
-    for fact in ("Use causal ERM", "95,500", "105,050", "Torgersen 51 (deployment)", "0.421", "70%", "10 of 343 values",
+    for fact in ("Use causal ERM", "95,500", "105,050", "Torgersen 51 (deployment)", "0.421", "10 of 343 values",
+                 "What was measured <i>contradicts</i> the prediction.", "anticausal ERM uses the same columns",
+                 "Not read by the model: beak <colour>.", "Roles are not known: 45.8% right", "(R² 0.512)",
                  "0.961", "0.871", "0.933", "87.6%", "61.2%", "74.3%", "4711", "Erdős–Rényi",
                  "told the true graph", "79.8%", "71.3%", "+21.3%", "+33.4%", "643,131", "(body_mass_g)²",
                  "body_mass_g per unit of the column",
@@ -141,6 +157,35 @@ def test_the_report_shows_everything_the_run_directory_holds(report: Path) -> No
         assert fact in page.text, fact
     scatters = sum(len(target.labels) or 1 for target in NUMBERS)
     assert len(page.images) == scatters + 4  # loss, risk, two calibrations
+
+
+def test_what_is_no_better_than_chance_is_no_finding(report: Path, tmp_path: Path) -> None:
+    table = Page(report.read_text()).text.split("Columns")[1].split("Properties")[0]
+    assert "probability" not in table
+    assert "total effect" not in table.split("left out.")[1]
+    assert "not known" in Page(report.read_text()).text.split("Edge density")[1][:40]
+    run = write_run(tmp_path / "run", evaluated=False)
+    make_prediction(records={}).save(run)
+    unmeasured = Page(write_report(run).read_text()).text
+    for shown in ("probability", "total effect", "70%"):
+        assert shown in unmeasured.split("Columns")[1].split("Properties")[0]
+
+
+def test_a_prediction_of_another_version_is_named_and_left_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", evaluated=False)
+    (run / "prediction-old.json").write_text('{"schema": "settx_fast.prediction/1"}')
+    (run / "prediction-torn.json").write_text('{"schema": ')
+    text = Page(write_report(run).read_text()).text
+    assert "no predictions of this version of settx_fast: prediction-old.json, prediction-torn.json" in text
+
+
+def test_a_lone_predictor_is_not_marked_best() -> None:
+    def marked(*predictors: str) -> list[bool]:
+        values = {"k": {name: {"r2": 0.9 - 0.1 * place} for place, name in enumerate(predictors)}}
+        return [best for _, best in _metric_table(("r2",), ["k"], values, {"k": "K"}).rows[0][1]]
+
+    assert marked("model") == [False]
+    assert marked("model", "mean") == [True, False]
 
 
 def test_the_report_asks_nothing_of_the_network(report: Path) -> None:
@@ -262,6 +307,32 @@ def test_a_browser_shows_headings_tables_and_every_image(report: Path, browser: 
         assert heading in seen["headings"]
     for cell in ("causal ERM", "95,500 47,750 … 191,000", "bill_length_mm", "0.421 0.3 … 0.5", "87.6%", "0.961"):
         assert cell in seen["cells"]
+
+
+def test_the_report_fits_a_phone(report: Path, browser: Callable[..., str]) -> None:
+    probe = """<script>addEventListener("load", () => {
+        const clipped = [...document.querySelectorAll(".wide, td, img")].filter(element =>
+            element.scrollWidth > element.clientWidth + 1 && element.clientWidth > 0
+            || element.getBoundingClientRect().right > innerWidth + 1);
+        document.title = JSON.stringify({wide: document.documentElement.scrollWidth, inner: innerWidth,
+            clipped: clipped.map(element => element.outerHTML.slice(0, 80))});
+    });</script></body>"""
+    framed = report.with_name("phone.html")
+    probed = report.with_name("probed-phone.html")
+    probed.write_text(report.read_text().replace("</body>", probe))
+    framed.write_text(
+        f"""<iframe src="{probed.name}" width="375" height="800" onload="
+        document.body.append(contentDocument.title)"></iframe>"""
+    )  # a window cannot be as narrow as a phone
+    dom = browser(
+        "--window-size=600,900", "--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom",
+        framed.as_uri(),
+    )  # fmt: skip
+    found = re.search(r"(\{&quot;wide.*?\}|\{\"wide.*?\})</body>", dom, flags=re.S)
+    assert found, dom[-500:]
+    seen = json.loads(found[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert seen["clipped"] == []
+    assert seen["wide"] <= seen["inner"] == 375
 
 
 def test_a_browser_paints_the_page(report: Path, browser: Callable[..., str], tmp_path: Path) -> None:

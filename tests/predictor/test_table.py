@@ -19,7 +19,7 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "site": np.repeat(["n", "s", "w"], 20), "y": x @ [1.0, -2.0]})
 
 
-def read(frame: pd.DataFrame, deploy: str | None = None, **names: str) -> Table:
+def read(frame: pd.DataFrame, deploy: object = None, **names: object) -> Table:
     return table_from_frame(frame, **{"target": "y", "environment": "site", "deploy": deploy} | names)
 
 
@@ -184,8 +184,22 @@ def test_repeated_column_names_are_refused(frame: pd.DataFrame) -> None:
 def test_the_features_most_correlated_with_the_target_are_kept(frame: pd.DataFrame) -> None:
     frame["noise"] = np.random.default_rng(1).normal(size=ROWS)
     table = read(frame).limited_to(max_features=1, max_environments=3)
-    assert table.feature_names == ("b",)
-    assert "2 least correlated with the target were left out (a, noise)" in table.notes[-1]
+    assert table.feature_names == table.origins == ("b",)
+    assert read(frame).limited_to(1, 3, first=["noise"]).feature_names == ("noise",)
+
+
+@pytest.mark.parametrize("poison", [np.nan, 1e9])
+def test_the_features_that_are_kept_do_not_depend_on_labels_of_the_deployment(
+    frame: pd.DataFrame, poison: float
+) -> None:
+    generator = np.random.default_rng(1)
+    for index in range(6):
+        frame[f"noise {index}"] = generator.normal(size=ROWS)
+    there = frame["site"] == "w"
+    frame.loc[there, "noise 0"] = np.linspace(-9, 9, 20)
+    poisoned = frame.assign(y=frame["y"].where(~there, poison * frame["noise 0"]))
+    names = [read(each, "w").limited_to(2, 3).feature_names for each in (frame, poisoned)]
+    assert names == [("a", "b"), ("a", "b")]
 
 
 def test_the_smallest_sources_are_merged_and_the_deployment_is_kept(frame: pd.DataFrame) -> None:
@@ -251,3 +265,122 @@ def test_columns_that_are_no_measurement_are_left_out_with_the_reason(values: li
     assert encoded.names == ()
     assert encoded.values.shape == (50, 0)
     assert "Column 'c' was left out" in encoded.notes[0]
+
+
+def test_na_is_a_value_of_the_environment(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame["site"] = np.repeat(["NA", "ZA", "None"], 20)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    table = read_table(tmp_path / "t.csv", target="y", environment="site", deploy="NA")
+    assert table.rows_per_environment == {"NA": 20, "None": 20, "ZA": 20}
+    assert table.environment_names[table.deploy] == "NA"
+
+
+def test_na_is_a_category_where_no_number_says_that_it_means_missing(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame["continent"] = np.tile(["NA", "EU", "AS"], 20)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    table = read_table(tmp_path / "t.csv", target="y", environment="site")
+    assert table.feature_names == ("a", "b", "continent=EU", "continent=NA")
+    assert table.origins[2:] == ("continent", "continent")
+    assert "Column 'continent': 20 values 'NA' taken for a category of that name." in table.notes
+
+
+def test_na_among_numbers_makes_na_among_words_missing(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame["sex"] = np.tile(["m", "f", "m", "f", None], 12)
+    frame.loc[3, "a"] = np.nan
+    frame.to_csv(tmp_path / "t.csv", index=False, na_rep="NA")
+    table = read_table(tmp_path / "t.csv", target="y", environment="site", deploy="w")
+    assert table.feature_names == ("a", "b", "sex=m")
+    assert "Column 'sex': 12 values 'NA' treated as missing." in table.notes
+    assert "Column 'a': 1 of 60 values were missing and became the mean." in table.notes
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "name"),
+    [
+        (["1", "2", "3"], "3.0", "3"),
+        (["1", "2", "3"], "03", "3"),
+        (["01", "02", "03"], "3", "03"),
+        (["01", "02", "03"], "3.0", "03"),
+        (["1.0", "2.0", "3.0"], "3", "3"),
+        ([1.0, 2.0, 3.0], "03", "3"),
+        ([1, 2, 3], 3, "3"),
+        ([1, 2, 3], np.int64(3), "3"),
+        ([1, 2, 3], 3.0, "3"),
+        ([False, False, True], "true", "True"),
+        (["False", "False", "True"], "TRUE", "True"),
+        ([False, False, True], True, "True"),
+        (["north", "south", "South West"], "south west", "South West"),
+        (["1", "01", "2"], "01", "01"),
+        (["a", "A", "b"], "A", "A"),
+    ],
+)
+def test_a_deployment_is_found_by_what_its_value_means(
+    frame: pd.DataFrame, tmp_path: Path, values: list, wanted: object, name: str
+) -> None:
+    frame["site"] = np.repeat(pd.Series(values), 20).to_numpy()
+    table = read(frame, wanted)
+    assert table.environment_names[table.deploy] == name
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert read_table(tmp_path / "t.csv", target="y", environment="site", deploy=wanted).deploy == table.deploy
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "listed"), [(["3", "03", "4"], "3.0", "03, 3"), (["aB", "Ab", "b"], "ab", "Ab, aB")]
+)
+def test_a_deployment_of_several_meanings_is_refused_with_them(
+    frame: pd.DataFrame, values: list[str], wanted: str, listed: str
+) -> None:
+    frame["site"] = np.repeat(values, 20)
+    with pytest.raises(TableError, match=f"'{wanted}' may mean several values of the column 'site': {listed}"):
+        read(frame, wanted)
+
+
+def test_a_column_that_is_empty_in_the_deployment_only_is_left_out(frame: pd.DataFrame) -> None:
+    frame["sex"] = np.where(frame["site"] == "w", None, np.tile(["m", "f"], 30))
+    frame.loc[frame["site"] == "w", "a"] = np.nan
+    table = read(frame, "w")
+    assert table.feature_names == ("b",)
+    assert table.emptied == ("a", "sex")
+    assert "Column 'a' was left out: it is empty in the deployment." in table.notes
+    assert read(frame, "s").feature_names == ("a", "b", "sex=m")
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        ([0, 1], ("0", "1")),
+        ([1, 2], ("1", "2")),
+        ([False, True], ("False", "True")),
+        (["no", "yes"], ("no", "yes")),
+        (["0", "1"], ("0", "1")),
+        ([-1.0, 1.0], ("-1", "1")),
+    ],
+)
+def test_two_values_of_the_target_are_two_classes(frame: pd.DataFrame, values: list, classes: tuple[str, str]) -> None:
+    is_second = frame["y"].to_numpy() > frame["y"].quantile(0.6)
+    table = read(frame.assign(y=np.array(values, dtype=object)[is_second.astype(int)]))
+    assert table.classes == classes
+    np.testing.assert_array_equal(table.target, is_second)
+
+
+@pytest.mark.parametrize("codes", [[0, 1, 2], [1, 2, 3, 4, 5], [10, 20, 30, 40]])
+def test_several_classes_are_refused_and_may_be_said_to_be_amounts(frame: pd.DataFrame, codes: list[int]) -> None:
+    coded = frame.assign(y=np.resize(codes, ROWS))
+    with pytest.raises(
+        TableError, match=f"holds {len(codes)} different whole numbers only .* as classes do: .*`--keep 'y'`"
+    ):
+        read(coded)
+    assert read(coded, keep=["y"]).classes == ()
+
+
+def test_amounts_are_no_classes(frame: pd.DataFrame) -> None:
+    assert read(frame).classes == ()
+    assert read(frame.assign(y=np.arange(ROWS) % 13)).classes == ()
+    assert read(frame.assign(y=np.arange(ROWS) % 4 / 2 + 0.25)).classes == ()
+
+
+def test_reading_tells_how_far_it_is(frame: pd.DataFrame, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    read_table(tmp_path / "t.csv", target="y", environment="site", progress=lambda *step: told.append(step))
+    assert told == [("Reading t.csv", 0, 1), ("Reading columns", 0, 2), ("Reading columns", 1, 2)]

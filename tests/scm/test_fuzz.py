@@ -12,8 +12,8 @@ from settx_fast import scm
 from settx_fast.scm._cpu import draw_tables, evaluate_tables
 from settx_fast.scm._layout import split_rows
 from settx_fast.scm._native import native
+from settx_fast.scm.evaluation import wanted_of
 from settx_fast.scm.prior import MAX_VARIABLES
-from settx_fast.scm.sampler import _wanted
 
 EXAMPLES = max(300, settings().max_examples)
 
@@ -214,5 +214,5 @@ def test_any_prior_is_refused_with_a_reason_or_sampled(prior, seed, index, rows)
     slow = ["rows"] if seed % 8 == 0 else []
     for path in [*native().path_names(), *slow]:
         tables = draw_tables(prior, 3, seed, index, 1, path)
-        values = evaluate_tables(tables, offset, rows, seed, 1, path, _wanted(prior, noise=False))["values"]
+        values = evaluate_tables(tables, offset, rows, seed, 1, path, wanted_of(prior, noise=False))["values"]
         assert torch.equal(values.view(torch.int32), batch.values.view(torch.int32)), path

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import networkx as nx
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -139,3 +140,43 @@ def test_graphs_of_one_and_two_variables_exist(name):
     for size in (1, 2):
         batch = scm.sample(scm.Prior(num_variables=size, graph=LAWS[name][0]), 50, 2, seed=34)
         assert batch.adjacency.sum((1, 2)).max() <= size - 1
+
+
+WEIGHTS = np.array([[0, 0.5, -2.0], [0, 0, 1.5], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b", "c"]])
+def test_a_user_graph_is_taken_from_a_matrix_a_data_frame_or_networkx(names: list[str] | None) -> None:
+    nodes = names or [0, 1, 2]
+    arrows = [(0, 1), (0, 2), (1, 2)]
+    expected = scm.UserGraph(tuple((nodes[i], nodes[j]) for i, j in arrows))
+    weighted = scm.UserGraph(tuple((nodes[i], nodes[j], float(WEIGHTS[i, j])) for i, j in arrows))
+    graph = nx.DiGraph([(nodes[i], nodes[j], {"weight": WEIGHTS[i, j]}) for i, j in arrows])
+    bare = nx.DiGraph([(nodes[i], nodes[j]) for i, j in arrows])
+    assert scm.UserGraph(graph) == scm.UserGraph.from_networkx(graph) == weighted
+    assert scm.UserGraph(bare) == scm.UserGraph.from_networkx(graph, weight=None) == expected
+    matrix = WEIGHTS if names is None else pd.DataFrame(WEIGHTS, names, names)
+    assert scm.UserGraph(matrix) == scm.UserGraph.from_weights(matrix) == weighted
+    assert scm.UserGraph(matrix != 0) == scm.UserGraph.from_adjacency(matrix != 0) == expected
+
+
+def test_networkx_graphs_and_frames_that_are_no_graph_are_refused() -> None:
+    with pytest.raises(ValueError, match="graph: expected a directed networkx graph, got 'Graph'"):
+        scm.UserGraph(nx.Graph([(0, 1)]))
+    with pytest.raises(ValueError, match="weights: expected rows named as the columns"):
+        scm.UserGraph(pd.DataFrame(WEIGHTS, list("abc"), list("abd")))
+    with pytest.raises(ValueError, match="a square matrix"):
+        scm.UserGraph(np.ones((2, 3)))
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    three = np.int64(3)
+    prior = scm.Prior(num_variables=three, source_environments=(np.int32(1), np.int64(2)), graph=scm.UserGraph(
+        ((np.int64(0), np.int64(1)),)), noise_scale=np.float64(0.5))  # fmt: skip
+    assert scm.Prior.from_json(prior.to_json()) == scm.Prior.from_yaml(prior.to_yaml()) == prior
+    ours = scm.sample(prior, np.int16(2), np.uint8(50), seed=np.int64(3), first_index=np.uint8(254))
+    assert torch.equal(ours.values, scm.sample(prior, 2, 50, seed=3, first_index=254).values)
+    stream = scm.stream(prior, np.int64(2), np.int64(3), num_rows=np.int64(50))
+    assert torch.equal(stream.batch(0).values, scm.sample(prior, 2, 50, seed=3).values)
+    with pytest.raises(ValueError, match="seed: expected an int"):
+        scm.sample(prior, 2, 50, seed=np.bool_(True))

@@ -219,6 +219,12 @@ def test_levels_have_their_shares_and_codes():
     assert (ratio > 1.5).mean() > 0.85
 
 
+def test_a_constant_lies_on_its_thresholds_and_has_the_lowest_level():
+    silent, levels = scm.PerVariable((0.0, 1.0)), scm.Levels(3, probability=1.0, variables=(0,))
+    chain = scm.Prior(2, scm.UserGraph(((0, 1),)), target=1, bias=2.0, noise_scale=silent, observation=(levels,))
+    assert torch.all(scm.sample(chain, 4, 30, seed=0).values[..., 0] == 0)
+
+
 def test_categories_are_permuted_and_orders_are_not():
     for ordered in (True, False):
         batch = sample(scm.Levels(3, ordered=ordered, probability=1.0), datasets=1000, rows=2)

@@ -8,7 +8,7 @@ from settx_fast import scm
 from settx_fast.scm._cpu import evaluate_tables
 from settx_fast.scm._layout import LAYOUT, split_rows, tables_of
 from settx_fast.scm._native import native
-from settx_fast.scm.sampler import _wanted
+from settx_fast.scm.evaluation import wanted_of
 
 WAYS = ("rows", "rows in place")  # tiles of shared memory, and none
 
@@ -24,7 +24,7 @@ def evaluate(batch: scm.Batch, way: str, attempt: torch.Tensor | None = None) ->
     rows = batch.values.shape[1]
     offset = split_rows(tables.tensors, rows, batch.prior)
     columns = "given" if batch.prior.standardisation == "sample" else "raw"
-    wanted = _wanted(batch.prior, batch.noise is not None)._replace(columns=columns, attempt=attempt)
+    wanted = wanted_of(batch.prior, batch.noise is not None)._replace(columns=columns, attempt=attempt)
     return evaluate_tables(tables, offset, rows, batch.seed, 1, way, wanted)
 
 

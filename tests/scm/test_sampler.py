@@ -21,7 +21,7 @@ from settx_fast.scm import _cpu, reference, sampler
 from settx_fast.scm._cpu import draw_tables, evaluate_tables
 from settx_fast.scm._layout import split_rows
 from settx_fast.scm._native import native
-from settx_fast.scm.sampler import _wanted
+from settx_fast.scm.evaluation import wanted_of
 
 TENSORS = [field.name for field in fields(scm.Batch) if field.name not in ("prior", "seed", "stream_version")]
 ROWS_OF_DATASETS = [name for name in TENSORS if name not in ("mechanism_parameters", "mechanism_offset")]
@@ -106,7 +106,7 @@ def test_every_instruction_set_gives_the_same_bits(path, name):
     best = scm.sample(prior, size, 150, seed=5, return_noise=True)
     tables = draw_tables(prior, size, 5, 0, 1, path)
     offset = split_rows(tables.tensors, 150, prior)
-    rows = evaluate_tables(tables, offset, 150, 5, 1, path, _wanted(prior, noise=True))
+    rows = evaluate_tables(tables, offset, 150, 5, 1, path, wanted_of(prior, noise=True))
     for name, expected in (tables.tensors | rows).items():
         assert same(getattr(best, name), expected), name
 

@@ -1,0 +1,5 @@
+"""Set attention: its meaning (`functional`), its arguments (`block`, `sets`, `arguments`) and who computes it.
+
+`choice` decides between `reference`, the formulas; `composed`, library calls; `blockwise`, tiles on a CPU; `triton`,
+fused kernels on a GPU. Private: users import `settx_fast`, `settx_fast.nn` and `settx_fast.functional`.
+"""

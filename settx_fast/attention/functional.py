@@ -1,0 +1,148 @@
+"""What the operations mean and accept; `choice.py` says who computes a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from settx_fast.attention import composed
+from settx_fast.attention.arguments import (
+    Restore,
+    autocast,
+    check_batches,
+    check_block,
+    check_fits,
+    check_set,
+    context_of,
+    enter,
+)
+from settx_fast.attention.block import BlockSpec, BlockWeights
+from settx_fast.attention.choice import Impl, choose
+
+
+def attention_block(
+    query: Tensor,
+    key: Tensor,
+    weights: BlockWeights,
+    spec: BlockSpec,
+    *,
+    query_lengths: Tensor | None = None,
+    query_mask: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Multihead attention block MAB(query, key): every query element reads the whole key set.
+
+    query (B, N_q, C_q), or (1, N_q, C_q) for one that all key sets share; key (B, N_k, C_k); either may be a jagged
+    nested tensor, or ragged through lengths (B,) or a bool mask (B, N), True for an element. Returns (B, N_q, D) in
+    the dtype of query, jagged where query is; rows outside a query set are zero. An empty key set adds nothing.
+    `impl` forces an implementation, which then never falls back.
+
+    Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
+    Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
+    """
+    weights = weights.map(autocast)
+    queries, restore = enter("query", query, query_lengths, query_mask)
+    keys, _ = enter("key", key, key_lengths, key_mask)
+    check_fits("query", queries.rows, weights.w_q)
+    check_fits("key", keys.rows, weights.w_k)
+    check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
+    check_batches(queries, keys)
+    long, short = (queries, keys) if queries.rows.shape[-2] > keys.rows.shape[-2] else (keys, queries)
+    ragged = short is keys and not (short.lengths is None and short.offsets is None)
+    chosen = choose(impl, long.rows, short.longest, (weights, spec), ragged_latents=ragged, offsets=long.offsets)
+    return restore(chosen.attention_block(queries, keys, weights, spec))
+
+
+def induced_set_attention(
+    x: Tensor,
+    inducing: Tensor,
+    weights_a: BlockWeights,
+    spec_a: BlockSpec,
+    weights_b: BlockWeights,
+    spec_b: BlockSpec,
+    *,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+    context_lengths: Tensor | int | None = None,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Induced set attention ISAB(x) = MAB_b(x, MAB_a(inducing, x)), linear in the number of elements.
+
+    x (B, N, C) or a jagged nested tensor, inducing (1, M, D). `lengths` (B,) or a bool `mask` (B, N), True for an
+    element, make the sets ragged: what lies outside has no influence, its output and its gradient are zero.
+    `context_lengths`, a number or (B,), has the inducing points read only so many first rows of padded sets, as where
+    test rows must not be seen; all rows read the inducing points. Returns (B, N, D) in the dtype of x, jagged where x
+    is. `impl` forces an implementation, which then never falls back.
+
+    Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
+    Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
+    """
+    weights_a, weights_b = weights_a.map(autocast), weights_b.map(autocast)
+    sets, restore = enter("x", x, lengths, mask)
+    context = context_of(sets, context_lengths, mask)
+    inducing = autocast(inducing)
+    check_fits("x", sets.rows, weights_a.w_k)
+    check_set("inducing", inducing, like=sets.rows)
+    if inducing.shape[0] != 1:
+        raise ValueError(f"inducing: expected shape (1, M, D), got {tuple(inducing.shape)}")
+    check_block("weights_a", weights_a, spec_a, inducing, sets.rows.shape[-1])
+    check_block("weights_b", weights_b, spec_b, sets.rows, dim_key=weights_a.w_q.shape[0])
+    blocks = (weights_a, spec_a), (weights_b, spec_b)
+    chosen = choose(impl, sets.rows, inducing.shape[1], *blocks, offsets=sets.offsets)
+    return restore(chosen.induced_set_attention(sets, context, inducing, weights_a, spec_a, weights_b, spec_b))
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    weights: BlockWeights,
+    spec: BlockSpec,
+    *,
+    query_lengths: Tensor | None = None,
+    query_mask: Tensor | None = None,
+    key_lengths: Tensor | None = None,
+    key_mask: Tensor | None = None,
+) -> Tensor:
+    """How much every query element of a block reads of every key element: (B, H, N_q, N_k), for sets of modest size.
+
+    Arguments are those of `attention_block`; jagged sets are padded to the longest. A row of weights sums to 1, or to 0
+    where the query element is none or the key set is empty; keys that are none have weight 0. Nothing is dropped.
+    Of an ISAB: `attention_weights(isab.I, x, isab.mab0.weights, isab.mab0.spec)`.
+
+    Raises ValueError for a wrong shape, TypeError for a wrong dtype or kind.
+    """
+    weights = weights.map(autocast)
+    queries, restore_queries = enter("query", query, query_lengths, query_mask)
+    keys, restore_keys = enter("key", key, key_lengths, key_mask)
+    check_fits("query", queries.rows, weights.w_q)
+    check_fits("key", keys.rows, weights.w_k)
+    check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
+    check_batches(queries, keys)
+    read = composed.attention_weights(queries, keys, weights, spec)
+    if query_mask is not None:
+        read = _along(read, 2, restore_queries)
+    return read if key_mask is None else _along(read, 3, restore_keys)
+
+
+def _along(weights: Tensor, axis: int, restore: Restore) -> Tensor:
+    """Weights (B, h, N_q, N_k) with the rows of an axis in the caller's order."""
+    rows = weights.movedim(axis, 1)
+    return restore(rows.flatten(2)).view(rows.shape).movedim(1, axis)
+
+
+def set_mean(
+    x: Tensor, encoder: Callable[[Tensor], Tensor], *, lengths: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Mean over each set of what `encoder` makes of its elements: (B, N, C) or jagged → (B, D), zero for an empty set.
+
+    The encoder works row by row; it sees zeros where a padded set has no element.
+    """
+    sets, _ = enter("x", x, lengths, mask)
+    rows, valid = sets.padded().cleaned()
+    encoded = encoder(rows)
+    if valid is None:
+        return encoded.mean(-2)
+    return encoded.masked_fill(~valid, 0).sum(-2) / valid.sum(-2).clamp(min=1)

@@ -1,0 +1,181 @@
+"""The block through its own modules, as the original is written: for layers that were replaced or carry hooks.
+
+And for torch.jit, which reads this file: what stands here must be TorchScript.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from settx_fast.attention.arguments import check_batches, enter
+from settx_fast.attention.block import BlockSpec, BlockWeights
+from settx_fast.attention.choice import Impl
+
+# in the order of `BlockWeights`
+_LAYERS = ("fc_q", "fc_k", "fc_v", "fc_o", "fc_p", "fc_o2", "ln0", "ln1")
+_NORMS: dict[str, Any] = {"none": None, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+_log = logging.getLogger(__name__)
+
+
+class ModularBlock(nn.Module):
+    """A block of layers fc_q fc_k fc_v fc_o, some also fc_p fc_o2 ln0 ln1, computed by calling them."""
+
+    if TYPE_CHECKING:
+        fc_q: nn.Module
+        fc_k: nn.Module
+        fc_v: nn.Module
+        fc_o: nn.Module
+        fc_p: nn.Module
+        fc_o2: nn.Module
+        ln0: nn.Module
+        ln1: nn.Module
+
+    def __init__(self, spec: BlockSpec, dim: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self._spec_without_dropout = replace(spec, dropout=0.0)
+        self._plain = tuple(zip(_LAYERS, _plain_classes(spec), strict=True))
+        # what TorchScript, which knows no spec, reads of it
+        self._constants = (
+            spec.num_heads,
+            spec.score_scale(dim),
+            spec.norm_first,
+            spec.residual == "projected",
+            spec.activation == "gelu",
+            spec.dropout,
+        )
+
+    def current_spec(self) -> BlockSpec:
+        """The spec, without its dropout unless the module is training."""
+        return self.spec if self.training else self._spec_without_dropout
+
+    def plain_weights(self) -> BlockWeights | None:
+        """The parameters; None where a layer was replaced or has a hook, so that parameters are not all it does."""
+        if _has_any_global_hook():
+            return None
+        modules, eps = self._modules, self.spec.norm_eps
+        tensors: list[Any] = []
+        for name, plain in self._plain:
+            if plain is None:
+                tensors += (None, None)
+                continue
+            layer: Any = modules.get(name)
+            if type(layer) is not plain or has_hooks(layer):
+                return None
+            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+            if weight is None or (bias is None and plain is not nn.RMSNorm):
+                return None
+            if plain is not nn.Linear and layer.eps != eps:
+                return None
+            tensors += (weight, bias)
+        return BlockWeights(*tensors)
+
+    def why_modular(self) -> str:
+        """Why there are no `plain_weights`."""
+        for name, plain in self._plain:
+            layer = self._modules.get(name)
+            if plain is not None and type(layer) is not plain:
+                return f"{name} is a {type(layer).__name__}"
+            if layer is not None and has_hooks(layer):
+                return f"{name} has a hook"
+        return "a hook is on all modules, or a layer lacks a weight, a bias or the block's norm_eps"
+
+    def call_modules(
+        self,
+        query: Tensor,
+        key: Tensor,
+        query_lengths: Tensor | None,
+        query_mask: Tensor | None,
+        key_lengths: Tensor | None,
+        key_mask: Tensor | None,
+        *,
+        impl: Impl | None,
+    ) -> Tensor:
+        """`functional.attention_block` by `through_modules`."""
+        if torch.jit.is_tracing():
+            reason = "torch.jit traces the call"
+        else:
+            reason = self.why_modular()
+            if not torch.compiler.is_compiling():
+                _log_once(reason)
+        if impl not in (None, "composed"):
+            raise ValueError(f"impl: {impl!r} cannot take this call: {reason}, which only impl='composed' follows")
+        is_full = not query.is_nested and query_lengths is query_mask is key_lengths is key_mask is None
+        if is_full and torch.jit.is_tracing():
+            return self.through_modules(query, key)  # nothing here that a trace would warn of
+        queries, restore = enter("query", query, query_lengths, query_mask)
+        keys, _ = enter("key", key, key_lengths, key_mask)
+        check_batches(queries, keys)
+        q_in, q_valid = queries.padded().cleaned()
+        out = self.through_modules(q_in, *keys.padded().cleaned()).to(q_in.dtype)
+        return restore(queries.packed_like(out if q_valid is None else out.masked_fill(~q_valid, 0)))
+
+    def through_modules(self, query: Tensor, key: Tensor, key_valid: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
+        """MAB(query, key) of padded sets, of whose keys key_valid (B, N, 1) count (None: all)."""
+        heads, scale, norm_first, projected, gelu, dropout = self._constants
+        q_read, k_read = query, key
+        if norm_first:
+            q_read, k_read = self._norm0(query), self._norm0(key)
+        q, k, v = self.fc_q(q_read), self.fc_k(k_read), self.fc_v(k_read)
+        q_heads, k_heads, v_heads = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v)]
+        scores = q_heads @ k_heads.transpose(-2, -1) * scale
+        if key_valid is None:
+            weights = scores.softmax(-1)
+        else:
+            outside = ~key_valid.transpose(1, 2).unsqueeze(1)
+            empty = outside.all(-1, keepdim=True)  # reads all of its zeros, so that no softmax is NaN, and drops them
+            weights = scores.masked_fill(outside & ~empty, float("-inf")).softmax(-1).masked_fill(outside, 0.0)
+        attended = (F.dropout(weights, dropout, self.training) @ v_heads).transpose(1, 2).flatten(2)
+        if hasattr(self, "fc_p"):
+            attended = self.fc_p(attended)
+        out = (q if projected else query) + attended
+        if norm_first:
+            return out + self._feed_forward(self._norm1(out), gelu)
+        out = self._norm0(out)
+        return self._norm1(out + self._feed_forward(out, gelu))
+
+    def _feed_forward(self, x: Tensor, gelu: bool) -> Tensor:
+        hidden = self.fc_o(x)
+        hidden = F.gelu(hidden) if gelu else F.relu(hidden)
+        if hasattr(self, "fc_o2"):
+            hidden = self.fc_o2(hidden)
+        return hidden
+
+    def _norm0(self, x: Tensor) -> Tensor:
+        if hasattr(self, "ln0"):
+            x = self.ln0(x)
+        return x
+
+    def _norm1(self, x: Tensor) -> Tensor:
+        if hasattr(self, "ln1"):
+            x = self.ln1(x)
+        return x
+
+
+def has_hooks(module: Any) -> bool:
+    """Whether a call of the module does more than its forward."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+@cache
+def _log_once(reason: str) -> None:
+    _log.info("computed through the block's modules, which saves all activations: %s", reason)
+
+
+def _plain_classes(spec: BlockSpec) -> tuple[Any, ...]:
+    """The class of each of `_LAYERS` when nobody replaced it, None for one that the block has not."""
+    norm = _NORMS[spec.norm]
+    projection = nn.Linear if spec.output_projection else None
+    second = nn.Linear if spec.ffn_dim is not None else None
+    return nn.Linear, nn.Linear, nn.Linear, nn.Linear, projection, second, norm, norm

@@ -1,0 +1,57 @@
+"""The fused kernels as an implementation: which operator a call is. The only importer of triton.
+
+`operators` is what PyTorch sees. Each operation is a folder of launches, kernels and tiles: `aggregate` (stage A: few
+queries read long sets), `broadcast` (stage B: long sets read few keys), `small` (both in one launch). They share
+`launch`, `gpu`, `primitives` and `sets`, which says where rows lie. Every kernel is a thin shell around a device
+function of (set b, tile), so that one launch can run several stages in a row with a barrier between them.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from settx_fast.attention.block import BlockSpec, BlockWeights
+from settx_fast.attention.layers import first_norm
+from settx_fast.attention.sets import Sets
+from settx_fast.attention.triton import operators as ops
+
+
+def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+    """MAB(query, key), see `functional.attention_block`."""
+    if query.offsets is None and (key.offsets is not None or query.rows.shape[1] <= key.rows.shape[1]):
+        return _aggregate(query, key, weights, spec)
+    return _broadcast(query, key, weights, spec)
+
+
+def induced_set_attention(
+    x: Sets,
+    context: Sets,
+    inducing: Tensor,
+    weights_a: BlockWeights,
+    spec_a: BlockSpec,
+    weights_b: BlockWeights,
+    spec_b: BlockSpec,
+) -> Tensor:
+    """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
+    weights = [*ops.present(weights_a), *ops.present(weights_b)]
+    specs = f"{spec_a.text}; {spec_b.text}"
+    return ops.isab(*x, context.lengths, inducing.contiguous(), weights, specs)[0]
+
+
+def _aggregate(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+    """Few queries read many elements."""
+    rows, valid = query.cleaned()
+    tensors = ops.present(weights)
+    out = ops.aggregate(*key, rows.contiguous(), tensors, spec.text)[0]
+    return out if valid is None else out.masked_fill(~valid, 0)
+
+
+def _broadcast(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+    """Many elements read few keys, all of them."""
+    rows = query.rows
+    if query.offsets is None and rows.shape[0] != key.num_sets:
+        rows = rows.expand(key.num_sets, -1, -1)
+    latents = first_norm(key.rows, weights, spec)
+    keys, values = F.linear(latents, weights.w_k, weights.b_k), F.linear(latents, weights.w_v, weights.b_v)
+    return ops.broadcast(rows, query.lengths, query.offsets, keys, values, ops.present(weights), spec.text)

@@ -1,0 +1,1 @@
+"""Stage A: few queries read long sets, forward and backward."""

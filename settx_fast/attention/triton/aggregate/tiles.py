@@ -1,0 +1,263 @@
+"""How large the tiles are and how many programs share a set: by shape and GPU, never by the exact number of elements.
+
+The rules below fit the registers and the shared memory of every supported GPU. `configs/<gpu>.json`, written by
+`python -m benchmarks.tune`, replaces what a rule says for the shapes it was measured on; see `tuned`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import triton
+
+from settx_fast.attention.triton import gpu
+from settx_fast.attention.triton.gpu import products_of
+from settx_fast.attention.triton.primitives import padded
+
+PROGRAMS = 256  # enough to fill a GPU: a set is split until so many programs work
+MIN_PIECE = 256  # elements that are worth a program of their own
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The shape of stage A: B sets of at most N elements C wide, H heads of M queries, D out, in a type.
+
+    `products` is how matrices are multiplied: "half", "tf32", or "exact" (fp32 without tensor cores). Where `normed`,
+    elements are normed first. `absorb` forces the variant that otherwise the cost decides.
+    """
+
+    num_sets: int
+    longest: int
+    C: int
+    D: int
+    H: int
+    M: int
+    products: str
+    device: torch.device
+    normed: bool = False
+    absorb: bool | None = None
+
+    @property
+    def E(self) -> int:  # noqa: N802
+        """Head width."""
+        return self.D // self.H
+
+    @property
+    def precision(self) -> str:
+        """How tl.dot multiplies."""
+        return "tf32" if self.products == "tf32" else "ieee"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return 2 if self.products == "half" else 4
+
+    @property
+    def width(self) -> int:
+        """C as tiles hold it."""
+        return padded(self.C)
+
+    @property
+    def absorbed(self) -> bool:
+        """Whether folding the key projection into the queries costs less than projecting every element.
+
+        The projected kernels hold one head's weights on chip, so wide heads and wide elements are always absorbed.
+        """
+        if self.absorb is not None:
+            return self.absorb
+        cheap = self.H * self.M * self.C <= self.D * (self.C + self.M)
+        return cheap or padded(self.E) > 64 or self.width > 256
+
+    @property
+    def rows(self) -> int:
+        """Folded queries that one element tile may meet: of all heads when absorbed, of one when projected."""
+        return self.H * self.M if self.absorbed else self.M
+
+    def blocks(self, block_r: int) -> int:
+        """Programs that share an element tile, each with a block of the folded queries."""
+        return triton.cdiv(self.rows, block_r) * (1 if self.absorbed else self.H)
+
+    @property
+    def key(self) -> str:
+        """The bucket that tuned tables are keyed by."""
+        sizes = f"B{_bucket(self.num_sets)} N{_bucket(self.longest)} C{self.C} D{self.D} H{self.H} M{self.M}"
+        return f"{sizes} {self.products}{' normed' if self.normed else ''}"
+
+
+class Tile(NamedTuple):
+    """Folded queries and elements a program holds at once, and how it runs."""
+
+    block_r: int
+    block_n: int
+    warps: int
+    stages: int
+
+
+class RowTile(NamedTuple):
+    """Rows a program of the layers on few rows owns, the columns of a layer it takes at a time, and its warps."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
+class Forward(NamedTuple):
+    """The pass over the elements."""
+
+    tile: Tile
+    num_splits: int  # programs that share a set
+
+
+class Backward(NamedTuple):
+    """The passes of the backward: `sums` adds over elements, `elements` makes dX; `fused` where the first does both.
+
+    `transposed` makes dX of absorbed queries as sm_90 likes it.
+    """
+
+    sums: Tile
+    group: int  # sets a program adds up
+    num_splits: int
+    elements: Tile
+    element_splits: int
+    fused: bool
+    transposed: bool
+
+
+def stage_products(dtype: torch.dtype, width: int, device: torch.device) -> str:
+    """How stage A multiplies elements of a width: exactly where the smallest tile of tf32 does not fit the memory."""
+    products = products_of(dtype)
+    return "exact" if products == "tf32" and width > 256 and gpu.of(device).shared < 2**17 else products
+
+
+def forward_config(problem: Problem) -> Forward:
+    """Tiles of the forward pass: as many queries a program as its registers hold, so that elements are read once."""
+    tile = tuned(problem, "forward") or fit(problem, forward_tile(problem), resident=1)
+    return Forward(tile, splits(problem, problem.blocks(tile.block_r)))
+
+
+def backward_config(problem: Problem, shared_queries: bool) -> Backward:
+    """Tiles of the backward passes: the registers hold a block of queries' gradients and a tile's at once."""
+    sums = tuned(problem, "sums") or fit(problem, sums_tile(problem), resident=2)
+    elements = tuned(problem, "elements") or fit(problem, elements_tile(problem), resident=2)
+    blocks = problem.blocks(sums.block_r)
+    group = max(1, problem.num_sets * blocks // (2 * PROGRAMS)) if shared_queries else 1
+    num_splits = splits(problem, blocks) if group == 1 else 1
+    fused = problem.absorbed and problem.rows <= sums.block_r
+    transposed = 90 <= gpu.of(problem.device).arch < 120 and problem.products == "half"
+    return Backward(sums, group, num_splits, elements, splits(problem, 1), fused, transposed)
+
+
+def forward_tile(problem: Problem) -> Tile:
+    """What the forward would like."""
+    block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
+    narrow = problem.width <= 32
+    block_n = {"half": 128 if narrow else 64, "tf32": 64 if narrow else 32, "exact": 32 if problem.absorbed else 16}[
+        problem.products
+    ]
+    held = problem.width if problem.absorbed else padded(problem.E)
+    large = problem.products == "exact" or block_r * max(held, block_n) >= 128 * 128
+    return Tile(block_r, block_n, 8 if large else 4, 1 if problem.products == "exact" else 3)
+
+
+def sums_tile(problem: Problem) -> Tile:
+    """What the sums over elements would like."""
+    block_r = _block_r(problem, {"half": 16384, "tf32": 8192, "exact": 4096})
+    wide = problem.width > 128
+    # programs of several sets, which backward_config makes, have fewer registers left
+    grouped = problem.num_sets * problem.blocks(block_r) >= 4 * PROGRAMS
+    block_n = {"half": 32 if wide or grouped else 64, "tf32": 16 if wide else 32, "exact": 16}[problem.products]
+    large = problem.products == "exact" or block_r * max(problem.width, block_n) > 64 * 64
+    # Triton 3.6 cannot pipeline the projected loop where products go through tensor memory
+    tensor_memory = 100 <= gpu.of(problem.device).arch < 120
+    single = problem.products == "exact" or (tensor_memory and not problem.absorbed)
+    return Tile(block_r, block_n, 8 if large else 4, 1 if single else 2)
+
+
+def elements_tile(problem: Problem) -> Tile:
+    """What dX would like, where it has a pass of its own."""
+    tile = sums_tile(problem)
+    if problem.absorbed or problem.products != "half":
+        most = 64 if problem.width < 128 or (problem.absorbed and problem.products == "half") else 32
+        return Tile(min(tile.block_r, most), tile.block_n, 8, 1)
+    # 4 warps: 8 have twice the rows of a product of 32 elements or 64 queries, and would compute it twice
+    return Tile(min(tile.block_r, 64), 32, 4, 1)
+
+
+def row_tile(problem: Problem, num_rows: int, width: int) -> RowTile:
+    """Tile of layers on `num_rows` rows whose norms are `width` wide: one program for up to 32 rows."""
+    rows = 32 if 16 < num_rows <= 32 or num_rows > 8192 else 16
+    return RowTile(rows, 32 if problem.products == "exact" else 64, 8 if rows * padded(width) > 32 * 128 else 4)
+
+
+def _block_r(problem: Problem, registers: dict[str, int]) -> int:
+    most = 32 if problem.products == "exact" or (problem.normed and problem.width > 128) else 128
+    return max(16, min(padded(problem.rows), most, registers[problem.products] // problem.width))
+
+
+def fit(problem: Problem, tile: Tile, resident: int) -> Tile:
+    """The tile, made smaller until it fits shared memory: fewer stages first, then elements, then queries."""
+    while shared_bytes(problem, tile, resident) > gpu.of(problem.device).shared:
+        if tile.stages > 1:
+            tile = tile._replace(stages=tile.stages - 1)
+        elif tile.block_n > 16:
+            tile = tile._replace(block_n=tile.block_n // 2)
+        elif tile.block_r > 16:
+            tile = tile._replace(block_r=tile.block_r // 2)
+        else:
+            break
+    return tile
+
+
+def shared_bytes(problem: Problem, tile: Tile, resident: int) -> int:
+    """Estimate: `resident` matrices of queries (and a head's weights when projected), element tiles, scores.
+
+    tf32 elements lie there once more, transposed, where they are keys and values at once.
+    """
+    if problem.absorbed:
+        held = resident * tile.block_r * problem.width
+    else:
+        held = (2 * problem.width + resident * tile.block_r + 2 * tile.block_n) * padded(problem.E)
+    copies = tile.stages + (problem.absorbed and problem.products == "tf32")
+    moving = copies * tile.block_n * problem.width + resident * tile.block_r * tile.block_n
+    return problem.itemsize * (held + moving)
+
+
+def splits(problem: Problem, blocks: int) -> int:
+    """Programs that share one set, when `blocks` programs read each of its elements."""
+    wanted = triton.cdiv(PROGRAMS, max(1, problem.num_sets * blocks))
+    return max(1, min(wanted, triton.cdiv(problem.longest, MIN_PIECE)))
+
+
+def tuned(problem: Problem, name: str) -> Tile | None:
+    """The measured tile of a pass on this GPU and bucket, if there is one."""
+    return load_table(gpu.of(problem.device).table).get(problem.key, {}).get(name)
+
+
+@cache
+def load_table(gpu: str) -> dict[str, dict[str, Tile]]:
+    """Tuned tiles of a GPU: bucket → pass → tile. Raises ValueError for a file that says something else."""
+    path = CONFIGS / f"{gpu}.json"
+    if not gpu or not path.exists():
+        return {}
+    table = json.loads(path.read_text())
+    return {
+        key: {name: _checked(path, key, name, tile) for name, tile in tiles.items()} for key, tiles in table.items()
+    }
+
+
+def _checked(path: Path, key: str, name: str, tile: dict[str, int]) -> Tile:
+    known = isinstance(tile, dict) and set(tile) == set(Tile._fields) and name in ("forward", "sums", "elements")
+    sizes = [tile["block_r"], tile["block_n"], tile["warps"]] if known else []
+    if not known or not all(isinstance(size, int) and size > 0 and size & (size - 1) == 0 for size in sizes):
+        raise ValueError(f"{path.name}: expected powers of two {Tile._fields} at {key!r}/{name!r}, got {tile!r}")
+    return Tile(**tile)
+
+
+def _bucket(size: int) -> int:
+    return triton.next_power_of_2(max(1, size))

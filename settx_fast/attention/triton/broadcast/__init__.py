@@ -1,0 +1,1 @@
+"""Stage B: the elements of long sets read few keys, then the rest of the block; forward and backward."""

@@ -1,0 +1,246 @@
+"""Launch stage B's backward: chunk after chunk of rows, so that temporaries never grow with the number of elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from settx_fast.attention.block import KEY_WEIGHTS, NO_WEIGHTS, BlockSpec, BlockWeights
+from settx_fast.attention.sets import Sets
+from settx_fast.attention.triton.broadcast import backward_kernels
+from settx_fast.attention.triton.broadcast.tiles import (
+    CHUNK_ROWS,
+    AttentionTiles,
+    BackwardTiles,
+    Block,
+    ForwardTiles,
+    InputTiles,
+    LayerTiles,
+    backward_tiles,
+    run_rows,
+    stages_on,
+)
+from settx_fast.attention.triton.broadcast.weight_kernels import sum_rows_kernel, weight_gradient_kernel
+from settx_fast.attention.triton.launch import launch
+from settx_fast.attention.triton.primitives import contiguous
+from settx_fast.attention.triton.sets import Rows, num_blocks, rows_of
+
+SPLITS = 64  # programs that share the rows of one piece of a gradient
+
+
+def broadcast_backward(
+    x: Sets, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, grad_out: Tensor, dx: Tensor,
+    tiles: BackwardTiles | None = None, chunk_rows: int = CHUNK_ROWS,
+) -> tuple[Tensor, Tensor, BlockWeights]:  # fmt: skip
+    """Gradients of k, v (B, M, D) and of the weights that queries use, the others None; writes dx, laid out like x.
+
+    grad_out is the gradient of `broadcast_forward`'s output, in its layout; dx is zero outside the sets. Sums over rows
+    run in an order that the shapes fix, so that the same inputs give the same bits.
+    """
+    if not x.rows.numel():
+        zeros = {n: torch.zeros_like(w) for n, w in weights._asdict().items() if w is not None and n not in KEY_WEIGHTS}
+        return torch.zeros_like(k), torch.zeros_like(v), NO_WEIGHTS._replace(**zeros)
+    block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
+    job = new_job(x, k, v, weights, block, tiles or backward_tiles(block), chunk_rows)
+    for first_run in range(0, job.num_runs, job.chunk_runs):
+        job.backward(grad_out, dx, first_run, min(job.chunk_runs, job.num_runs - first_run))
+    return job.dk.to(k.dtype), job.dv.to(k.dtype), job.weight_gradients()
+
+
+class Chunk(NamedTuple):
+    """Temporaries (rows, ·) of one chunk; `d_` is the gradient of what follows it. None where the block has none."""
+
+    x: Tensor  # C: the elements as the query projection reads them
+    q: Tensor  # D: queries
+    a: Tensor | None  # D: attended values, before an output projection
+    o: Tensor  # D: residual + attention
+    u: Tensor  # D: what the feed-forward layers read
+    f: Tensor | None  # F: the hidden layer, where there are two
+    d_o: Tensor  # D
+    d_z: Tensor  # F: before the activation (D where there is one layer)
+    d_y: Tensor | None  # D: after the second layer
+    d_q: Tensor  # D
+
+
+def new_job(
+    x: Sets, k: Tensor, v: Tensor, weights: BlockWeights, block: Block, tiles: BackwardTiles,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Job:  # fmt: skip
+    """Cut the sets into runs and the runs into chunks, by shapes alone."""
+    rows = run_rows(x.longest, x.rows.shape[:-1].numel())
+    runs = num_blocks(x, rows)
+    chunk_runs = min(runs, max(1, chunk_rows // rows))
+    return Job(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles, rows, runs, chunk_runs)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One backward pass: its inputs, how it is cut, the temporaries of a chunk and the sums that grow over chunks."""
+
+    sets: Sets
+    k: Tensor
+    v: Tensor
+    weights: BlockWeights
+    block: Block
+    tiles: BackwardTiles
+    run_rows: int
+    num_runs: int
+    chunk_runs: int
+
+    @cached_property
+    def chunk(self) -> Chunk:
+        """Temporaries; sized by the chunk, never by the sets."""
+        block, spec = self.block, self.block.spec
+        two_layers, hidden = spec.ffn_dim is not None, spec.ffn_dim or block.D
+
+        def rows(width: int) -> Tensor:
+            return self.k.new_empty(self.chunk_runs * self.run_rows, width)
+
+        return Chunk(
+            x=rows(block.C), q=rows(block.D), a=rows(block.D) if spec.output_projection else None, o=rows(block.D),
+            u=rows(block.D), f=rows(hidden) if two_layers else None, d_o=rows(block.D), d_z=rows(hidden),
+            d_y=rows(block.D) if two_layers else None, d_q=rows(block.D),
+        )  # fmt: skip
+
+    @cached_property
+    def dk(self) -> Tensor:
+        """Gradient of the keys, in fp32 while chunks add to it."""
+        return torch.empty_like(self.k, dtype=self.k.dtype if self.chunk_runs == self.num_runs else torch.float32)
+
+    @cached_property
+    def dv(self) -> Tensor:
+        """Gradient of the values."""
+        return torch.empty_like(self.dk)
+
+    @cached_property
+    def key_sums(self) -> Tensor:
+        """Every run's share of the gradients of its set's keys and values."""
+        return self._fp32(self.chunk_runs, 2, self.block.M * self.block.D)
+
+    @cached_property
+    def products(self) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+        """Which temporaries a weight and its bias are made of: the gradient of their output, and their input."""
+        chunk = self.chunk
+        pairs = {("w_q", "b_q"): (chunk.d_q, chunk.x), ("w_o", "b_o"): (chunk.d_z, chunk.u)}
+        if chunk.a is not None:
+            pairs["w_p", "b_p"] = chunk.d_o, chunk.a
+        if chunk.f is not None and chunk.d_y is not None:
+            pairs["w_o2", "b_o2"] = chunk.d_y, chunk.f
+        return pairs
+
+    @cached_property
+    def weight_sums(self) -> Tensor:
+        """Partial sums of all weights and biases, one after another."""
+        width = sum(grad.shape[1] * (seen.shape[1] + 1) for grad, seen in self.products.values())
+        return self._fp32(min(SPLITS, self.chunk_runs), width)
+
+    @cached_property
+    def norm_sums(self) -> Tensor:
+        """Partial sums of both norms' gains and biases, one row a tile: (tiles, 2 · C or D + 2 · D)."""
+        first = self.block.C if self.block.spec.norm_first else self.block.D
+        tiles = self.chunk_runs * self.run_rows // min(self.tiles.layers.rows, self.tiles.inputs.rows)
+        return self._fp32(tiles, 2 * first + 2 * self.block.D).zero_()
+
+    def _fp32(self, *shape: int) -> Tensor:
+        return self.k.new_empty(shape, dtype=torch.float32)
+
+    def backward(self, grad_out: Tensor, dx: Tensor, first_run: int, num_runs: int) -> None:
+        """One chunk, from runs first_run … first_run + num_runs."""
+        sets, block, tiles, w = self.sets, self.block, self.tiles, self.weights
+        x, grad, d_x = (rows_of(sets, t) for t in (sets.rows, grad_out, dx))
+        where = (sets.longest, sets.num_sets, first_run, self.run_rows)
+        rows = num_runs * self.run_rows
+        launch(
+            backward_kernels.recompute_kernel, rows // tiles.recompute.rows,
+            x, *where, self.k, self.v, w, self.chunk, block, tiles.recompute, **self.options(tiles.recompute),
+        )  # fmt: skip
+        launch(
+            backward_kernels.layers_backward_kernel, rows // tiles.layers.rows,
+            x, *where, grad, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.layers,
+            **self.options(tiles.layers),
+        )  # fmt: skip
+        groups = block.spec.num_heads // tiles.attention.group * (tiles.attention.group_width // tiles.attention.piece)
+        launch(
+            backward_kernels.attention_backward_kernel, num_runs * groups,
+            x, *where, self.k, self.v, w, self.chunk, self.key_sums, num_runs, block, tiles.attention,
+            **self.options(tiles.attention),
+        )  # fmt: skip
+        launch(
+            backward_kernels.input_backward_kernel, rows // tiles.inputs.rows,
+            x, d_x, *where, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.inputs,
+            **self.options(tiles.inputs),
+        )  # fmt: skip
+        self._merge_keys(x, first_run, num_runs)
+        self._add_weights(x, first_run, num_runs)
+
+    def options(self, tiles: ForwardTiles | LayerTiles | AttentionTiles | InputTiles) -> dict[str, Any]:
+        """How Triton compiles a kernel with these tiles."""
+        stages = stages_on(self.k.device, tiles, self.block)
+        return {"num_warps": tiles.warps, "num_stages": stages}
+
+    def _merge_keys(self, x: Rows, first_run: int, num_runs: int) -> None:
+        size = self.block.M * self.block.D
+        runs_of_set = num_blocks(self.sets, self.run_rows) // self.sets.num_sets
+        first_set, num_sets = 0, self.sets.num_sets
+        if not self.sets.packed:
+            first_set = first_run // runs_of_set
+            num_sets = (first_run + num_runs - 1) // runs_of_set + 1 - first_set
+        launch(
+            backward_kernels.merge_keys_kernel, num_sets * triton.cdiv(size, 256),
+            self.key_sums, self.dk, self.dv, x, self.sets.longest, first_run, num_runs, self.run_rows, first_set,
+            SIZE=size, BLOCK=256, num_warps=4,
+        )  # fmt: skip
+
+    def _add_weights(self, x: Rows, first_run: int, num_runs: int) -> None:
+        sets, (splits, stride) = self.sets, self.weight_sums.shape
+        step = 16 if self.block.products == "exact" else 64
+        start = 0
+        for grad, seen in self.products.values():
+            outs, ins = grad.shape[1], seen.shape[1]
+            pieces = triton.cdiv(outs, 64) * triton.cdiv(ins, 64)
+            launch(
+                weight_gradient_kernel, splits * pieces,
+                grad, seen, self.weight_sums[:, start:], stride, x, sets.longest, sets.num_sets, first_run, num_runs,
+                self.run_rows, splits, outs, ins, BLOCK=64, STEP=step, PRECISION=self.block.precision,
+                num_warps=4, num_stages=3,
+            )  # fmt: skip
+            start += outs * (ins + 1)
+
+    def weight_gradients(self) -> BlockWeights:
+        """Add up the partial sums."""
+        names = [name for pair in self.products for name in pair]
+        flat = self.k.new_empty(self.weight_sums.shape[1])
+        sum_rows(self.weight_sums, flat)
+        shapes = {name: getattr(self.weights, name).shape for name in names}
+        gradients = dict(zip(names, split_copies(flat, list(shapes.values())), strict=True))
+        if self.block.spec.norm != "none":
+            gradients |= self._norm_gradients()
+        return NO_WEIGHTS._replace(**gradients)
+
+    def _norm_gradients(self) -> dict[str, Tensor]:
+        flat = self.k.new_empty(self.norm_sums.shape[1])
+        sum_rows(self.norm_sums, flat)
+        second = self.block.D
+        first = flat.numel() // 2 - second
+        parts = split_copies(flat, [(first,), (first,), (second,), (second,)])
+        named = zip(("g0", "b0", "g1", "b1"), parts, strict=True)
+        return {name: part for name, part in named if getattr(self.weights, name) is not None}
+
+
+def sum_rows(sums: Tensor, total: Tensor) -> None:
+    """Write the sum over the first axis of fp32 `sums` to the vector `total`."""
+    width = total.numel()
+    launch(sum_rows_kernel, triton.cdiv(width, 64), sums, total, sums.shape[0], width, ROWS=16, BLOCK=64, num_warps=4)
+
+
+def split_copies(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """Consecutive parts of a vector as tensors of these shapes, each with storage of its own."""
+    parts = [flat.new_empty(shape) for shape in shapes]
+    sizes = [part.numel() for part in parts]
+    torch.split_with_sizes_copy(flat, sizes, out=[part.view(-1) for part in parts])
+    return parts

@@ -1,0 +1,167 @@
+"""What compiles a kernel of stage B: the block it computes, and how large its tiles are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+
+from settx_fast.attention.block import BlockSpec
+from settx_fast.attention.triton import gpu
+from settx_fast.attention.triton.gpu import products_of
+from settx_fast.attention.triton.primitives import matrix_precision, padded
+
+
+@dataclass(frozen=True)
+class Block:
+    """An attention block C → D whose elements read M keys, as kernels see it; `keys` and `width` are M and D padded."""
+
+    spec: BlockSpec
+    C: int
+    D: int
+    M: int
+    E: int
+    keys: int
+    width: int
+    scale: float
+    precision: str
+    products: str
+
+    @classmethod
+    def of(cls, spec: BlockSpec, dim_in: int, dim: int, keys: int, dtype: torch.dtype) -> Block:
+        """The block of tensors of a dtype."""
+        scale, precision = spec.score_scale(dim), matrix_precision(dtype)
+        head, products = dim // spec.num_heads, products_of(dtype)
+        return cls(spec, dim_in, dim, keys, head, padded(keys), padded(dim), scale, precision, products)
+
+    @property
+    def norm_input(self) -> bool:
+        """Queries are made of normed elements."""
+        return self.spec.norm_first and self.spec.norm != "none"
+
+
+@dataclass(frozen=True)
+class ForwardTiles:
+    """Rows of a tile; heads taken together and the padded width of their features; what is multiplied at a time.
+
+    At a time: `piece` of a group's features, `inputs` columns of x, `hidden` columns of F. `staged` lets what is too
+    large for the registers pass through memory: heads taken in turn, and the rows that a single feed-forward layer
+    multiplies by its weight, chunk by chunk.
+    """
+
+    rows: int
+    group: int
+    group_width: int
+    piece: int
+    inputs: int
+    hidden: int
+    staged: bool
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class LayerTiles:
+    """Tile of the backward kernel of norms and layers; fields as above."""
+
+    rows: int
+    hidden: int
+    staged: bool
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class AttentionTiles:
+    """Tile of the backward kernel of attention: features of a group multiplied at a time, and summed by a program."""
+
+    rows: int
+    group: int
+    group_width: int
+    chunk: int
+    piece: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class InputTiles:
+    """Tile of the backward kernel of the query projection: all C inputs, a chunk of the D features at a time."""
+
+    rows: int
+    inputs: int
+    chunk: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class BackwardTiles:
+    """Tiles of all backward kernels; a run has a multiple of ROW_MULTIPLE rows."""
+
+    recompute: ForwardTiles
+    layers: LayerTiles
+    attention: AttentionTiles
+    inputs: InputTiles
+
+
+def forward_tiles(block: Block) -> ForwardTiles:
+    """Tiles of the forward kernel: all that a tile needs stays in registers, weights pass through shared memory."""
+    heads, head, wide = block.spec.num_heads, padded(block.E), block.width > 128
+    inputs, piece = padded(min(block.C, 32 if wide else 128)), at_a_time(block, head)
+    if block.products == "exact":
+        return ForwardTiles(16, 1, head, piece, min(inputs, 32), 16, True, 8, 2)
+    if block.products == "tf32":
+        rows, hidden, stages = 64 if block.keys <= 128 else 32, 16 if wide else 32, 1 if wide else 2
+        return ForwardTiles(rows, 1, head, piece, inputs, hidden, True, 8, stages)
+    if wide:
+        return ForwardTiles(64, 1, head, piece, inputs, 32, True, 8, 2)
+    if heads * block.keys <= 128:
+        return ForwardTiles(64, heads, block.width, block.width, inputs, 64, False, 4, 2)
+    return ForwardTiles(64, 1, head, piece, inputs, 32, False, 4 if block.keys <= 128 else 8, 2)
+
+
+def backward_tiles(block: Block) -> BackwardTiles:
+    """Tiles of the backward kernels."""
+    head, inputs, wide, many = padded(block.E), padded(block.C), block.width > 128, block.keys > 128
+    chunk = max(16, at_a_time(block, head) // (2 if many else 1))
+    features = chunk, min(head, 64 if not many else 32 if block.products == "half" else 16)
+    if block.products == "exact":
+        return BackwardTiles(
+            forward_tiles(block), LayerTiles(16, 16, True, 8, 2), AttentionTiles(16, 1, head, *features, 8, 2),
+            InputTiles(16, inputs, 16, 8, 2),
+        )  # fmt: skip
+    if block.products == "tf32":
+        return BackwardTiles(
+            replace(forward_tiles(block), rows=16), LayerTiles(16 if wide else 32, 32, True, 8, 2),
+            AttentionTiles(16 if block.keys > 64 else 32, 1, head, *features, 8, 2), InputTiles(32, inputs, 32, 8, 2),
+        )  # fmt: skip
+    return BackwardTiles(
+        forward_tiles(block), LayerTiles(32 if wide else 64, 32, True, 8, 2),
+        AttentionTiles(32 if many else 64, 1, head, *features, 8 if many else 4, 2),
+        InputTiles(64 if inputs <= 128 else 32, inputs, 64, 8, 2),
+    )  # fmt: skip
+
+
+def stages_on(
+    device: torch.device, tiles: ForwardTiles | LayerTiles | AttentionTiles | InputTiles, block: Block
+) -> int:
+    """Tiles of a loop that are on their way at once; wide blocks leave no room for a second where memory is small."""
+    return tiles.stages if block.width <= 128 or gpu.of(device).shared > 2**17 else 1
+
+
+def at_a_time(block: Block, head: int) -> int:
+    """Features of a head whose keys take no more than 32 KB (16 KB where registers hold them)."""
+    most = {"half": 16384, "tf32": 8192, "exact": 4096}[block.products]
+    return min(head, max(16, most // block.keys))
+
+
+CHUNK_ROWS = 65_536  # rows of the backward's temporaries
+ROW_MULTIPLE = 64
+
+
+def run_rows(longest: int, num_rows: int) -> int:
+    """Rows of a run: short enough that some hundred programs share all rows, long enough that sums stay few."""
+    wanted = min(longest, max(num_rows // 256, ROW_MULTIPLE), 1024)
+    return max(ROW_MULTIPLE, triton.next_power_of_2(wanted))

@@ -1,0 +1,41 @@
+"""What the rules for tiles ask of a GPU, and how it multiplies matrices of a type."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+
+from settx_fast.attention.triton.primitives import matrix_precision
+
+# Bytes of shared memory one program may use, by compute capability.
+SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+
+
+class Gpu(NamedTuple):
+    """What rules ask of a GPU."""
+
+    arch: int  # compute capability, such as 90
+    shared: int  # bytes of shared memory that one program may use
+    table: str  # the name of its tuned table, such as sm_90-nvidia-h100
+
+
+@cache
+def of(device: torch.device) -> Gpu:
+    """The GPU of a device; of any other, the smallest that the kernels run on."""
+    if device.type != "cuda":
+        return Gpu(80, min(SHARED_MEMORY.values()), "")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    shared = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    major, minor = torch.cuda.get_device_capability(index)
+    name = torch.cuda.get_device_name(index).lower().replace(" ", "-")
+    return Gpu(10 * major + minor, shared, f"sm_{major}{minor}-{name}")
+
+
+def products_of(dtype: torch.dtype) -> str:
+    """How matrices of a dtype are multiplied."""
+    if dtype != torch.float32:
+        return "half"
+    return "exact" if matrix_precision(dtype) == "ieee" else "tf32"

@@ -1,0 +1,1 @@
+"""Induced set attention on many small sets in one launch, forward."""

@@ -1,0 +1,139 @@
+"""Counted, not hoped: launches, and what a training step keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from triton.runtime.interpreter import InterpretedFunction
+
+from settx_fast import functional
+from settx_fast.testing import VARIANTS, Inputs, Shape, make_inputs
+
+CALLS = ["mm", "bmm", "add", "add_", "mul", "mul_", "sum", "copy_", "fill_", "zero_", "cat", "clone", "where"]
+COMPUTE = {f"aten::{name}" for name in [*CALLS, "split_with_sizes_copy"]}
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counts what the interpreter would launch")
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """Names of the kernels that are launched meanwhile (none runs) and, at the end, of library calls that compute."""
+    launches: list[str] = []
+
+    def note(kernel: InterpretedFunction, *args: object, grid: object, **kwargs: object) -> None:
+        launches.append(kernel.fn.__name__)
+
+    with mock.patch.object(InterpretedFunction, "run", note), profile(activities=[ProfilerActivity.CPU]) as profiler:
+        yield launches
+    for event in profiler.events():
+        parents = []
+        parent = event.cpu_parent
+        while parent is not None:
+            parents.append(parent.name)
+            parent = parent.cpu_parent
+        if event.name in COMPUTE and not COMPUTE & set(parents):
+            launches.append(event.name)
+
+
+def isab(inputs: Inputs) -> torch.Tensor:
+    return functional.induced_set_attention(*inputs[:6], impl="triton")
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_isab_takes_at_most_6_launches_forward_and_24_with_backward(batch: int) -> None:
+    """16 sets have so many latents that sums over them are split too, and fill one chunk of rows."""
+    inputs = make_inputs(Shape(batch, 4096, 128, 128, 4, 32), dtype=torch.bfloat16)
+    with counted() as forward:
+        out = isab(inputs)
+    with counted() as backward:
+        out.backward(torch.empty_like(out))
+    assert len(forward) <= 6, forward
+    assert len(forward) + len(backward) <= 24, [*forward, *backward]
+
+
+def test_many_small_sets_take_one_launch_forward() -> None:
+    inputs = make_inputs(Shape(4096, 128, 64, 64, 4, 16), dtype=torch.bfloat16)
+    with counted() as forward:
+        isab(inputs)
+    assert forward == ["small_kernel"]
+
+
+@pytest.mark.parametrize("batch", [2, 70_000])
+def test_every_grid_has_one_axis(batch: int) -> None:
+    """That axis holds 2³¹ − 1 programs; the others 65,535, fewer than sets there may be."""
+    inputs = make_inputs(Shape(batch, 3, 8, 8, 1, 1))
+    grids: list[tuple[int, ...]] = []
+
+    def note(kernel: InterpretedFunction, *args: object, grid: tuple[int, ...], **kwargs: object) -> None:
+        grids.append(tuple(grid))
+
+    with mock.patch.object(InterpretedFunction, "run", note):
+        isab(inputs).sum().backward()
+    assert {len(grid) for grid in grids} == {1}
+    assert batch <= max(grid[0] for grid in grids) < 2**31
+
+
+@pytest.mark.parametrize("variant", ["original", "tabular"])
+def test_nothing_of_set_size_is_kept_but_the_elements(variant: str) -> None:
+    """4,099 elements: a prime, so that no other axis has a multiple of it."""
+    inputs = make_inputs(Shape(2, 4099, 32, 32, 4, 20, VARIANTS[variant]))
+    kept: list[torch.Tensor] = []
+    with counted(), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        isab(inputs)
+    large = [t for t in kept if t.numel() >= 4099]
+    assert [t.shape for t in large if t.data_ptr() != inputs.x.data_ptr() and t.numel() % 4099 == 0] == []
+    assert any(t.data_ptr() == inputs.x.data_ptr() for t in large)
+
+
+@pytest.mark.parametrize("variant", ["original", "tabular"])
+def test_temporaries_of_a_step_do_not_grow_with_the_number_of_elements(variant: str) -> None:
+    """Bytes allocated beside x's gradient and the output, at 2 and 4 million elements, on tensors without storage."""
+    small, large = (_temporaries(variant, n) for n in (2**21, 2**22))
+    assert large <= 1.01 * small
+
+
+def _temporaries(variant: str, elements: int) -> int:
+    sizes: list[int] = []
+    new_empty, empty, empty_like = torch.Tensor.new_empty, torch.empty, torch.empty_like
+
+    def watch(make):  # type: ignore[no-untyped-def]
+        def made(*args: object, **kwargs: object) -> torch.Tensor:
+            tensor = make(*args, **kwargs)
+            if elements not in tensor.shape:
+                sizes.append(tensor.nbytes)
+            return tensor
+
+        return made
+
+    inputs = make_inputs(Shape(1, 1, 32, 32, 4, 20, VARIANTS[variant])).to(torch.device("meta"))
+    inputs = inputs._replace(x=empty(1, elements, 32, device="meta", requires_grad=True))
+    patches = [
+        mock.patch.object(torch.Tensor, "new_empty", watch(new_empty)),
+        mock.patch.object(torch, "empty", watch(empty)),
+        mock.patch.object(torch, "empty_like", watch(empty_like)),
+        mock.patch.object(InterpretedFunction, "run"),
+    ]
+    for patch in patches:
+        patch.start()
+    try:
+        launch_step(inputs)
+    finally:
+        for patch in patches:
+            patch.stop()
+    return sum(sizes)
+
+
+def launch_step(inputs: Inputs) -> None:
+    """Forward and backward of the block by its launchers, which PyTorch's meta device would not call."""
+    from settx_fast.attention.triton import operators
+
+    weights = [*operators.present(inputs.weights_a), *operators.present(inputs.weights_b)]
+    specs = f"{inputs.spec_a.text}; {inputs.spec_b.text}"
+    arguments = (inputs.x, None, None, None, inputs.inducing, weights)
+    out, *kept = operators.isab.__wrapped__(*arguments, specs)
+    operators.isab_grad.__wrapped__(torch.empty_like(out), *arguments, kept, specs, True)
