@@ -60,7 +60,7 @@ def parts(scale: float) -> dict[str, tuple[Part, ...]]:
     return {
         "train": (
             Part("small", small, max(round(256 * scale), 1), 128, rows),
-            Part("large", large, max(round(32 * scale), 1), 32, rows),
+            Part("large", large, max(round(16 * scale), 1), 32, rows),
         ),
         "calibrate": (Part("small", small, 16, 128, rows), Part("large", large, 4, 32, rows)),
         "test": (Part("small", small, 16, 128, (1000, 1000)),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,9 +74,7 @@ def _train(
     network.standardise(max(kinds, key=len).descriptors)
     optimizer = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
     steps = sum(-(-len(kind) // schedule.batch_size) for kind in kinds)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=max(steps * schedule.epochs, 2), pct_start=0.1
-    )
+    cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, steps * schedule.epochs))
     first = _restore(checkpoint, network, optimizer, cycle)
     with _together(rank, workers, checkpoint.with_suffix(".meet")):
         for epoch in range(first, schedule.epochs):
@@ -95,6 +94,11 @@ def _train(
                 _keep(checkpoint, config, network, optimizer, cycle, epoch + 1)
                 line = f"epoch {epoch + 1} of {schedule.epochs}: loss {total / steps:.4f}"
                 progress(line + _validated(network, validation))
+
+
+def _pace(step: int, steps: int) -> float:
+    """Share of the peak learning rate: up in a tenth of the steps, down along a cosine."""
+    return min(1.0, 10 * (step + 1) / steps) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
 
 
 @contextmanager
@@ -133,7 +137,9 @@ def loss(guess: Guess, examples: Examples) -> Tensor:
     error = truth[..., None] - guess.quantiles
     levels = error.new_tensor(LEVELS)
     interval = torch.maximum(levels * error, (levels - 1) * error).sum(-1).mean()
-    role = F.cross_entropy(guess.roles.flatten(0, 1), examples.role.flatten(), ignore_index=-1)
+    known = examples.role >= 0
+    role = F.cross_entropy(guess.roles.mT, examples.role, ignore_index=-1, reduction="none")
+    role = (role.sum(1) / known.sum(1).clamp(min=1)).mean()
     costs = {"risk": risk, "regret": regret, "interval": interval, "role": role}
     return torch.stack([SHARES[name] * cost for name, cost in costs.items()]).sum()
 

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from settx_fast import scm
 from settx_fast.predictor.selector import pretraining
 from settx_fast.predictor.selector.decision import mean_regret
 from settx_fast.predictor.selector.examples import Examples, batches, draw, draw_file, of_batch, read, read_all
+from settx_fast.predictor.selector.measure import Trees
 from settx_fast.predictor.selector.network import NetworkConfig
 from settx_fast.predictor.selector.training import Schedule, guesses, train
 
@@ -101,6 +103,7 @@ def test_a_checkpoint_of_another_network_is_refused(files: list[Path], tmp_path:
 def test_pretraining_writes_a_selector_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = pretraining.Part("tiny", PRIOR, 2, 40, (150, 300))
     monkeypatch.setattr(pretraining, "parts", lambda scale: dict.fromkeys(("train", "calibrate", "test"), (part,)))
+    monkeypatch.setattr(pretraining, "Trees", partial(Trees, iterations=3))
     out = tmp_path / "out" / "selector.safetensors"
     made = pretraining.pretrain(tmp_path / "work", out, 1.0, Schedule(epochs=2, batch_size=16), SMALL)
     paths = {job.path for job in pretraining.jobs(tmp_path / "work", 1.0, 0)}
@@ -116,8 +119,8 @@ def test_pretraining_writes_a_selector_and_its_card(tmp_path: Path, monkeypatch:
 
 
 def test_an_example_holds_true_risks_beside_what_is_seen(examples: Examples) -> None:
-    """In sample a risk is seldom above the one in deployment, and they belong to the same dataset."""
+    """On average a risk is higher in deployment than in sample, and they belong to the same dataset."""
     inside, outside = examples.descriptors.frameworks[..., 0], examples.log_risk
-    assert (outside > inside).double().mean() > 0.8
+    assert (outside - inside).mean() > 0.1
     shuffled = outside.roll(1, 0)
     assert (outside - inside).square().mean() < (shuffled - inside).square().mean()
