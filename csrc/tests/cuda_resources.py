@@ -16,6 +16,8 @@ NAMES = (
     "write_noises|add_columns|find_units|apply_units"
 )
 WAYS = ("linear", "shallow", "deep")
+MOST_SPILLED = 64
+"""Bytes that the kernel of deep networks may store, 64 sums a thread: numbers that its inner loops do not change."""
 KERNEL = re.compile(
     rf"Compiling entry function '\w*?(?P<kernel>{NAMES})(?:ILi(?P<rows>\d+)ELi(?P<of>\d+)\w*?WayE(?P<way>\d))?\w*'"
     r" for 'sm_(?P<arch>\d+)'\n.*\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -35,7 +37,7 @@ def record(log: Path, command: list[str]) -> int:
 
 
 def check(log: Path) -> int:
-    """Print the table; 1 if something spills or is not understood."""
+    """Print the table; 1 if something spills that may not, or is not understood."""
     text = log.read_text()
     found = sorted((int(m["arch"]), _name(m), m) for m in KERNEL.finditer(text))
     print(f"{'sm':>4}  {'kernel':34} registers  stack  spilled")
@@ -44,10 +46,14 @@ def check(log: Path) -> int:
     if len(found) != text.count("Compiling entry function") or not found:
         print("FAILED: a kernel is not understood; is its name in NAMES?")
         return 1
-    spills = len(SPILL.findall(text))
+    spills = len(SPILL.findall(text)) - sum(len(SPILL.findall(m[0])) for _, _, m in found if _may_spill(m))
     if spills:
         print(f"FAILED: {spills} spills, in kernels or in functions that they call")
     return int(spills > 0)
+
+
+def _may_spill(m: re.Match[str]) -> bool:
+    return m["way"] == str(WAYS.index("deep")) and int(m["stores"]) <= MOST_SPILLED
 
 
 def _name(m: re.Match[str]) -> str:

@@ -91,9 +91,9 @@ def resample(
     environments: None splits the rows over environments as `batch` does; a number, or one per dataset (B,) int64,
     draws every row from that environment. observed: as `batch.values`, in the same units; without, as the SCM has them.
     attempt: (B, num_rows) int16, those of `Batch.attempt` to take instead of selecting rows anew. Tensors that are
-    given are checked first, which waits for a CUDA device; otherwise a graph can capture the call there, and `seed` may be
-    a tensor of one int64, which it reads anew whenever it replays. Mechanisms and noises are taken for such as
-    `batch.prior` can draw.
+    given are checked first, which waits for a CUDA device; otherwise a graph can capture the call there. There `seed`
+    may be a tensor of one int64, which a graph reads anew whenever it replays. Mechanisms and noises are taken for such
+    as `batch.prior` can draw.
 
     Raises ValueError naming field, expected and got, before anything is allocated.
     """
