@@ -66,8 +66,13 @@ coverage: install
 	COVERAGE_FILE=build/coverage/data OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal \
 		--cov=settx_fast --cov-branch --cov-report=term:skip-covered --cov-report=html:build/coverage/python
 
-kernels-check: install
+# With the installed Triton and with the oldest that the kernels know, which needs more shared memory here and there.
+kernels-check: install build/triton-3.6
 	$(BIN)/python -m benchmarks.kernels_check
+	PYTHONPATH=build/triton-3.6:. $(BIN)/python -m benchmarks.kernels_check --out build/triton-3.6.csv
+
+build/triton-3.6: install
+	$(BIN)/pip install --quiet --no-deps --target $@ triton==3.6.0
 
 # The framework selector that travels with the package. Resumable: what build/pretrained holds is not done again.
 # SCALE=8 draws eight times the examples; SEED, EPOCHS, WORKERS.

@@ -20,7 +20,7 @@ from settx_fast.attention.triton.aggregate.forward import Aggregated, Stage, agg
 from settx_fast.attention.triton.broadcast.backward import broadcast_backward
 from settx_fast.attention.triton.broadcast.forward import broadcast_forward
 from settx_fast.attention.triton.small.forward import is_small, small_forward
-from settx_fast.testing import SHAPES, TABULAR, Shape, make_weights
+from settx_fast.testing import SHAPES, TABULAR, VARIANTS, Shape, make_weights
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ CORNERS = in_kinds(
         "widest-tabular": Shape(64, 1000, 256, 256, 1, 256, {**TABULAR, "ffn_dim": 1024}),
         "most-heads-tabular": Shape(64, 1000, 256, 256, 32, 256, {**TABULAR, "ffn_dim": 1024}),
         "most-keys": Shape(64, 1000, 128, 128, 8, 256, TABULAR),
+        "two-wide-heads": Shape(64, 1000, 16, 136, 2, 130, VARIANTS["postnorm-wide"]),
+        "two-wide-heads-projected": Shape(64, 1000, 136, 136, 2, 8, VARIANTS["pyg"]),
         "points": Shape(64, 1000, 1, 256, 32, 256),
         "narrowest": Shape(64, 1000, 1, 8, 1, 1),
     },

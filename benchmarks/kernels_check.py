@@ -1,10 +1,12 @@
 """Compile every kernel as the named shapes launch it, ahead of time and without a GPU, and hold it to its limits.
 
-Registers, stack (spilled bytes), shared memory, matrix instructions and the time that compiling took, of each kernel on
-each architecture, go to benchmarks/results/kernels_check.csv. Exit status 1 where a kernel does not compile, spills
-more than MAX_SPILL bytes, needs more shared memory than the architecture has, or reads whole sets without wgmma on
-sm_90. Corners of the envelope may spill, which the table tells. Triton's cache keeps what is compiled: a kernel that
-did not change since the last run costs nothing.
+Registers, stack (spilled bytes), shared memory, matrix instructions, what the main loop holds (`machine_code`), floors
+on an H100's time (`floors`) and the time that compiling took, of each kernel on each architecture, go to
+benchmarks/results/kernels_check.csv. Exit status 1 where a kernel does not compile, spills more than MAX_SPILL bytes,
+needs more shared memory than the architecture has, reads whole sets without wgmma on sm_90, has all its wgmma
+serialised, makes a wgmma descriptor of the stack pointer, or has a floor that rose since `--record`. Corners of the
+envelope may spill, which the table tells. Triton's cache keeps what is compiled: a kernel that did not change since the
+last run costs nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +17,11 @@ import multiprocessing
 import os
 import re
 import resource
-import subprocess
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,17 +37,20 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.cache import get_cache_manager
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
+from benchmarks import floors, machine_code
 from benchmarks.kernel_launches import CORNERS, COVERING, HALF, PROBLEMS, train_step
 from settx_fast.attention.triton import gpu
 from settx_fast.attention.triton.aggregate import tiles
 
-MAX_SPILL = 64
+MAX_SPILL = 128
 ARCHITECTURES = (80, 90, 100)  # every problem
 SMALLER = (86, 120)  # HALF: less shared memory
-CORNER_ARCHITECTURES = (86, 80)
+CORNER_ARCHITECTURES = (86, 80, 90, 100, 120)
+SAME_INSTRUCTIONS = (86, 80)
 MATRIX_SIZE = 64  # rows that wgmma multiplies; LARGE_PRODUCTS of fewer queries do without
-FORWARD = ("prepare_kernel", "scan_kernel", "merge_kernel", "finish_kernel", "broadcast_forward_kernel", "small_kernel")
-LARGE_PRODUCTS = ("scan_kernel", "broadcast_forward_kernel", "small_kernel")
+PERSISTENT = ("resident_forward_kernel", "attend_forward_kernel", "dense_forward_kernel")
+LARGE_PRODUCTS = ("scan_kernel", "broadcast_forward_kernel", "small_kernel", *PERSISTENT)
+FORWARD = (*LARGE_PRODUCTS, "prepare_kernel", "merge_kernel", "finish_kernel")
 INSTRUCTIONS = {"wgmma": r"wgmma\.mma_async", "tcgen05": r"tcgen05\.mma", "mma": r"\bmma\.sync"}
 RESULTS = Path(__file__).parent / "results" / "kernels_check.csv"
 
@@ -72,10 +75,15 @@ class Launch:
         return kernel
 
     @property
+    def named(self) -> dict[str, Any]:
+        """Constants by the name of their parameter."""
+        names = [param.name for param in self.kernel.params]
+        return {names[path[0]]: value for path, value in self.constants.items() if len(path) == 1}
+
+    @property
     def queries(self) -> int:
         """Rows of a tile of folded queries; of a kernel without such tiles, a tile's rows are always MATRIX_SIZE."""
-        names = [param.name for param in self.kernel.params]
-        return self.constants[(names.index("BLOCK_R"),)] if "BLOCK_R" in names else MATRIX_SIZE
+        return self.named.get("BLOCK_R", MATRIX_SIZE)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -86,7 +94,7 @@ class Launch:
         declared = {i for i, param in enumerate(self.kernel.params) if param.is_constexpr}
         constants = {path: value for path, value in self.constants.items() if value is None or path[0] in declared}
         types = [kind for kind in _flat(self.signature.values()) if kind.startswith("*")]
-        arch = CORNER_ARCHITECTURES if self.problem in CORNERS else self.arch
+        arch = SAME_INSTRUCTIONS if self.problem in CORNERS and self.arch in SAME_INSTRUCTIONS else self.arch
         return arch, self.module, self.name, str(constants), str(types), self.options.num_warps
 
 
@@ -113,8 +121,16 @@ class Usage:
     tcgen05: int
     mma: int
     repeated: int  # matrix products that warps compute more than once, having more rows than the product
-    seconds: float  # of CPU time, when it was compiled
-    fault: str
+    loop: int = 0  # instructions of a warp in one turn of the main loop
+    local: int = 0  # of those, accesses to spilled registers
+    barriers: int = 0
+    alone: int = 0  # products that are waited for before the next one starts
+    resident: int = 0  # programs that share a multiprocessor of sm_90
+    row_bytes: int = 0  # by formula
+    issue_ms: float = 0.0  # floors of a named shape's forward kernels on an H100
+    byte_ms: float = 0.0
+    seconds: float = 0.0  # of CPU time, when it was compiled
+    fault: str = ""
 
 
 def record(problem: str, arch: int, run: Callable[[], object], table: str = "") -> list[Launch]:
@@ -152,14 +168,40 @@ def compile_ahead(launch: Launch) -> Usage:
         cause: BaseException = error
         while cause.__cause__ is not None:  # from the kernel's call down to what was called
             cause = cause.__cause__
-        return Usage(*where, 0, 0, 0, 0, 0, 0, 0, 0.0, f"does not compile: {str(cause).strip().splitlines()[-1]}")
+        fault_found = f"does not compile: {str(cause).strip().splitlines()[-1]}"
+        return Usage(*where, 0, 0, 0, 0, 0, 0, 0, fault=fault_found)
     seconds = _remembered(program.hash, _cpu_seconds() - start)
-    registers, stack = resources(program.asm["cubin"])
+    registers, stack = machine_code.resources(program.asm["cubin"])
     counts = {name: len(re.findall(pattern, program.asm["ptx"])) for name, pattern in INSTRUCTIONS.items()}
     shared = program.metadata.shared
-    matrix = (counts["wgmma"], counts["tcgen05"], counts["mma"])
-    again = repeated(program.asm["ttgir"])
-    return Usage(*where, registers, stack, shared, *matrix, again, seconds, fault(launch, stack, shared, counts))
+    usage = Usage(
+        *where, registers, stack, shared, counts["wgmma"], counts["tcgen05"], counts["mma"],
+        repeated(program.asm["ttgir"]), seconds=seconds, fault=fault(launch, stack, shared, counts),
+    )  # fmt: skip
+    return with_machine_code(launch, usage, machine_code.disassemble(program.asm["cubin"]))
+
+
+def with_machine_code(launch: Launch, usage: Usage, sass: str) -> Usage:
+    """The usage and what the machine code adds to it: the main loop, floors, and faults where there was none."""
+    loop = machine_code.main_loop(sass)
+    problem = PROBLEMS.get(launch.problem)
+    found, resident = floors.NO_FLOORS, 0
+    if launch.arch == 90:
+        resident = machine_code.resident(usage.registers, usage.shared, usage.warps)
+        if problem is not None:
+            found = floors.floors(launch.name, launch.named, loop, usage.warps, problem.shape, problem.dtype.itemsize)
+    return replace(
+        usage, loop=loop.instructions, local=loop.local, barriers=loop.barriers, alone=loop.alone, resident=resident,
+        row_bytes=found.row_bytes, issue_ms=round(found.issue_ms, 4), byte_ms=round(found.byte_ms, 4),
+        fault=usage.fault or _trap(loop, sass) or floors.rise(launch.problem, launch.name, found.issue_ms),
+    )  # fmt: skip
+
+
+def _trap(loop: machine_code.Loop, sass: str) -> str:
+    """Known ways in which ptxas spoils a kernel."""
+    if machine_code.stack_in_descriptor(sass):
+        return "a wgmma descriptor is made of the stack pointer"
+    return "wgmma is serialised" if loop.alone == loop.products > 2 else ""
 
 
 def _cpu_seconds() -> float:
@@ -175,19 +217,6 @@ def _remembered(program: str, seconds: float) -> float:
         return float(Path(known).read_text())
     cache.put(f"{seconds:.2f}", "seconds", binary=False)
     return round(seconds, 2)
-
-
-def resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack of a thread, as cuobjdump reads them from a compiled kernel."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        listing = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", listing)
-    if found is None:
-        raise RuntimeError(f"cuobjdump: expected REG and STACK, got {listing!r}")
-    return int(found[1]), int(found[2])
 
 
 def repeated(ttgir: str) -> int:
@@ -235,12 +264,15 @@ def plan() -> Iterator[tuple[str, int, str]]:
 
 def summary(usages: list[Usage]) -> Table:
     """The most that any program of a kernel uses, a line for each kernel and architecture."""
-    table = Table("kernel", "arch", "programs", "registers", "stack", "shared", "matrix units", "seconds", "faults")
+    columns = ("kernel", "arch", "programs", "registers", "stack", "shared", "loop", "local", "matrix units", "seconds")
+    table = Table(*columns, "faults")
     groups: dict[tuple[str, int], list[Usage]] = defaultdict(list)
     for usage in usages:
         groups[usage.kernel, usage.arch].append(usage)
     for (kernel, arch), group in sorted(groups.items()):
-        most = [max(getattr(usage, name) for usage in group) for name in ("registers", "stack", "shared")]
+        most = [
+            max(getattr(usage, name) for usage in group) for name in ("registers", "stack", "shared", "loop", "local")
+        ]
         units = [name for name in INSTRUCTIONS if any(getattr(usage, name) for usage in group)]
         faults = [usage for usage in group if usage.fault]
         seconds = f"{max(usage.seconds for usage in group):.1f}"
@@ -277,6 +309,9 @@ def main(
     kernel: Annotated[str, typer.Option(help="Only kernels whose name contains this.")] = "",
     covering: Annotated[bool, typer.Option(help="Only problems that together launch every kernel.")] = False,
     jobs: Annotated[int | None, typer.Option(help="Processes that compile; default: as many as cores.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--record", help="Keep the floors of what was compiled, to be held later.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Where the table goes; default: results/, where all is run.")] = None,
 ) -> None:
     """Compile all kernels for all architectures and fail where one breaks a limit."""
@@ -292,6 +327,8 @@ def main(
     usages = list(track(check(launches, jobs or os.cpu_count() or 1), "compiling", len(launches)))
     if out or not (problem or arch or kernel or covering):
         write_csv(usages, out or RESULTS)
+    if keep:
+        floors.save((usage.problem, usage.kernel, usage.issue_ms) for usage in usages if usage.issue_ms)
     console = Console(width=160)
     console.print(summary(usages))
     if not kernel:

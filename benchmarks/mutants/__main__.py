@@ -10,6 +10,7 @@ Exits with 1 where less than 95 % are noticed, or a mistake that is not has no e
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -54,12 +55,23 @@ def main() -> int:
     if arguments.list:
         print(*(f"{each.area:10} {each.file}: {each.holds}" for each in chosen), f"{len(chosen)} mistakes", sep="\n")
         return 0
+    PLACE.mkdir(parents=True, exist_ok=True)
+    with (PLACE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"another process plants mistakes in {PLACE}: wait for it")
+        return try_all(chosen, arguments.again)
+
+
+def try_all(chosen: list[Mistake], again: bool) -> int:
+    """Plant one after the other; the exit code."""
     copy_sources()
     sys.dont_write_bytecode = True  # two mistakes of one second and one size would share it
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     for name in PRELOADED:
         import_module(name)
-    found = Found({} if arguments.again or not FOUND.exists() else json.loads(FOUND.read_text()))
+    found = Found({} if again or not FOUND.exists() else json.loads(FOUND.read_text()))
     for number, each in enumerate(chosen, 1):
         start = time.monotonic()
         known = found.get(each.key)

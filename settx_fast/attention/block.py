@@ -34,6 +34,8 @@ class BlockSpec:
     scale: Scale = "model"
     norm_eps: float = 1e-5
     dropout: float = 0.0
+    drops: bool = field(init=False, repr=False, compare=False)
+    """Whether there is dropout; a number would be a variable of what torch.compile makes."""
     text: str = field(init=False, repr=False, compare=False)
     """The other fields in order, as operators carry them; none of these drops weights."""
 
@@ -47,6 +49,7 @@ class BlockSpec:
             raise ValueError(f"ffn_dim: expected None or at least 1, got {self.ffn_dim}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected at least 0 and below 1, got {self.dropout}")
+        object.__setattr__(self, "drops", self.dropout > 0)
         # stored, not formatted when asked for: torch.compile reads it as a constant
         values = (getattr(self, known.name) for known in fields(self) if known.init and known.name != "dropout")
         object.__setattr__(self, "text", " ".join(str(value) for value in values))

@@ -205,7 +205,7 @@ def _reasons_of_operators(blocks: tuple[tuple[BlockWeights, BlockSpec], ...]) ->
     """What no operator of ours does, neither kernels nor tiles."""
     if is_transformed():
         yield "torch.func and forward-mode derivatives follow impl='composed' and impl='reference' only"
-    if any(spec.dropout for _, spec in blocks):
+    if any(spec.drops for _, spec in blocks):
         yield "weights of attention are dropped, which impl='composed' and impl='reference' do"
 
 

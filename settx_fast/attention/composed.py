@@ -52,13 +52,13 @@ def attention_weights(query: Sets, key: Sets, weights: BlockWeights, spec: Block
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None, spec: BlockSpec) -> Tensor:
     """Concatenated heads (B, Q, D) of q (B or 1, Q, D) over k, v (B, N, D), of which k_valid (B, N, 1) count."""
-    scale = spec.score_scale(q.shape[-1])
+    scale, dropout = spec.score_scale(q.shape[-1]), spec.dropout if spec.drops else 0.0
     q, k, v = (split_heads(t, spec.num_heads) for t in (q.expand(k.shape[0], -1, -1), k, v))
     valid = None if k_valid is None else k_valid.mT[:, None]  # (B, 1, 1, N)
     if is_transformed() or k.shape[2] == 0:
-        return join_heads(attend(q * scale, k, v, valid, spec.dropout))
-    attended = _library_attention(q, k, v, valid, scale, spec.dropout)
-    if attended.requires_grad and not (spec.dropout or torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return join_heads(attend(q * scale, k, v, valid, dropout))
+    attended = _library_attention(q, k, v, valid, scale, dropout)
+    if attended.requires_grad and not (spec.drops or torch.compiler.is_compiling() or torch.jit.is_tracing()):
         attended = Refined.apply(attended, lambda q, k, v: attend(q * scale, k, v, valid), q, k, v)
     return join_heads(attended)
 

@@ -89,11 +89,13 @@ def _evaluate_choices(
         evaluation = run(
             work, num_datasets=num_datasets, num_training=num_training, model=model, progress=status.update
         )
+    command = f"settx-fast evaluate --num-datasets {num_datasets} --num-training {num_training}"
+    command += ("" if model is None else f" --model {model}") + ("" if out is None else f" --out {out}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page(evaluation), encoding="utf-8")
+        out.write_text(page(evaluation, command), encoding="utf-8")
         speaker.print(f"Wrote {out}", markup=False)
     if json:
         typer.echo(evaluation.to_json())
     elif out is None:
-        typer.echo(page(evaluation))
+        typer.echo(page(evaluation, command))

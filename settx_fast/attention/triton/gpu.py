@@ -20,6 +20,7 @@ class Gpu(NamedTuple):
     arch: int  # compute capability, such as 90
     shared: int  # bytes of shared memory that one program may use
     table: str  # the name of its tuned table, such as sm_90-nvidia-h100
+    multiprocessors: int = 132
 
 
 @cache
@@ -31,7 +32,8 @@ def of(device: torch.device) -> Gpu:
     shared = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
     major, minor = torch.cuda.get_device_capability(index)
     name = torch.cuda.get_device_name(index).lower().replace(" ", "-")
-    return Gpu(10 * major + minor, shared, f"sm_{major}{minor}-{name}")
+    multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
+    return Gpu(10 * major + minor, shared, f"sm_{major}{minor}-{name}", multiprocessors)
 
 
 def products_of(dtype: torch.dtype) -> str:

@@ -6,6 +6,8 @@ function here keeps them so.
 
 from __future__ import annotations
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +17,8 @@ from settx_fast.attention.block import BlockWeights
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 INV_SQRT_2PI: tl.constexpr = tl.constexpr(0.3989422804014327)
+# Triton's interpreter knows no assembly
+INTERPRETED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 def matrix_precision(dtype: torch.dtype) -> str:
@@ -65,21 +69,76 @@ def load_vector(ptr, columns, column_valid):
 
 
 @triton.jit
+def reciprocal(x):
+    """1 / x, one instruction that errs by a unit in the last place."""
+    if INTERPRETED:
+        y = 1.0 / x
+    else:
+        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return y
+
+
+@triton.jit
+def prefetch(pointers):
+    """Bring what lies at the pointers to the L2 cache."""
+    if not INTERPRETED:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
 def multiply_add(a, b, acc, PRECISION: tl.constexpr):
     """acc + a b, a rounded to the type of b, accumulated in fp32."""
-    return tl.dot(a.to(b.dtype), b, acc, input_precision=PRECISION)
+    return tl.dot(operand(a.to(b.dtype), PRECISION), operand(b, PRECISION), acc, input_precision=PRECISION)
 
 
 @triton.jit
 def multiply(a, b, PRECISION: tl.constexpr):
     """a b in fp32."""
-    return tl.dot(a.to(b.dtype), b, input_precision=PRECISION)
+    return tl.dot(operand(a.to(b.dtype), PRECISION), operand(b, PRECISION), input_precision=PRECISION)
+
+
+@triton.jit
+def operand(x, PRECISION: tl.constexpr):
+    """x as tensor cores should read it: of fp32 they would cut bits off. The interpreter reads all of them."""
+    if PRECISION == "tf32" and not INTERPRETED:
+        x = round_to_tf32(x)
+    return x
+
+
+@triton.jit
+def round_to_tf32(x):
+    """fp32 rounded to 11 significant bits, ties away from zero; infinities and NaN stay what they are."""
+    bits = (x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+    return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
 
 
 @triton.jit
 def activate(z, ACTIVATION: tl.constexpr):
     """relu(z) or z Φ(z), the exact GELU."""
     return tl.maximum(z, 0.0) if ACTIVATION == "relu" else z * (0.5 + 0.5 * tl.erf(z * SQRT_HALF))
+
+
+@triton.jit
+def fast_gelu(z):
+    """GELU to 5e-5: Φ(z) − ½ as z times a polynomial of z², Φ held between 0 and 1, on multiply-adds alone."""
+    u = tl.minimum(z * z, 20.25)
+    p = 3.00000779e-11 * u - 3.28391299e-09
+    p = p * u + 1.58025742e-07
+    p = p * u - 4.43168509e-06
+    p = p * u + 8.12097173e-05
+    p = p * u - 0.00103625333
+    p = p * u + 0.00958065364
+    p = p * u - 0.0659772702
+    p = p * u + 0.398708574
+    if INTERPRETED:
+        share = tl.minimum(tl.maximum(z * p + 0.5, 0.0), 1.0)
+    else:
+        share = tl.inline_asm_elementwise(
+            "fma.rn.sat.f32 $0, $1, $2, 0f3F000000;", "=f,f,f", [z, p], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return z * share
 
 
 @triton.jit

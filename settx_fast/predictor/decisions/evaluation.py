@@ -19,6 +19,7 @@ from settx_fast import scm
 from settx_fast.predictor.decisions.choices import Choosers, geometric
 from settx_fast.predictor.decisions.real_tables import REAL_TABLES, example_of
 from settx_fast.predictor.frameworks import FRAMEWORKS, estimator
+from settx_fast.predictor.selector import descriptors
 from settx_fast.predictor.selector.examples import Examples, draw_file, joined, read
 from settx_fast.predictor.selector.shipped import Selector
 from settx_fast.predictor.selector.tables import recommend_for
@@ -27,7 +28,7 @@ from settx_fast.predictor.table import Table
 VARIABLES, SOURCES = 12, 6
 ROWS = 1000
 TRAINING_ROWS = (100, 4000)
-TREE_STEPS = 200  # of boosting
+TREE_STEPS = 100  # of boosting
 AT_ONCE = 512  # datasets in a file
 HELD_OUT, FOR_TRAINING = 7 << 33, 11 << 33  # seeds: none that a model was trained on
 RESAMPLED = 2000
@@ -133,8 +134,9 @@ def drawn(
 
 
 def _hash_of(prior: scm.Prior, rows: tuple[int, int], seed: int) -> str:
-    """Eight characters that change with what examples are drawn from."""
-    return sha256(f"{prior.to_json()} {rows} {seed} {scm.STREAM_VERSION} {FRAMEWORKS}".encode()).hexdigest()[:8]
+    """Eight characters that change with what examples are drawn from and how they are described."""
+    code = Path(descriptors.__file__).read_text()
+    return sha256(f"{prior.to_json()} {rows} {seed} {scm.STREAM_VERSION} {FRAMEWORKS} {code}".encode()).hexdigest()[:8]
 
 
 def _pairs(name: str, progress: Progress) -> Examples:

@@ -9,15 +9,13 @@ from settx_fast.predictor.decisions.evaluation import ROWS, SOURCES, VARIABLES, 
 from settx_fast.predictor.decisions.real_tables import FEWEST_ROWS, MOST_ROWS, REAL_TABLES
 from settx_fast.predictor.frameworks import FRAMEWORKS
 
-COMMAND = "settx-fast evaluate --out docs/evaluation.md"
 
-
-def page(evaluation: Evaluation) -> str:
-    """Markdown."""
+def page(evaluation: Evaluation, command: str) -> str:
+    """Markdown; `command` is what wrote it."""
     settings = evaluation.settings
     parts = [
         "# What the choice of a framework is worth",
-        f"Written by `{COMMAND}`; every number comes from that command.",
+        f"Written by `{command}`; every number comes from that command.",
         "Regret is the risk of the chosen framework over that of the best of the "
         f"{len(FRAMEWORKS)} frameworks of `settx_fast.predictor.frameworks`, as executed on the table, less 1: a "
         "geometric mean over datasets, 0 % for an oracle. Risks are mean squared errors in the target environment. "

@@ -90,15 +90,17 @@ def keys_values(problem: Problem, spec: BlockSpec) -> tuple[Tensor, Tensor]:
 
 
 def block_of(case: Case) -> Block:
-    """What the case's tiles are chosen by."""
-    return Block.of(case.spec, case.dim_in, case.dim, case.keys, case.tiles_of)
+    """What the case's tiles are chosen by: on a GPU its own type, whose tiles fit the memory."""
+    dtype = case.dtype if torch.cuda.is_available() else case.tiles_of
+    return Block.of(case.spec, case.dim_in, case.dim, case.keys, dtype)
 
 
-def forward(problem: Problem, case: Case) -> Tensor:
-    """The kernels' output."""
+def forward(problem: Problem, case: Case, tiles: Any = None) -> Tensor:
+    """The kernels' output, by the tiles of one program a tile where no others are given."""
     with torch.no_grad():
         return broadcast_forward(
-            problem.x, *keys_values(problem, case.spec), problem.weights, case.spec, forward_tiles(block_of(case))
+            problem.x, *keys_values(problem, case.spec), problem.weights, case.spec,
+            tiles or forward_tiles(block_of(case)),
         )  # fmt: skip
 
 
@@ -140,10 +142,10 @@ def oracle(problem: Problem, spec: BlockSpec) -> Tensor:
     return reference.attention_block(problem.x, Sets(problem.h), problem.weights, spec)
 
 
-def check_forward(case: Case, device: torch.device) -> None:
+def check_forward(case: Case, device: torch.device, tiles: Any = None) -> None:
     """The kernels are as close to the fp64 oracle as the reference in the case's dtype."""
     problem = make_problem(case)
-    actual = forward(problem.to(case.dtype, device), case)
+    actual = forward(problem.to(case.dtype, device), case, tiles)
     expected = [oracle(problem.to(dtype), case.spec) for dtype in (case.dtype, torch.float64)]
     assert_close_to_oracle(actual, *expected)
 

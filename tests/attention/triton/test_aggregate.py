@@ -146,6 +146,18 @@ def test_programs_do_not_depend_on_the_exact_number_of_elements_of_a_large_batch
     assert len(configs) == 1
 
 
+def test_three_programs_share_a_multiprocessor_of_sm_90_and_fill_all_of_them_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpu, "of", lambda device: gpu.Gpu(90, gpu.SHARED_MEMORY[90], "", 132))
+    for sets, longest, splits in ((64, 16_384, 3), (1, 1_000_000, 198), (1, 4096, 16), (1000, 16_384, 1)):
+        config = forward_config(problem(num_sets=sets, longest=longest))
+        assert config == (Tile(64, 64, 4, 3), splits)
+        assert shared_bytes(problem(), config.tile, 1) <= gpu.SHARED_MEMORY[90] // 3
+    for other in (problem(products="tf32"), problem(normed=True), problem(C=64), problem(H=1), problem(H=8, M=128)):
+        assert forward_config(other).tile == fit(other, wanted(other), 1)
+
+
 def test_cost_decides_between_absorbing_and_projecting() -> None:
     assert problem().absorbed
     assert not problem(H=8, M=128).absorbed

@@ -161,5 +161,7 @@ def test_many_small_sets_go_from_end_to_end_in_one_launch(variant: str, device: 
         mock.patch.object(small, "PROGRAMS", 1),
         mock.patch.object(operators, "small_forward", wraps=small.small_forward) as launched,
     ):
-        assert_block_matches_oracle(shape, device, lengths=[40, 0, 13], context=[25, 0, 13])
+        # exact fp32 products, a device's default, take several launches
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        assert_block_matches_oracle(shape, device, dtype, lengths=[40, 0, 13], context=[25, 0, 13])
     assert launched.call_count == 1

@@ -12,11 +12,45 @@ from settx_fast.attention.sets import Sets
 from settx_fast.attention.triton.primitives import (
     activate,
     activation_slope,
+    fast_gelu,
     matrix_precision,
     normalise_backward,
+    round_to_tf32,
     standardise,
 )
 from settx_fast.attention.triton.sets import locate, num_blocks, rows_of
+
+
+@triton.jit
+def elementwise_kernel(x_ptr, y_ptr, size, ROUND: tl.constexpr):
+    i = tl.program_id(0) * 64 + tl.arange(0, 64)
+    x = tl.load(x_ptr + i, mask=i < size, other=0.0)
+    tl.store(y_ptr + i, round_to_tf32(x) if ROUND else fast_gelu(x), mask=i < size)
+
+
+def test_the_polynomial_gelu_is_within_5e_5_of_the_exact_one_everywhere(device: torch.device) -> None:
+    z = torch.cat([torch.linspace(-8, 8, 4001), torch.tensor([-1e4, -100.0, 100.0, 1e4, 0.0])]).to(device)
+    y = torch.empty_like(z)
+    elementwise_kernel[(triton.cdiv(len(z), 64),)](z, y, len(z), False)
+    exact = F.gelu(z.double())
+    assert ((y.double() - exact).abs() <= 5e-5 + 1e-6 * exact.abs()).all()
+
+
+def test_tf32_is_the_nearest_number_of_11_bits_and_no_infinity_or_nan_is_lost(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, generator=generator) * torch.logspace(-37, 37, 1000)
+    special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1 + 2**-11, -1 - 2**-11, 2 - 2**-20])
+    payload = torch.tensor([0x7FFFFFFF, -1], dtype=torch.int32).view(torch.float32)  # NaN as GPUs make it
+    x = torch.cat([x, special, payload]).to(device)
+    y = torch.empty_like(x)
+    elementwise_kernel[(triton.cdiv(len(x), 64),)](x, y, len(x), True)
+    finite = x.isfinite()
+    assert torch.equal(y[finite].view(torch.int32) & 0x1FFF, torch.zeros_like(y[finite], dtype=torch.int32))
+    step = 2.0 ** (torch.frexp(x[finite].double()).exponent - 11)
+    assert ((y[finite].double() - x[finite].double()).abs() <= step / 2).all()
+    assert torch.equal(y.isnan(), x.isnan())
+    assert torch.equal(y[x.isinf()], x[x.isinf()])
+    assert torch.equal(y[1005:1008].cpu(), torch.tensor([1 + 2**-10, -1 - 2**-10, 2.0])), "ties go away from zero"
 
 
 @triton.jit

@@ -15,7 +15,13 @@ import triton
 import triton.language as tl
 
 from settx_fast.attention.triton.aggregate.forward_kernels import element_pointers, load_elements, load_head, piece
-from settx_fast.attention.triton.primitives import load_vector, normalise_backward, standardise
+from settx_fast.attention.triton.primitives import (
+    load_vector,
+    multiply,
+    multiply_add,
+    normalise_backward,
+    standardise,
+)
 from settx_fast.attention.triton.sets import first_row, set_length
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
@@ -80,7 +86,7 @@ def absorbed_set(
         raw, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, BLOCK_C)
         elements, standard, factor = norm_elements(raw, w.g0, w.b0, C, NORM, spec.norm_eps)
         p, ds = score_gradient(elements, elements, q, dy, lse, delta, inside, PRECISION)
-        dfolded = tl.dot(ds, elements, dfolded, input_precision=PRECISION)
+        dfolded = multiply_add(ds, elements, dfolded, PRECISION)
         if WRITE_X:
             grad = absorbed_gradient(p, ds, q, dy, TRANSPOSED, PRECISION)
             gain_part, bias_part = store_element_gradient(
@@ -126,9 +132,9 @@ def norm_elements(
 def score_gradient(keys, values, q, grad, lse, delta, inside, PRECISION: tl.constexpr):
     """Probabilities and score gradients (queries, elements) of a tile, from its keys and values."""
     # (BLOCK_R, BLOCK_N)
-    s = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
+    s = multiply(q, tl.trans(keys), PRECISION)
     p = tl.where(inside[None, :], tl.exp2(s - lse[:, None]), 0.0)
-    dp = tl.dot(grad, tl.trans(values), input_precision=PRECISION)
+    dp = multiply(grad, tl.trans(values), PRECISION)
     ds = p * (dp - delta[:, None]) * LN2
     return p.to(keys.dtype), ds.to(keys.dtype)
 
@@ -140,11 +146,11 @@ def absorbed_gradient(p, ds, q, dy, TRANSPOSED: tl.constexpr, PRECISION: tl.cons
     TRANSPOSED makes dXᵀ: on sm_90 eight warps take 128 rows of a chain of products, so of dX's 64 every one twice.
     """
     if TRANSPOSED:
-        grad = tl.dot(tl.trans(dy), p, input_precision=PRECISION)
-        grad = tl.trans(tl.dot(tl.trans(q), ds, grad, input_precision=PRECISION))
+        grad = multiply(tl.trans(dy), p, PRECISION)
+        grad = tl.trans(multiply_add(tl.trans(q), ds, grad, PRECISION))
     else:
-        grad = tl.dot(tl.trans(p), dy, input_precision=PRECISION)
-        grad = tl.dot(tl.trans(ds), q, grad, input_precision=PRECISION)
+        grad = multiply(tl.trans(p), dy, PRECISION)
+        grad = multiply_add(tl.trans(ds), q, grad, PRECISION)
     return grad
 
 
@@ -245,14 +251,14 @@ def projected_set(
     for tile in range(begin, end):
         raw, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, BLOCK_C)
         elements, _, _ = norm_elements(raw, w.g0, w.b0, C, NORM, spec.norm_eps)
-        keys = tl.dot(elements, w_k, input_precision=PRECISION).to(elements.dtype)
-        values = tl.dot(elements, w_v, input_precision=PRECISION).to(elements.dtype)
+        keys = multiply(elements, w_k, PRECISION).to(elements.dtype)
+        values = multiply(elements, w_v, PRECISION).to(elements.dtype)
         p, ds = score_gradient(keys, values, q, do, lse, delta, inside, PRECISION)
-        dkeys = tl.dot(tl.trans(ds), q, input_precision=PRECISION).to(q.dtype)
-        dvalues = tl.dot(tl.trans(p), do, input_precision=PRECISION).to(q.dtype)
-        dw_k = tl.dot(tl.trans(elements), dkeys, dw_k, input_precision=PRECISION)
-        dw_v = tl.dot(tl.trans(elements), dvalues, dw_v, input_precision=PRECISION)
-        dfolded = tl.dot(ds, keys, dfolded, input_precision=PRECISION)
+        dkeys = multiply(tl.trans(ds), q, PRECISION).to(q.dtype)
+        dvalues = multiply(tl.trans(p), do, PRECISION).to(q.dtype)
+        dw_k = multiply_add(tl.trans(elements), dkeys, dw_k, PRECISION)
+        dw_v = multiply_add(tl.trans(elements), dvalues, dw_v, PRECISION)
+        dfolded = multiply_add(ds, keys, dfolded, PRECISION)
     return dfolded, dw_k, dw_v
 
 
@@ -297,13 +303,13 @@ def elements_kernel(
                 dy = load_queries(grad_ptr + b * num_rows * C, first, num_rows, C, BLOCK_R, BLOCK_C)
                 lse, delta = load_statistics(lse_ptr, delta_ptr, b, first, num_rows, num_rows, BLOCK_R)
                 p, ds = score_gradient(elements, elements, q, dy, lse, delta, inside, PRECISION)
-                grad = tl.dot(tl.trans(p), dy, grad, input_precision=PRECISION)
-                grad = tl.dot(tl.trans(ds), q, grad, input_precision=PRECISION)
+                grad = multiply_add(tl.trans(p), dy, grad, PRECISION)
+                grad = multiply_add(tl.trans(ds), q, grad, PRECISION)
         else:
             for h in range(H):
                 w_k, w_v = load_head(w.w_k, h, E, C, BLOCK_E, BLOCK_C), load_head(w.w_v, h, E, C, BLOCK_E, BLOCK_C)
-                keys = tl.dot(elements, w_k, input_precision=PRECISION).to(elements.dtype)
-                values = tl.dot(elements, w_v, input_precision=PRECISION).to(elements.dtype)
+                keys = multiply(elements, w_k, PRECISION).to(elements.dtype)
+                values = multiply(elements, w_v, PRECISION).to(elements.dtype)
                 dkeys = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
                 dvalues = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
                 for block in range(blocks):
@@ -312,10 +318,10 @@ def elements_kernel(
                     do = load_head_grad(grad_ptr, b, first, last, M, D, E, BLOCK_R, BLOCK_E)
                     lse, delta = load_statistics(lse_ptr, delta_ptr, b, first, last, num_rows, BLOCK_R)
                     p, ds = score_gradient(keys, values, q, do, lse, delta, inside, PRECISION)
-                    dkeys = tl.dot(tl.trans(ds), q, dkeys, input_precision=PRECISION)
-                    dvalues = tl.dot(tl.trans(p), do, dvalues, input_precision=PRECISION)
-                grad = tl.dot(dkeys.to(w_k.dtype), tl.trans(w_k), grad, input_precision=PRECISION)
-                grad = tl.dot(dvalues.to(w_v.dtype), tl.trans(w_v), grad, input_precision=PRECISION)
+                    dkeys = multiply_add(tl.trans(ds), q, dkeys, PRECISION)
+                    dvalues = multiply_add(tl.trans(p), do, dvalues, PRECISION)
+                grad = multiply_add(dkeys, tl.trans(w_k), grad, PRECISION)
+                grad = multiply_add(dvalues, tl.trans(w_v), grad, PRECISION)
         gain_part, bias_part = store_element_gradient(
             dx, b, tile, inside, grad, standard, factor, w.g0, C, NORM, ADD, BLOCK_C
         )

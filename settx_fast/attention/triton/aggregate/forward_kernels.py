@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from settx_fast.attention.triton.primitives import normalise
+from settx_fast.attention.triton.primitives import multiply, multiply_add, normalise
 from settx_fast.attention.triton.sets import first_row, set_length
 
 
@@ -84,16 +84,16 @@ def scan(
         if ABSORBED:
             keys, values = elements, elements
         else:
-            keys = tl.dot(elements, w_k, input_precision=PRECISION).to(elements.dtype)
-            values = tl.dot(elements, w_v, input_precision=PRECISION).to(elements.dtype)
+            keys = multiply(elements, w_k, PRECISION).to(elements.dtype)
+            values = multiply(elements, w_v, PRECISION).to(elements.dtype)
         # (BLOCK_R, BLOCK_N)
-        s = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
+        s = multiply(q, tl.trans(keys), PRECISION)
         s = tl.where(inside[None, :], s, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         p = tl.exp2(s - higher[:, None])
         fade = tl.exp2(top - higher)
         total = total * fade + tl.sum(p, 1)
-        y = tl.dot(p.to(values.dtype), values, y * fade[:, None], input_precision=PRECISION)
+        y = multiply_add(p, values, y * fade[:, None], PRECISION)
         top = higher
     return top, total, y
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from settx_fast.attention.triton.primitives import multiply_add
+
 
 @triton.jit(do_not_specialize=["num_splits", "num_rows"])
 def latent_products_kernel(
@@ -79,7 +81,7 @@ def add_product(
         # (STEP, BLOCK)
         source = tl.load(source_ptr + rows * IN + ins[None, :], mask=ok & in_ok, other=0.0)
         grad = tl.load(grad_ptr + rows * grad_stride + outs[None, :], mask=ok & out_ok, other=0.0)
-        total = tl.dot(tl.trans(grad.to(source.dtype)), source, total, input_precision=PRECISION)
+        total = multiply_add(tl.trans(grad), source, total, PRECISION)
     target = out_ptr + outs[:, None] * IN + ins[None, :]
     tl.store(target, total.to(out_ptr.dtype.element_ty), mask=(outs < OUT)[:, None] & in_ok)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from settx_fast.attention.triton.primitives import activate, load_vector, normalise
+from settx_fast.attention.triton.primitives import activate, load_vector, multiply_add, normalise
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -108,7 +108,7 @@ def dot_rows(
             mask=outs_ok[None, :] & (k < IN)[:, None],
             other=0.0,
         )
-        total = tl.dot(source.to(weight.dtype), weight, total, input_precision=PRECISION)
+        total = multiply_add(source, weight, total, PRECISION)
     return total
 
 

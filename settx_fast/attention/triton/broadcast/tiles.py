@@ -62,6 +62,49 @@ class ForwardTiles:
 
 
 @dataclass(frozen=True)
+class ResidentTiles:
+    """Persistent programs that keep both weights and a set's keys and values on chip: see `resident_kernels`.
+
+    `group` heads have `group_width` features together; `inputs` is C as a tile holds it.
+    """
+
+    rows: int
+    group: int
+    group_width: int
+    inputs: int
+    warps: int
+    programs: int
+
+
+@dataclass(frozen=True)
+class AttendTiles:
+    """Persistent programs that make attended values: see `parted_kernels`."""
+
+    rows: int
+    inputs: int
+    warps: int
+    programs: int
+
+
+@dataclass(frozen=True)
+class DenseTiles:
+    """Persistent programs that run what follows attention, `hidden` columns of F at a time."""
+
+    rows: int
+    hidden: int
+    warps: int
+    programs: int
+
+
+@dataclass(frozen=True)
+class PartedTiles:
+    """The forward in two kernels."""
+
+    attend: AttendTiles
+    dense: DenseTiles
+
+
+@dataclass(frozen=True)
 class LayerTiles:
     """Tile of the backward kernel of norms and layers; fields as above."""
 
@@ -120,6 +163,45 @@ def forward_tiles(block: Block) -> ForwardTiles:
     if heads * block.keys <= 128:
         return ForwardTiles(64, heads, block.width, block.width, inputs, 64, False, 4, 2)
     return ForwardTiles(64, 1, head, piece, inputs, 32, False, 4 if block.keys <= 128 else 8, 2)
+
+
+def persistent_tiles(block: Block, of: gpu.Gpu) -> ResidentTiles | PartedTiles | None:
+    """Tiles of the kernels that keep everything but the rows on chip, None where they do not fit or do not pay.
+
+    They are laid out for the matrix instructions of sm_90, and were measured there on D = 128.
+    """
+    if of.arch // 10 != 9 or block.products != "half" or block.D not in (64, 128) or block.C > 128:
+        return None
+    return parted_tiles(block, of) if block.spec.output_projection else resident_tiles(block, of)
+
+
+def resident_tiles(block: Block, of: gpu.Gpu) -> ResidentTiles | None:
+    """For the query projection and one feed-forward layer; two programs share a multiprocessor."""
+    group, inputs, rows = max(1, 64 // block.E), padded(block.C), 64
+    if block.spec.ffn_dim is not None or 64 % block.E or group * block.keys > 128:
+        return None
+    weights, keys, x = (inputs + block.D) * block.D, 2 * block.D * group * block.keys, rows * inputs
+    if 2 * (weights + keys + x) > half_of(of):
+        return None
+    return ResidentTiles(rows, group, group * block.E, inputs, 4, 2 * of.multiprocessors)
+
+
+def parted_tiles(block: Block, of: gpu.Gpu) -> PartedTiles | None:
+    """For many keys, an output projection and the block's input as residual; two programs of the first share memory."""
+    D, F = block.D, block.spec.ffn_dim
+    few, large = block.keys < 128, F is not None and (F % 64 > 0 or F > 2 * D)
+    if block.spec.residual != "input" or block.E not in (16, 32) or few or large:
+        return None
+    attend = AttendTiles(64, padded(block.C), 4, 2 * of.multiprocessors)
+    dense = DenseTiles(128, 64, 8, of.multiprocessors)
+    layers = D * D if F is None else 2 * D * F
+    fits = 2 * (D * D + 2 * block.keys * D + attend.rows * D) <= half_of(of)
+    return PartedTiles(attend, dense) if fits and 2 * (D * D + layers + dense.rows * D) <= of.shared else None
+
+
+def half_of(of: gpu.Gpu) -> int:
+    """Bytes of shared memory for each of two programs on a multiprocessor, which has 1 KB more than one may use."""
+    return of.shared // 2 - 512
 
 
 def backward_tiles(block: Block) -> BackwardTiles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from settx_fast.attention.triton.primitives import multiply_add
 from settx_fast.attention.triton.sets import elements_of_block, locate
 
 
@@ -41,7 +42,7 @@ def weight_gradient_kernel(
             # (STEP, BLOCK)
             grad = tl.load(grad_ptr + rows * OUT + outs[None, :], mask=valid & out_ok[None, :], other=0.0)
             seen = tl.load(input_ptr + rows * IN + ins[None, :], mask=valid & in_ok[None, :], other=0.0)
-            weight = tl.dot(tl.trans(grad), seen, weight, input_precision=PRECISION)
+            weight = multiply_add(tl.trans(grad), seen, weight, PRECISION)
             bias += tl.sum(grad.to(tl.float32), 0)
     tl.store(weight_ptr, weight, mask=weight_ok)
     tl.store(bias_ptr, bias, mask=bias_ok)

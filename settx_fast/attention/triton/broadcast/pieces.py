@@ -1,0 +1,264 @@
+"""Tiles of rows as pieces of 32 columns, laid out so that what is done to them moves nothing between threads.
+
+The features of a piece are permuted (`own`, its own inverse): a thread of a matrix product then holds eight neighbours
+and reads or writes 16 bytes of a row at once (`straight`). Weights and vectors are read in that order.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from settx_fast.attention.triton.primitives import fast_gelu, load_vector, prefetch
+from settx_fast.attention.triton.sets import blocks_of_set, set_length
+
+
+@triton.jit
+def own(c):
+    """The feature that column c of permuted pieces holds."""
+    return c // 32 * 32 + c % 8 // 2 * 8 + c % 32 // 8 * 2 + c % 2
+
+
+@triton.jit
+def own_rows(ROWS: tl.constexpr):
+    """The rows of a tile in the order of a `straight` piece."""
+    r = tl.arange(0, ROWS)
+    return r % (ROWS // 2) // 8 * 16 + r // (ROWS // 2) * 8 + r % 8
+
+
+@triton.jit
+def straight(piece):
+    """A permuted piece (rows, 32) with its features in order and its rows in that of `own_rows`."""
+    ROWS: tl.constexpr = piece.shape[0]
+    piece = tl.reshape(piece, (ROWS // 16, 2, 8, 4, 4, 2))
+    return tl.reshape(tl.permute(piece, (1, 0, 2, 4, 3, 5)), (ROWS, 32))
+
+
+@triton.jit
+def permuted(piece):
+    """The inverse of `straight`."""
+    ROWS: tl.constexpr = piece.shape[0]
+    piece = tl.reshape(piece, (2, ROWS // 16, 8, 4, 4, 2))
+    return tl.reshape(tl.permute(piece, (1, 0, 2, 4, 3, 5)), (ROWS, 32))
+
+
+@triton.jit
+def halves(t):
+    """The left and the right half of (rows, columns)."""
+    return tl.split(tl.permute(tl.reshape(t, (t.shape[0], 2, t.shape[1] // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def beside(left, right):
+    """The inverse of `halves`."""
+    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), (left.shape[0], 2 * left.shape[1]))
+
+
+@triton.constexpr_function
+def halvings(width, part):
+    """How often a width is halved until it is `part` wide."""
+    return (width // part).bit_length() - 1
+
+
+@triton.jit
+def pieces_of(t, WIDTH: tl.constexpr):
+    """(rows, columns) as pieces WIDTH wide."""
+    LEVELS: tl.constexpr = halvings(t.shape[1], WIDTH)
+    pieces = (t,)
+    for _ in tl.static_range(LEVELS):
+        finer = ()
+        for i in tl.static_range(len(pieces)):
+            left, right = halves(pieces[i])
+            finer = finer + (left, right)
+        pieces = finer
+    return pieces
+
+
+@triton.jit
+def whole(pieces, dtype: tl.constexpr):
+    """The inverse of `pieces_of`, for pieces of a power of two, in a type."""
+    LEVELS: tl.constexpr = halvings(len(pieces), 1)
+    parts = ()
+    for i in tl.static_range(len(pieces)):
+        parts = parts + (pieces[i].to(dtype),)
+    for _ in tl.static_range(LEVELS):
+        coarser = ()
+        for i in tl.static_range(0, len(parts), 2):
+            coarser = coarser + (beside(parts[i], parts[i + 1]),)
+        parts = coarser
+    return parts[0]
+
+
+@triton.jit
+def add(left, right):
+    """Sums of the pieces of two tiles."""
+    out = ()
+    for i in tl.static_range(len(left)):
+        out = out + (left[i] + right[i],)
+    return out
+
+
+@triton.jit
+def add_own(pieces, ptr):
+    """The pieces plus a vector in fp32 at ptr."""
+    out = ()
+    for i in tl.static_range(len(pieces)):
+        out = out + (pieces[i] + load_own(ptr + 32 * i),)
+    return out
+
+
+@triton.jit
+def load_own(ptr):
+    """Numbers ptr[0 … 31] in the order of a permuted piece's columns: (1, 32)."""
+    vector = tl.load(ptr + tl.arange(0, 32))
+    return tl.reshape(tl.permute(tl.reshape(vector, (4, 4, 2)), (1, 0, 2)), (32,))[None, :]
+
+
+@triton.jit
+def activate_pieces(pieces, ACTIVATION: tl.constexpr):
+    """relu or GELU of every piece, GELU to 5e-5, which half precision does not see."""
+    out = ()
+    for i in tl.static_range(len(pieces)):
+        out = out + (tl.maximum(pieces[i], 0.0) if ACTIVATION == "relu" else fast_gelu(pieces[i]),)
+    return out
+
+
+@triton.jit
+def keep_vector(to_ptr, ptr, WIDTH: tl.constexpr):
+    """Write a vector in fp32 where a program reads it again and again; nothing where ptr is None.
+
+    Every program writes the same numbers to the same place, and sees its own after a barrier.
+    """
+    if ptr is not None:
+        columns = tl.arange(0, WIDTH)
+        tl.store(to_ptr + columns, tl.load(ptr + columns).to(tl.float32))
+
+
+@triton.jit
+def row_sum(pieces):
+    """Sum of every row over all pieces: added piece by piece first, then across threads."""
+    total = pieces[0]
+    for i in tl.static_range(1, len(pieces)):
+        total += pieces[i]
+    return tl.sum(total, 1)
+
+
+@triton.jit
+def standardise_pieces(pieces, NORM: tl.constexpr, EPS: tl.constexpr):
+    """Rows held as pieces without mean (layer) at unit mean square (layer, rms); the pieces themselves under "none"."""
+    WIDTH: tl.constexpr = 32 * len(pieces)
+    if NORM == "none":
+        out = pieces
+    else:
+        centred = pieces
+        if NORM == "layer":
+            mean = row_sum(pieces)[:, None] * (1.0 / WIDTH)
+            centred = ()
+            for i in tl.static_range(len(pieces)):
+                centred = centred + (pieces[i] - mean,)
+        squares = centred[0] * centred[0]
+        for i in tl.static_range(1, len(pieces)):
+            squares += centred[i] * centred[i]
+        factor = tl.rsqrt(tl.sum(squares, 1) * (1.0 / WIDTH) + EPS)[:, None]
+        out = ()
+        for i in tl.static_range(len(pieces)):
+            out = out + (centred[i] * factor,)
+    return out
+
+
+@triton.jit
+def normalise_pieces(pieces, gain_ptr, bias_ptr, NORM: tl.constexpr, EPS: tl.constexpr):
+    """Layer or RMS norm of rows held as pieces, gain and bias in fp32; the pieces themselves under "none"."""
+    out = standardise_pieces(pieces, NORM, EPS)
+    if NORM != "none":
+        scaled = ()
+        for i in tl.static_range(len(out)):
+            scaled = scaled + (out[i] * load_own(gain_ptr + 32 * i),)
+        out = scaled
+        if NORM == "layer":
+            out = add_own(out, bias_ptr)
+    return out
+
+
+@triton.jit
+def fold_norm(weight, inputs, valid, gain_ptr, bias_ptr, NORM: tl.constexpr):
+    """A weight (inputs, outputs) that reads standardised rows where it read normed ones, and what its bias gains."""
+    shift = tl.zeros((weight.shape[1],), tl.float32)
+    if NORM != "none":
+        exact = weight.to(tl.float32)
+        if NORM == "layer":
+            shift = tl.sum(exact * load_vector(bias_ptr, inputs, valid)[:, None], 0)
+        weight = (exact * load_vector(gain_ptr, inputs, valid)[:, None]).to(weight.dtype)
+    return weight, shift
+
+
+@triton.jit
+def at_row(row, WIDTH: tl.constexpr):
+    """Where a row (int32) begins."""
+    return tl.cast(row, tl.int64) * WIDTH
+
+
+@triton.jit
+def load_rows(ptr, count, C: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """The first `count` rows (C) of ptr as (ROWS, WIDTH), zero elsewhere."""
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDTH)
+    ok = (rows < count)[:, None] & (columns < C)[None, :]
+    return tl.load(ptr + rows[:, None] * C + columns[None, :], mask=ok, other=0.0)
+
+
+@triton.jit
+def load_pieces(ptr, count, D: tl.constexpr, ROWS: tl.constexpr):
+    """As load_rows, in permuted pieces and fp32."""
+    rows = own_rows(ROWS)
+    pointers = ptr + rows[:, None] * D + tl.arange(0, 32)[None, :]
+    pieces = ()
+    for i in tl.static_range(D // 32):
+        piece = tl.load(pointers + 32 * i, mask=(rows < count)[:, None], other=0.0)
+        pieces = pieces + (permuted(piece).to(tl.float32),)
+    return pieces
+
+
+@triton.jit
+def store_pieces(ptr, pieces, count, filled, D: tl.constexpr, ROWS: tl.constexpr, CLEAR: tl.constexpr):
+    """Write permuted pieces to the first `count` rows (D) of ptr; if CLEAR, zeros from row `filled` on."""
+    rows = own_rows(ROWS)
+    pointers = ptr + rows[:, None] * D + tl.arange(0, 32)[None, :]
+    for i in tl.static_range(len(pieces)):
+        piece = straight(pieces[i].to(ptr.dtype.element_ty))
+        if CLEAR:
+            piece = tl.where((rows < filled)[:, None], piece, 0.0)
+        tl.store(pointers + 32 * i, piece, mask=(rows < count)[:, None])
+
+
+@triton.jit
+def clear_rows(ptr, count, D: tl.constexpr, ROWS: tl.constexpr):
+    """Zeros in the first `count` of ROWS rows (D) at ptr."""
+    rows, columns = tl.arange(0, ROWS), tl.arange(0, D)
+    zeros = tl.zeros((ROWS, D), ptr.dtype.element_ty)
+    tl.store(ptr + rows[:, None] * D + columns[None, :], zeros, mask=(rows < count)[:, None])
+
+
+@triton.jit
+def part_of_set(x, N, b, tile, stop, ROWS: tl.constexpr):
+    """The part of set b in tiles `tile` … `stop`: the set's row where it begins, the tile after its last (int64),
+
+    and its tiles, its elements and the rows of it that are written, which follow one another (int32).
+    """
+    begin, end = blocks_of_set(x, N, b, ROWS)
+    length, first = set_length(x, N, b), (tile - begin) * ROWS
+    last = tl.minimum(stop, end)
+    rows = (last - tile) * ROWS
+    elements = tl.minimum(tl.maximum(length - first, 0), rows).to(tl.int32)
+    if x.offsets is not None:  # noqa: SIM108
+        written = elements
+    else:
+        written = tl.minimum(N - first, rows).to(tl.int32)
+    return first, last, (last - tile).to(tl.int32), elements, written
+
+
+@triton.jit
+def prefetch_rows(ptr, count, C: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Bring up to ROWS of `count` rows (C) to the L2 cache."""
+    LINE: tl.constexpr = 64  # elements of half precision
+    LINES: tl.constexpr = ROWS * WIDTH // LINE
+    prefetch(ptr + tl.minimum(tl.arange(0, LINES) * LINE, count * C - 1))
