@@ -78,7 +78,7 @@ build/triton-3.6: install
 # SCALE=8 draws eight times the examples; SEED, EPOCHS, WORKERS.
 SCALE ?= 1
 SEED ?= 0
-EPOCHS ?= 10
+EPOCHS ?= 9
 WORKERS ?= $(shell nproc)
 pretrained: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m settx_fast.predictor.selector.pretraining \

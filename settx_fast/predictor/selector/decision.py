@@ -16,6 +16,7 @@ CAUTION = 1.02  # the regret that caution may cost on held-out datasets, as a fa
 MARGINS = tuple(0.01 * step for step in range(31))
 NO_MOST = ("labelled rows", "rows of the deployment", "rows of the smallest source")
 NO_LEAST = ("rows of the deployment",)
+ROUNDING = 2**-10  # of the half precision in which examples are kept
 OUTSIDE = 1e-3  # share of held-out datasets beyond a trait's limits, on each side
 
 
@@ -46,6 +47,7 @@ def calibrate(guess: Guess, log_risk: Tensor, dataset: Tensor) -> Calibration:
     missed = torch.maximum(guess.quantiles[..., 0] - log_risk, log_risk - guess.quantiles[..., -1])
     level = min(1.0, (LEVELS[-1] - LEVELS[0]) * (1 + 1 / len(log_risk)))
     low, high = (dataset.quantile(share, 0) for share in (OUTSIDE, 1 - OUTSIDE))
+    low, high = low - ROUNDING * (1 + low.abs()), high + ROUNDING * (1 + high.abs())
     widen = missed.quantile(level, 0)
     return Calibration(margin, tuple(widen.tolist()), tuple(low.tolist()), tuple(high.tolist()))
 

@@ -26,9 +26,9 @@ SHARES = {"risk": 1.0, "regret": 2.0, "interval": 0.5, "role": 0.1}
 class Schedule:
     """epochs over the files, datasets in a batch, peak learning rate (AdamW, one cycle), weight decay, seed."""
 
-    epochs: int = 10
+    epochs: int = 9
     batch_size: int = 256
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
     seed: int = 0
 

@@ -63,3 +63,10 @@ def test_a_table_is_unlike_training_beyond_what_training_had() -> None:
     many[2] = 2.0  # rows: more of them are no reason to abstain
     assert unlike(many, calibration) == []
     assert [name for name, *_ in unlike(-many, calibration)] == ["labelled rows"]
+
+
+def test_a_trait_that_all_of_training_has_is_familiar_whatever_its_rounding() -> None:
+    exact = torch.full((500, len(TRAITS)), math.log(2.0))
+    found = calibrate(guess_of(torch.zeros(500, F)), torch.zeros(500, F), exact.half().float())
+    assert (exact.half().float() != exact).all()
+    assert unlike(exact[0], found) == []
