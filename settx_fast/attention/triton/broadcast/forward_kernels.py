@@ -64,6 +64,7 @@ def attend(
     If KEEP, stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`). Where heads or
     their pieces come together in memory, they do in the rows (D,) at stage_ptr + stage_offsets.
     """
+    ROWS: tl.constexpr = tiles.rows  # Triton 3.6 takes no field of a constant inside a shape
     WIDTH: tl.constexpr = block.width
     GROUP: tl.constexpr = tiles.group
     CHUNK: tl.constexpr = tiles.inputs
@@ -77,7 +78,7 @@ def attend(
     if KEEP:
         keep_inputs(x, x_ptr, offsets, valid, mean, factor, w, kept, kept_rows, block, CHUNK)
     # (rows, width)
-    o = tl.zeros((tiles.rows, WIDTH), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
+    o = tl.zeros((ROWS, WIDTH), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
     for head in range(0, block.spec.num_heads, GROUP):
         s, q = score(
             x, x_ptr, offsets, valid, mean, factor, k_ptr, w, kept, kept_rows, stage_ptr, stage_offsets,
@@ -121,13 +122,15 @@ def score(
     GROUP: tl.constexpr = tiles.group
     PIECE: tl.constexpr = tiles.piece
     CHUNK: tl.constexpr = tiles.inputs
-    s = tl.zeros((tiles.rows, GROUP * block.keys), tl.float32)
-    q = tl.zeros((tiles.rows, PIECE), tl.float32)
+    ROWS: tl.constexpr = tiles.rows
+    SCORES: tl.constexpr = GROUP * block.keys
+    s = tl.zeros((ROWS, SCORES), tl.float32)
+    q = tl.zeros((ROWS, PIECE), tl.float32)
     for skip in range(0, tiles.group_width, PIECE):
         local = skip + tl.arange(0, PIECE)
         features, own = head * block.E + local, local < GROUP * block.E
         # (rows, PIECE)
-        q = tl.zeros((tiles.rows, PIECE), tl.float32) + load_vector(w.b_q, features, own)[None, :]
+        q = tl.zeros((ROWS, PIECE), tl.float32) + load_vector(w.b_q, features, own)[None, :]
         for first in range(0, C, CHUNK):
             if C > CHUNK:
                 x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
