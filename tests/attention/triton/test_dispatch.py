@@ -239,3 +239,22 @@ def test_autocast_runs_the_kernels_in_its_type(dtype: torch.dtype, device: torch
     assert torch.equal(out, isab(inputs.to(dtype)))
     out.float().sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in inputs.parameters().values())
+
+
+def test_what_the_backward_reads_may_wait_on_another_device(device: torch.device) -> None:
+    kept, offloaded = (make_inputs(SMALL, device=device) for _ in range(2))
+    isab(kept).square().sum().backward()
+    with torch.autograd.graph.save_on_cpu():
+        out = isab(offloaded)
+    out.square().sum().backward()
+    for name, parameter in kept.parameters().items():
+        assert torch.equal(parameter.grad, offloaded.parameters()[name].grad), name
+
+
+def test_who_looks_on_sees_the_operator(device: torch.device) -> None:
+    """Calls go past the dispatcher where nobody does."""
+    inputs = make_inputs(SMALL, device=device)
+    with torch.profiler.profile() as profiler:
+        isab(inputs).sum().backward()
+    seen = {event.name for event in profiler.events()}
+    assert {"settx_fast::triton_isab", "settx_fast::triton_isab_backward"} <= seen
