@@ -30,7 +30,7 @@ NO_DOUBLE_BACKWARD = (
 class Operation:
     """An operator and its derivative; its inputs are the rows and what describes sets, then those with gradients.
 
-    The backward returns the gradients of the rows and of the first `own`; all others lie in its last output.
+    The backward returns the gradients of the rows and of what has a batch, and all others in its last output.
     """
 
     forward: Any
