@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "devices.h"
+#include "launch_bindings.h"
 #include "scm/lanes.h"
 #include "scm/noise.h"
 #include "scm/parallel.h"
@@ -491,6 +492,7 @@ PYBIND11_MODULE(_native, m) {
         .def_readonly("count", &settx::Devices::count)
         .def_readonly("problem", &settx::Devices::problem);
     m.def("find_devices", &settx::find_devices, "CUDA devices this build can see.");
+    settx::bind_launches(m);
 
     py::class_<OwnedPrior>(m, "Prior")
         .def(py::init<const py::dict&>())
