@@ -147,6 +147,11 @@ class Batch:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return vars(self).setdefault(name, tables[name])
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tables share memory under several dtypes, which torch does not save: copies do not.
+        others = {name: value for name, value in vars(self).items() if name != "_tables"}
+        return others | {name: table.clone() for name, table in self.tables.items()}
+
     @property
     def memory(self) -> list[Tensor]:
         """Tensors that share their memory with all others of the batch."""
