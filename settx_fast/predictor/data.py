@@ -128,7 +128,7 @@ class Stream(IterableDataset[Example]):
         return self._view(self.batches.batch(step))
 
     def _view(self, batch: scm.Batch) -> Example:
-        permutation = generator_of(batch.seed, batch.first_index) if self.config.permute else None
+        permutation = generator_of(int(batch.seed), batch.first_index) if self.config.permute else None
         return view(batch, self.config.features, permutation)
 
 

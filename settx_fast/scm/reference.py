@@ -148,10 +148,10 @@ def evaluate(batch: Batch, dataset: int) -> Floats:
     values = np.zeros_like(table["values"], np.float64)
     for k in range(int(table["num_environments"])):
         rows = table["environment"] == k
-        x = accepted_rows(table, k, int(rows.sum()), batch.seed)[0]
+        x = accepted_rows(table, k, int(rows.sum()), int(batch.seed))[0]
         for v in range(int(table["num_variables"])):
-            x[:, v] = measured(table, k, v, x[:, v], batch.seed)
-        lost = missing(table, k, x, batch.seed)
+            x[:, v] = measured(table, k, v, x[:, v], int(batch.seed))
+        lost = missing(table, k, x, int(batch.seed))
         values[rows] = np.where(lost, np.nan, x)
     unit = table["column_gain"].astype(np.float64)
     return np.where(unit > 0, (values - table["column_centre"].astype(np.float64)) * unit, values)
@@ -226,7 +226,7 @@ def pilot(batch: Batch, dataset: int) -> tuple[Floats, Floats, Floats]:
     centre, gain = np.zeros(len(table["order"])), np.zeros(len(table["order"]))
     for v in table["order"][: int(table["num_variables"])]:
         for k in range(sources):
-            x[k, :, v] = variable(table, k, int(v), x[k], batch.seed, purpose=2)
+            x[k, :, v] = variable(table, k, int(v), x[k], int(batch.seed), purpose=2)
         gain[v] = 1.0
         if batch.prior.standardisation != "internal":
             continue

@@ -18,7 +18,7 @@ from torch.library import Library
 from settx_fast.attention.block import KEY_WEIGHTS
 from settx_fast.attention.shortcuts import plain, unobserved
 from settx_fast.attention.triton import operators, traces
-from settx_fast.attention.triton.operators import contiguous, readable
+from settx_fast.attention.triton.operators import readable
 from settx_fast.attention.triton.plans import Plan, Trace, planned
 
 NO_DOUBLE_BACKWARD = (
@@ -124,7 +124,7 @@ class Fused(torch.autograd.Function):
                 operation.backward_trace, operation.kept - 1, grad, tensors[0], given, *static
             )  # fmt: skip
         dx, *own, flat = made
-        found = [*own, *cut(flat)]
+        found: list[Tensor | None] = [*own, *cut(flat)]
         if not operation.all_weights:
             found = _spread(found, operation.middle, ctx.specs)
         return None, None, None, dx, *[None] * (operation.sets - 1), *found
@@ -132,10 +132,10 @@ class Fused(torch.autograd.Function):
 
 def _inputs(tensors: Sequence[Tensor | None], first: int) -> list[Tensor | None]:
     """Inputs of a plan: those from `first` on in row-major order."""
-    return [*tensors[:first], *contiguous(tensors[first:])]
+    return [*tensors[:first], *(t if t is None else t.contiguous() for t in tensors[first:])]
 
 
-def _spread(found: list[Tensor], middle: int, spec: str) -> list[Tensor | None]:
+def _spread(found: list[Tensor | None], middle: int, spec: str) -> list[Tensor | None]:
     """Gradients in their places among all weights, None for those that only keys and values use."""
     weights = iter(found[middle:])
     names = traces.decode(spec).weight_names

@@ -83,7 +83,7 @@ class Layout:
 
     def _place(self, tensor: Tensor) -> Place:
         base, start = self._places[tensor.untyped_storage()._cdata]
-        start += tensor.storage_offset() * tensor.element_size()
+        start += int(tensor.storage_offset()) * tensor.element_size()
         return Place(base, start, tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
@@ -161,11 +161,11 @@ def note(trace: Trace, inputs: Sequence[Tensor | None], *static: Hashable) -> No
             layout.sizes[base] = 0
             layout.put(base, tensors)
     buffer = layout.base(traced.shared) if traced.shared else None
-    scratch = layout.base()
-    layout.put(scratch, [t for step in launches for t in tensors_of(step.args)])
-    if not layout.sizes[scratch]:
+    last = layout.base()
+    layout.put(last, [t for step in launches for t in tensors_of(step.args)])
+    scratch = last if layout.sizes[last] else None
+    if scratch is None:
         layout.sizes.pop()
-        scratch = None
     return Noted(launches, layout, traced.results, traced.shared, traced.dtype, buffer, scratch)
 
 

@@ -78,7 +78,7 @@ def _column_means(batch: scm.Batch, part: Tensor) -> Tensor:
 
 def _fresh(batch: scm.Batch, environment: Tensor, fill: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Moments (P, V), (P, V, V) of fresh rows, gaps filled; rows whose target is missing have no risk and no say."""
-    seed = (batch.seed + SEED_OFFSET) % 2**64
+    seed = (int(batch.seed) + SEED_OFFSET) % 2**64
     fresh = scm.resample(batch, rows, seed=seed, environments=environment, num_threads=1)
     values = fresh.values.sub_(fill.float()[:, None])  # a gap is now to become 0
     if fresh.is_missing is None:

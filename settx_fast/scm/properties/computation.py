@@ -90,7 +90,7 @@ def _population(batch: Batch, monte_carlo_rows: int, seed: int | None) -> tuple[
         raise ValueError(f"monte_carlo_rows: expected at least 2, got {monte_carlo_rows}")
     source_share = environment_share(batch, target=False)
     population = linear_population(batch, source_share)
-    seed = (batch.seed + SEED_OFFSET) % 2**64 if seed is None else seed
+    seed = (int(batch.seed) + SEED_OFFSET) % 2**64 if seed is None else seed
     index = torch.nonzero(~is_linear(batch)).flatten()
     if len(index):
         sampled = sampled_population(select(batch, index), source_share[index], monte_carlo_rows, seed)
