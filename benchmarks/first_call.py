@@ -64,13 +64,17 @@ def compiling_for(arch: int, threads: int | None) -> Iterator[None]:
 def measure(shape: str, arch: int, threads: int | None) -> tuple[float, float]:
     """Seconds that the first forward and the first backward compile, in this process."""
     from benchmarks.kernel_launches import Problem, forward
-    from settx_fast.attention.triton.launch import compile_only
+    from settx_fast.attention.triton.launch import compile_side_by_side, noted
 
     with compiling_for(arch, threads):
         start = time.perf_counter()
-        backward = compile_only(forward, Problem(SHAPES[shape]))
+        with noted() as launches:
+            backward = forward(Problem(SHAPES[shape]))
+        compile_side_by_side(launches)
         between = time.perf_counter()
-        compile_only(backward)
+        with noted() as launches:
+            backward()
+        compile_side_by_side(launches)
         return between - start, time.perf_counter() - between
 
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "devices.h"
+#include "launch_bindings.h"
 #include "scm/lanes.h"
 #include "scm/noise.h"
 #include "scm/parallel.h"
@@ -333,11 +334,13 @@ void evaluate(const Addresses& addresses, const Sizes& sizes, const Addresses& r
               int num_threads, const std::string& path) {
     const scm::Tables tables = as_tables(addresses, sizes);
     const scm::Rows rows = as_rows(row_addresses, asked);
-    const bool in_tiles = path == "rows", in_place = path == "rows in place", by_rows = in_tiles || in_place;
-    const scm::Path& chosen = path_by_name(by_rows ? "best" : path);
+    const std::string by_rows = "rows";
+    const bool in_shape = path.compare(0, by_rows.size(), by_rows) == 0;
+    const std::string shape = in_shape && path.size() > by_rows.size() ? path.substr(by_rows.size() + 1) : "";
+    const scm::Path& chosen = path_by_name(in_shape ? "best" : path);
     run_interruptibly([&] {
-        if (by_rows)
-            scm::evaluate_by_rows(tables, rows, in_tiles ? 1 << 16 : 0);
+        if (in_shape)
+            scm::evaluate_in_shape(tables, rows, shape);
         else
             scm::evaluate(tables, rows, num_threads, chosen);
     });
@@ -369,32 +372,107 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {
     return {w.w0, w.w1, w.w2, w.w3};
 }
 
-#ifdef SETTX_HAS_CUDA
-void draw_cuda(const OwnedPrior& prior, uintptr_t image, uint64_t seed, const Addresses& addresses,
-               uintptr_t parameter_offset, uintptr_t scratch, const Sizes& sizes, int device, uintptr_t stream) {
-    const scm::Tables tables = as_tables(addresses, sizes);
+// ---- Calls for a device, and for what stands in for one -------------------------------------------------------------
+
+struct Place {
+    int device;
+    uintptr_t stream;
+
+    operator scm::CudaStream() const { return {device, reinterpret_cast<void*>(stream)}; }
+};
+
+// A number, and where it lies on the device instead, or 0.
+using NumberTuple = std::pair<uint64_t, uintptr_t>;
+
+scm::Number as_number(const NumberTuple& number) {
+    return {number.first, reinterpret_cast<const uint64_t*>(number.second)};
+}
+
+// Whether the rows are to be split; by share; the rows that all datasets want for their target environments, or −1.
+using SplitTuple = std::tuple<bool, bool, int64_t>;
+// Whether all is linear; all noise Gaussian; the widest network with several hidden layers; may rows be rejected.
+using TraitsTuple = std::tuple<bool, bool, int32_t, bool>;
+
+scm::Evaluation as_evaluation(const scm::Rows& rows, const TraitsTuple& traits, const SplitTuple& split) {
+    const auto [all_linear, all_gaussian, deep_width, rejects_rows] = traits;
+    const auto [is_wanted, by_share, target_rows] = split;
+    return {rows, {all_linear, all_gaussian, deep_width, rejects_rows}, {is_wanted, by_share, target_rows}};
+}
+
+// memory: of all tables, where it begins and how many bytes it has.
+template <class Call>
+void draw_there(const OwnedPrior& prior, uintptr_t image, const NumberTuple& seed, const NumberTuple& first_index,
+                const std::pair<uintptr_t, int64_t>& memory, const Addresses& addresses, const Sizes& sizes,
+                uintptr_t parameter_offset, uintptr_t scratch, const Call& call) {
     scm::PriorImage layout(nullptr, reinterpret_cast<char*>(image));
-    const scm::Prior there = layout.add(prior.prior());
+    const scm::Draw what{layout.add(prior.prior()),
+                         as_number(seed),
+                         as_number(first_index),
+                         reinterpret_cast<const int64_t*>(parameter_offset),
+                         scm::renews_mechanisms(prior.prior()),
+                         reinterpret_cast<void*>(memory.first),
+                         memory.second};
+    const scm::Tables tables = as_tables(addresses, sizes);
     py::gil_scoped_release release;
-    scm::draw_cuda(there, seed, reinterpret_cast<const int64_t*>(parameter_offset), tables,
-                   reinterpret_cast<int32_t*>(scratch), {device, reinterpret_cast<void*>(stream)});
+    call(what, tables, reinterpret_cast<void*>(scratch));
+}
+
+template <class Call>
+void evaluate_there(const Addresses& addresses, const Sizes& sizes, const Addresses& row_addresses, const Asked& asked,
+                    uintptr_t seed_at, const TraitsTuple& traits, const SplitTuple& split, uintptr_t scratch,
+                    const Call& call) {
+    const scm::Tables tables = as_tables(addresses, sizes);
+    scm::Evaluation what = as_evaluation(as_rows(row_addresses, asked), traits, split);
+    what.rows.seed_at = reinterpret_cast<const uint64_t*>(seed_at);
+    py::gil_scoped_release release;
+    call(tables, what, reinterpret_cast<void*>(scratch));
+}
+
+scm::Evaluation sized_evaluation(int64_t num_rows, int32_t columns, const TraitsTuple& traits) {
+    scm::Rows rows{};
+    rows.rows = num_rows, rows.columns = scm::Columns(columns);
+    return as_evaluation(rows, traits, {});
+}
+
+void draw_by_rows(const OwnedPrior& prior, uintptr_t image, const NumberTuple& seed, const NumberTuple& first_index,
+                  const std::pair<uintptr_t, int64_t>& memory, const Addresses& addresses, const Sizes& sizes,
+                  uintptr_t parameter_offset, uintptr_t scratch, int, uintptr_t) {
+    draw_there(prior, image, seed, first_index, memory, addresses, sizes, parameter_offset, scratch, scm::draw_by_rows);
+}
+
+void evaluate_by_rows(const Addresses& addresses, const Sizes& sizes, const Addresses& row_addresses,
+                      const Asked& asked, uintptr_t seed_at, const TraitsTuple& traits, const SplitTuple& split,
+                      uintptr_t scratch, int, uintptr_t) {
+    evaluate_there(addresses, sizes, row_addresses, asked, seed_at, traits, split, scratch,
+                   [](const auto&... what) { scm::evaluate_by_rows(what...); });
+}
+
+int64_t scratch_bytes_to_draw(const Sizes& sizes) {
+    return scm::scratch_bytes_to_draw(sized(sizes));
+}
+
+int64_t scratch_bytes_by_rows(const Sizes& sizes, int64_t num_rows, int32_t columns, const TraitsTuple& traits, int) {
+    return scm::scratch_bytes_by_rows(sized(sizes), sized_evaluation(num_rows, columns, traits));
+}
+
+#ifdef SETTX_HAS_CUDA
+void draw_cuda(const OwnedPrior& prior, uintptr_t image, const NumberTuple& seed, const NumberTuple& first_index,
+               const std::pair<uintptr_t, int64_t>& memory, const Addresses& addresses, const Sizes& sizes,
+               uintptr_t parameter_offset, uintptr_t scratch, int device, uintptr_t stream) {
+    draw_there(prior, image, seed, first_index, memory, addresses, sizes, parameter_offset, scratch,
+               [&](const auto&... what) { scm::draw_cuda(what..., Place{device, stream}); });
 }
 
 void evaluate_cuda(const Addresses& addresses, const Sizes& sizes, const Addresses& row_addresses, const Asked& asked,
-                   const Addresses& scratch_addresses, int64_t deep_width, int device, uintptr_t stream) {
-    const scm::Tables tables = as_tables(addresses, sizes);
-    const scm::Rows rows = as_rows(row_addresses, asked);
-    Pointers next(scratch_addresses, 3, "scratch");
-    scm::EvaluationScratch scratch{};
-    scratch.parents = next;
-    scratch.hidden = next;
-    scratch.sums = next;
-    py::gil_scoped_release release;
-    scm::evaluate_cuda(tables, rows, deep_width, scratch, {device, reinterpret_cast<void*>(stream)});
+                   uintptr_t seed_at, const TraitsTuple& traits, const SplitTuple& split, uintptr_t scratch, int device,
+                   uintptr_t stream) {
+    evaluate_there(addresses, sizes, row_addresses, asked, seed_at, traits, split, scratch,
+                   [&](const auto&... what) { scm::evaluate_cuda(what..., Place{device, stream}); });
 }
 
-int64_t hidden_floats_cuda(const Sizes& sizes, int64_t num_rows, int64_t deep_width, int device) {
-    return scm::hidden_floats_cuda(sized(sizes), num_rows, deep_width, device);
+int64_t scratch_bytes_cuda(const Sizes& sizes, int64_t num_rows, int32_t columns, const TraitsTuple& traits,
+                           int device) {
+    return scm::scratch_bytes_cuda(sized(sizes), sized_evaluation(num_rows, columns, traits), device);
 }
 #endif
 
@@ -414,6 +492,7 @@ PYBIND11_MODULE(_native, m) {
         .def_readonly("count", &settx::Devices::count)
         .def_readonly("problem", &settx::Devices::problem);
     m.def("find_devices", &settx::find_devices, "CUDA devices this build can see.");
+    settx::bind_launches(m);
 
     py::class_<OwnedPrior>(m, "Prior")
         .def(py::init<const py::dict&>())
@@ -422,15 +501,18 @@ PYBIND11_MODULE(_native, m) {
     m.def("count_parameters", &count_parameters, "The number of mechanism parameters of every dataset.");
     m.def("draw", &draw, "Fills zeroed tables; path: an instruction set, or 'rows', from an image of the prior.");
     m.def("evaluate", &evaluate,
-          "Fills values and environment from tables; path: an instruction set, or 'rows' or 'rows in place', the CUDA "
-          "back end's order of work.");
+          "Fills values and environment from tables; path: an instruction set, or 'rows', the CUDA back end's order of "
+          "work, alone or with one of `row_shapes`.");
+    m.def("row_shapes", &scm::row_shapes, "Shapes of launches, by name.");
 
+    m.def("draw_by_rows", &draw_by_rows, "`draw_cuda` on threads that stand in for a device's, on the host's memory.");
+    m.def("evaluate_by_rows", &evaluate_by_rows, "`evaluate_cuda` likewise.");
+    m.def("scratch_bytes_to_draw", &scratch_bytes_to_draw, "Bytes of scratch that a draw on a device needs.");
+    m.def("scratch_bytes_by_rows", &scratch_bytes_by_rows, "`scratch_bytes_cuda` likewise.");
 #ifdef SETTX_HAS_CUDA
-    m.def("draw_cuda", &draw_cuda, "The same on a device, whose memory holds an image of the prior; does not wait.");
-    m.def("evaluate_cuda", &evaluate_cuda,
-          "The same on a device, with scratch `parents`, `hidden` and `sums`; does not wait.");
-    m.def("column_chunks_cuda", &scm::column_chunks_cuda, "How many chunks of rows `sums` has.");
-    m.def("hidden_floats_cuda", &hidden_floats_cuda, "How many floats `hidden` has.");
+    m.def("draw_cuda", &draw_cuda, "`draw` on a device, whose memory holds an image of the prior; does not wait.");
+    m.def("evaluate_cuda", &evaluate_cuda, "`evaluate` on a device; does not wait.");
+    m.def("scratch_bytes_cuda", &scratch_bytes_cuda, "Bytes of scratch that an evaluation needs.");
 #endif
 
     m.def("path_names", &path_names, "Instruction sets this machine can use, best last.");

@@ -1,5 +1,6 @@
 // One dataset while it is drawn.
 #pragma once
+#include "path_functions.h"
 #include "random.h"
 
 namespace settx::scm::SETTX_PATH {
@@ -12,6 +13,7 @@ struct Dataset {
     int64_t b, index;
     int32_t n;
     const Graph* graph;
+    Team team;
 
     SETTX_METHOD int64_t V() const { return t.variables; }
     SETTX_METHOD const bool* edges_from(int32_t p) const { return t.adjacency + (b * V() + p) * V(); }

@@ -6,6 +6,8 @@ namespace settx::scm {
 
 struct DeviceLimits {
     int64_t shared_per_processor, shared_per_block;  // bytes
+    int64_t processors;
+    int64_t most_blocks;  // of a launch
 };
 
 struct Grid {

@@ -35,11 +35,11 @@ SETTX_CALL void redraw_strengths(const Dataset& d, int64_t k, int32_t v) {
 }
 
 SETTX_CALL void draw_weights(const Dataset& d) {
-    for (int32_t p = 0; p < d.n; ++p)
+    for (int32_t p = d.team.number; p < d.n; p += d.team.size)
         for_each_true(d.edges_from(p), d.n, [&](int64_t v) { draw_weight(d, 0, p, int32_t(v), 0); });
 }
 
-SETTX_CALL void draw_variable(const Dataset& d, int32_t v, int32_t num_parents, int64_t* parameter_offset) {
+SETTX_CALL void draw_variable(const Dataset& d, int32_t v, const MechanismDraw& m, int64_t parameter_offset) {
     const int64_t bv = d.b * d.V() + v;
     draw_noise_scale(d, 0, v, 0);
     d.t.bias[d.at(0, v)] = d.number(d.prior.bias[d.prior.bias_per_variable ? v : 0], 0, v, FOR_BIAS);
@@ -52,15 +52,36 @@ SETTX_CALL void draw_variable(const Dataset& d, int32_t v, int32_t num_parents, 
     prepare_noise(noise.kind, given, d.t.noise_parameters + NOISE_PARAMETERS * bv);
     d.t.noise_effect[bv] = d.prior.noise_effects[d.choice(d.prior.num_noise_effects, v, FOR_NOISE_EFFECT)];
 
-    const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, num_parents);
     d.t.mechanism[bv] = m.mechanism->kind;
-    d.t.mechanism_offset[d.at(0, v)] = *parameter_offset;
-    draw_parameters(m, d.seed, address(d.index, 0, v, FOR_PARAMETERS), d.t.parameters + *parameter_offset);
-    *parameter_offset += num_parameters(m);
+    d.t.mechanism_offset[d.at(0, v)] = parameter_offset;
+    d.t.gain[bv] = d.t.column_gain[bv] = 1.0f;
+}
+
+// Notes the mechanisms and where their parameters begin. Returns how many there are of all.
+SETTX_CALL int64_t draw_mechanisms(const Dataset& d, int64_t parameter_offset, const DrawScratch& scratch) {
+    const Team& team = d.team;
+    int32_t* num_parents = scratch.work;
+    for (int32_t v = team.number; v < d.n; v += team.size) num_parents[v] = 0;
+    count_parents(d.edges_from(0), d.V(), d.n, num_parents, team.number, team.size);
+    for (int32_t v = team.number; v < d.n; v += team.size) {
+        scratch.mechanisms[v] = draw_mechanism(d.prior, d.seed, d.index, v, num_parents[v]);
+        scratch.own_offset[v] = d.t.num_parameters > 0 ? num_parameters(scratch.mechanisms[v]) : 0;
+    }
+    team.meet();
+    int64_t own_parameters = 0;
+    for (int32_t v = 0; v < d.n; ++v) own_parameters += scratch.own_offset[v];
+    team.meet();
+    if (!team.leads()) return own_parameters;
+    for (int64_t v = 0, next = parameter_offset; v < d.n; ++v) {
+        const int64_t first = next;
+        next += scratch.own_offset[v];
+        scratch.own_offset[v] = first;
+    }
+    return own_parameters;
 }
 
 SETTX_CALL void copy_environment(const Dataset& d, int64_t k) {
-    for (int32_t v = 0; v < d.n; ++v) {
+    for (int32_t v = d.team.number; v < d.n; v += d.team.size) {
         const int64_t from = d.at(0, v), to = d.at(k, v);
         d.t.bias[to] = d.t.bias[from];
         d.t.noise_scale[to] = d.t.noise_scale[from];
@@ -92,16 +113,19 @@ SETTX_CALL bool is_inner(const Dataset& d, int32_t v, int demand) {
     return parent && child;
 }
 
-SETTX_CALL int32_t draw_target(const Dataset& d) {
+// inner (n,): whether a variable is.
+SETTX_CALL int32_t draw_target(const Dataset& d, int32_t* inner) {
     if (d.prior.target >= 0) return d.prior.target;
     const uint32_t word = d.words(0, 0, FOR_TARGET).w0;
     for (int demand = d.prior.target == TARGET_INNER ? 2 : 0; demand > 0; --demand) {
-        int32_t eligible = 0;
-        for (int32_t v = 0; v < d.n; ++v) eligible += is_inner(d, v, demand);
-        if (eligible == 0) continue;
-        int32_t left = pick(word, eligible);
-        for (int32_t v = 0; v < d.n; ++v)
-            if (is_inner(d, v, demand) && left-- == 0) return v;
+        for (int32_t v = d.team.number; v < d.n; v += d.team.size) inner[v] = is_inner(d, v, demand);
+        d.team.meet();
+        int32_t eligible = 0, left = 0, chosen = 0;
+        for (int32_t v = 0; v < d.n; ++v) eligible += inner[v];
+        if (eligible > 0) left = pick(word, eligible);
+        while (eligible > 0 && !(inner[chosen] && left-- == 0)) ++chosen;
+        d.team.meet();
+        if (eligible > 0) return chosen;
     }
     return pick(word, d.n);
 }
@@ -111,9 +135,10 @@ SETTX_CALL int32_t draw_target(const Dataset& d) {
 // One environment of a dataset, and where its new mechanisms may write their parameters.
 struct Environment {
     const Dataset& d;
-    int64_t k, number;               // of `number` environments
-    int64_t own_end, copy_distance;  // end of the dataset's own parameters; how far away this environment's copy lies
-    const int32_t* num_parents;      // (n,)
+    int64_t k, number;          // of `number` environments
+    int64_t copy_distance;      // how far from the dataset's own parameters this environment's copy lies
+    const int64_t* own_offset;  // (n,)
+    int32_t* candidates;        // (n,)
 };
 
 SETTX_CALL void remove_edges(const Dataset& d, int64_t k, int32_t v, float probability, uint32_t block) {
@@ -125,11 +150,9 @@ SETTX_CALL void remove_edges(const Dataset& d, int64_t k, int32_t v, float proba
 
 SETTX_CALL void renew_mechanism(const Environment& e, int32_t v) {
     const Dataset& d = e.d;
-    const MechanismDraw m = draw_mechanism(d.prior, d.seed, d.index, v, e.num_parents[v]);
-    int64_t& offset = d.t.mechanism_offset[d.at(e.k, v)];
-    if (offset < e.own_end) offset += e.copy_distance;  // else it was renewed before
+    d.t.mechanism_offset[d.at(e.k, v)] =
+        e.own_offset[v] + e.copy_distance;  // `draw_parameters_of` draws what lies there
     redraw_strengths(d, e.k, v);
-    draw_parameters(m, d.seed, address(d.index, uint32_t(e.k) + 1, v, FOR_PARAMETERS), d.t.parameters + offset);
 }
 
 // A variable under do() in this environment stays as it is, whatever else is asked.
@@ -170,10 +193,9 @@ SETTX_CALL void intervene(const Environment& e, int32_t v, const Intervention& w
     }
 }
 
-SETTX_CALL void intervene_at_random(const Environment& e, const Intervention& what, uint32_t which, Stream stream,
-                                    int32_t* candidates) {
+SETTX_CALL void intervene_at_random(const Environment& e, const Intervention& what, uint32_t which, Stream stream) {
     const Dataset& d = e.d;
-    int32_t available = 0;
+    int32_t *candidates = e.candidates, available = 0;
     for (int32_t v = 0; v < d.n; ++v)
         if (what.on_target || v != d.t.target_index[d.b]) candidates[available++] = v;
     for (int32_t left = pick(stream.next(), what.number); left > 0 && available > 0; --left, --available) {
@@ -183,15 +205,14 @@ SETTX_CALL void intervene_at_random(const Environment& e, const Intervention& wh
     }
 }
 
-SETTX_CALL void intervene_in_environment(const Environment& e, const Intervention* list, int32_t count,
-                                         int32_t* candidates) {
+SETTX_CALL void intervene_in_environment(const Environment& e, const Intervention* list, int32_t count) {
     const Dataset& d = e.d;
     for (int32_t i = 0; i < count; ++i) {
         // A drift is one draw for all environments, which then go different lengths along it.
         const uint32_t environment = list[i].kind == DRIFT ? EVERY_ENVIRONMENT : uint32_t(e.k);
         Stream stream(address(d.index, environment, i, FOR_INTERVENTION), d.seed);
         if (list[i].variables == nullptr) {
-            intervene_at_random(e, list[i], uint32_t(i), stream, candidates);
+            intervene_at_random(e, list[i], uint32_t(i), stream);
             continue;
         }
         for (int32_t j = 0; j < list[i].num_variables; ++j)
@@ -206,54 +227,96 @@ SETTX_CALL bool renews_mechanisms(const Intervention* list, int32_t count) {
     return false;
 }
 
+// Of environments that may renew mechanisms, how many come before the k-th and with it.
+SETTX_CALL int64_t copies_up_to(const Prior& prior, const Sizes& sizes, int64_t k) {
+    const int64_t in_sources = k + 1 < sizes.sources ? k + 1 : sizes.sources;
+    int64_t copies = 0;
+    if (renews_mechanisms(prior.source_interventions, prior.num_source_interventions)) copies += in_sources;
+    if (renews_mechanisms(prior.target_interventions, prior.num_target_interventions)) copies += k + 1 - in_sources;
+    return copies;
+}
+
+// Environments side by side.
+SETTX_CALL void intervene_everywhere(const Dataset& d, const Sizes& sizes, int64_t own_parameters,
+                                     const DrawScratch& scratch) {
+    const Prior& prior = d.prior;
+    const int64_t environments = sizes.sources + sizes.targets;
+    for (int64_t k = d.team.number; k < environments; k += d.team.size) {
+        const bool is_target = k >= sizes.sources;
+        const Intervention* list = is_target ? prior.target_interventions : prior.source_interventions;
+        const int32_t count = is_target ? prior.num_target_interventions : prior.num_source_interventions;
+        const int64_t distance = copies_up_to(prior, sizes, k) * own_parameters;
+        d.t.is_target[d.b * d.t.environments + k] = is_target;
+        intervene_in_environment(
+            {d, k, environments, distance, scratch.own_offset, scratch.work + d.team.number * d.V()}, list, count);
+    }
+}
+
 }  // namespace
 
+SETTX_CALL void draw_model(const Prior& prior, uint64_t seed, int64_t parameter_offset, const Tables& t, int64_t b,
+                           const DrawScratch& scratch, const Team& team) {
+    const int64_t V = t.variables, index = t.index[b];
+    const Sizes sizes = draw_sizes(prior, seed, index);
+    const Dataset d{prior, t, seed, b, index, sizes.variables, sizes.graph, team};
+    if (team.leads()) {
+        t.num_variables[b] = sizes.variables;
+        t.num_environments[b] = sizes.sources + sizes.targets;
+        t.target_share[b] = d.number(prior.target_share, 0, 0, FOR_TARGET_SHARE);
+        draw_row_weights(d);
+    }
+    draw_structure(*sizes.graph, seed, index, sizes.variables, V, t.adjacency + b * V * V, t.order + b * V,
+                   scratch.work, team);
+    const int32_t target = draw_target(d, scratch.work);
+    if (team.leads()) t.target_index[b] = target;
+    draw_weights(d);
+    const int64_t own_parameters = draw_mechanisms(d, parameter_offset, scratch);
+    team.meet();
+    for (int32_t v = team.number; v < d.n; v += team.size)
+        draw_variable(d, v, scratch.mechanisms[v], scratch.own_offset[v]);
+    team.meet();
+    const int64_t environments = sizes.sources + sizes.targets;
+    for (int64_t k = 1; k < environments; ++k) copy_environment(d, k);
+    team.meet();
+    if (prior.shifts.are_asked_for) move_mechanisms(d, sizes.sources, environments);
+    team.meet();
+    intervene_everywhere(d, sizes, own_parameters, scratch);
+}
+
+SETTX_CALL void draw_parameters_of(uint64_t seed, const Tables& t, int64_t b, int64_t version, int32_t v,
+                                   const DrawScratch& scratch, const Team& team) {
+    int64_t offset = scratch.own_offset[v];
+    if (version > 0) {
+        const int64_t own = offset;
+        offset = t.mechanism_offset[(b * t.environments + version - 1) * t.variables + v];
+        if (offset == own) return;
+    }
+    draw_parameters(scratch.mechanisms[v], seed, address(t.index[b], uint32_t(version), v, FOR_PARAMETERS),
+                    t.parameters + offset, team);
+}
+
+#ifndef SETTX_KERNEL  // on a CPU alone
 SETTX_CALL int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, int64_t V, bool* adjacency,
                               int64_t* order, int32_t* scratch) {
     const Sizes sizes = draw_sizes(prior, seed, index);
-    draw_structure(*sizes.graph, seed, index, sizes.variables, V, adjacency, order, scratch);
+    draw_structure(*sizes.graph, seed, index, sizes.variables, V, adjacency, order, scratch, {});
     for (int32_t v = 0; v < sizes.variables; ++v) scratch[v] = 0;
     count_parents(adjacency, V, sizes.variables, scratch);
     int64_t count = 0;
     for (int32_t v = 0; v < sizes.variables; ++v)
         count += num_parameters(draw_mechanism(prior, seed, index, v, scratch[v]));
     // Environments that may renew mechanisms get room for all of them.
-    int64_t copies = 1;
-    if (renews_mechanisms(prior.source_interventions, prior.num_source_interventions)) copies += sizes.sources;
-    if (renews_mechanisms(prior.target_interventions, prior.num_target_interventions)) copies += sizes.targets;
-    return copies * count;
+    return (1 + copies_up_to(prior, sizes, sizes.sources + sizes.targets - 1)) * count;
 }
 
 SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t parameter_offset, const Tables& t, int64_t b,
-                             int32_t* scratch) {
-    const int64_t V = t.variables, index = t.index[b];
-    const Sizes sizes = draw_sizes(prior, seed, index);
-    const Dataset d{prior, t, seed, b, index, sizes.variables, sizes.graph};
-    t.num_variables[b] = sizes.variables;
-    t.num_environments[b] = sizes.sources + sizes.targets;
-    t.target_share[b] = d.number(prior.target_share, 0, 0, FOR_TARGET_SHARE);
-    draw_row_weights(d);
-    draw_structure(*sizes.graph, seed, index, sizes.variables, V, t.adjacency + b * V * V, t.order + b * V, scratch);
-    t.target_index[b] = draw_target(d);
-    for (int32_t v = 0; v < d.n; ++v) t.gain[b * V + v] = t.column_gain[b * V + v] = 1.0f;
-    draw_weights(d);
-    int32_t *candidates = scratch, *num_parents = scratch + V;
-    for (int32_t v = 0; v < d.n; ++v) num_parents[v] = 0;
-    count_parents(d.edges_from(0), V, d.n, num_parents);
-    int64_t end = parameter_offset;
-    for (int32_t v = 0; v < d.n; ++v) draw_variable(d, v, num_parents[v], &end);
-    const int64_t own_parameters = end - parameter_offset, environments = t.num_environments[b];
-    for (int64_t k = 1; k < environments; ++k) copy_environment(d, k);
-    if (prior.shifts.are_asked_for) move_mechanisms(d, sizes.sources, environments);
-    for (int64_t k = 0, copies = 0; k < environments; ++k) {
-        const bool is_target = k >= sizes.sources;
-        const Intervention* list = is_target ? prior.target_interventions : prior.source_interventions;
-        const int32_t count = is_target ? prior.num_target_interventions : prior.num_source_interventions;
-        t.is_target[b * t.environments + k] = is_target;
-        if (renews_mechanisms(list, count)) ++copies;
-        intervene_in_environment({d, k, environments, end, copies * own_parameters, num_parents}, list, count,
-                                 candidates);
-    }
+                             void* memory) {
+    const DrawScratch scratch(memory, t.variables);
+    draw_model(prior, seed, parameter_offset, t, b, scratch, {});
+    if (t.num_parameters == 0) return;
+    for (int64_t version = 0; version <= t.num_environments[b]; ++version)
+        for (int32_t v = 0; v < t.num_variables[b]; ++v) draw_parameters_of(seed, t, b, version, v, scratch, {});
 }
+#endif
 
 }  // namespace settx::scm::SETTX_PATH

@@ -15,6 +15,7 @@ struct GraphDraw {
     int32_t* scratch;
     float parameters[2];
     int32_t count;
+    Team team;
 
     // Edges by position in the order, from the lower to the higher.
     SETTX_METHOD bool& edge(int32_t from, int32_t to) const { return adjacency[order[from] * V + order[to]]; }
@@ -37,11 +38,12 @@ SETTX_CALL void shuffle(Integer* out, int32_t n, Stream stream) {
 }
 
 SETTX_CALL void fill_places(const GraphDraw& g) {
-    for (int32_t position = 0; position < g.n; ++position) {
+    for (int32_t position = g.team.number; position < g.n; position += g.team.size) {
         const Words words = words_at(address(g.index, 0, position, FOR_PLACE), g.seed);
         g.place(position, 0) = words.w0;
         g.place(position, 1) = words.w1;
     }
+    g.team.meet();
 }
 
 // The probability of an edge between two positions, from < to, for graphs whose edges are independent given places.
@@ -78,17 +80,28 @@ SETTX_CALL float edge_probability(const GraphDraw& g, int32_t from, int32_t to) 
     return 0.0f;
 }
 
-// An edge where the next word is below threshold(from, to).
+// Calls four(to, from) for every four edges into a position, from `from` on: the members of the team in turn.
+template <class Four>
+SETTX_FN void for_each_four(const GraphDraw& g, const Four& four) {
+    int32_t to = 1, from = 4 * g.team.number;
+    while (true) {
+        for (; to < g.n && from >= to; ++to) from -= (to + 3) / 4 * 4;
+        if (to >= g.n) return;
+        four(to, from);
+        from += 4 * g.team.size;
+    }
+}
+
+// An edge where its word is below threshold(from, to).
 template <class Threshold>
 SETTX_FN void draw_edges_below(const GraphDraw& g, Threshold threshold) {
-    for (int32_t to = 1; to < g.n; ++to) {
-        Stream stream(address(g.index, 0, to, FOR_EDGES), g.seed);
-        for (int32_t from = 0; from < to; from += 4) {
-            const Words w = stream.block();
-            const uint32_t four[] = {w.w0, w.w1, w.w2, w.w3};
-            for (int32_t i = 0; i < 4 && from + i < to; ++i) g.edge(from + i, to) = four[i] < threshold(from + i, to);
-        }
-    }
+    for_each_four(g, [&](int32_t to, int32_t from) {
+        Address at = address(g.index, 0, to, FOR_EDGES);
+        at.block = uint32_t(from / 4);
+        const Words w = words_at(at, g.seed);
+        const uint32_t words[] = {w.w0, w.w1, w.w2, w.w3};
+        for (int32_t i = 0; i < 4 && from + i < to; ++i) g.edge(from + i, to) = words[i] < threshold(from + i, to);
+    });
 }
 
 SETTX_CALL void draw_independent_edges(const GraphDraw& g) {
@@ -164,7 +177,7 @@ SETTX_CALL void draw_watts_strogatz(const GraphDraw& g) {
 // Every position but the first has one cause, any of the earlier ones.
 SETTX_CALL void draw_tree(const GraphDraw& g) {
     fill_places(g);
-    for (int32_t to = 1; to < g.n; ++to) g.edge(pick(g.place(to, 0), to), to) = true;
+    for (int32_t to = 1 + g.team.number; to < g.n; to += g.team.size) g.edge(pick(g.place(to, 0), to), to) = true;
 }
 
 SETTX_CALL void take_user_graph(const GraphDraw& g) {
@@ -175,13 +188,19 @@ SETTX_CALL void take_user_graph(const GraphDraw& g) {
 }
 
 SETTX_CALL void draw_edges(const GraphDraw& g) {
-    if (g.graph.kind == USER_GRAPH) return take_user_graph(g);
-    shuffle(g.order, g.n, Stream(address(g.index, 0, 0, FOR_ORDER), g.seed));
+    if (g.graph.kind == USER_GRAPH) {
+        if (g.team.leads()) take_user_graph(g);
+        return;
+    }
+    if (g.team.leads()) shuffle(g.order, g.n, Stream(address(g.index, 0, 0, FOR_ORDER), g.seed));
+    g.team.meet();
     switch (g.graph.kind) {
         case SCALE_FREE:
-            return draw_scale_free(g);
+            if (g.team.leads()) draw_scale_free(g);
+            return;
         case WATTS_STROGATZ:
-            return draw_watts_strogatz(g);
+            if (g.team.leads()) draw_watts_strogatz(g);
+            return;
         case TREE:
             return draw_tree(g);
         default:
@@ -192,7 +211,7 @@ SETTX_CALL void draw_edges(const GraphDraw& g) {
 }  // namespace
 
 SETTX_CALL void draw_structure(const Graph& graph, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency,
-                               int64_t* order, int32_t* scratch) {
+                               int64_t* order, int32_t* scratch, const Team& team) {
     const auto words = [&](uint32_t block) { return words_at(address(index, block, 0, FOR_SIZES), seed); };
     draw_edges({graph,
                 seed,
@@ -203,7 +222,9 @@ SETTX_CALL void draw_structure(const Graph& graph, uint64_t seed, int64_t index,
                 order,
                 scratch,
                 {draw_number(graph.parameters[0], words(1)), draw_number(graph.parameters[1], words(2))},
-                pick(words(3).w0, graph.count)});
+                pick(words(3).w0, graph.count),
+                team});
+    team.meet();
 }
 
 }  // namespace settx::scm::SETTX_PATH

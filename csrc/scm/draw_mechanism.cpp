@@ -1,4 +1,7 @@
 // Mechanisms: which one a variable has, and its parameters.
+#ifdef SETTX_KERNEL
+#include "evaluate_row.h"
+#endif
 #include "lanes.h"
 #include "mechanism.h"
 #include "path_functions.h"
@@ -7,8 +10,24 @@
 namespace settx::scm::SETTX_PATH {
 namespace {
 
-// Writes normals times scale to out, and moves the address on.
-SETTX_CALL float* normals(float* out, int64_t count, float scale, Address* at, uint64_t seed) {
+// Normals times a scale, and the address moved on past them.
+#ifdef SETTX_KERNEL
+SETTX_CALL float* normals(float* out, int64_t count, float scale, Address* at, uint64_t seed, const Team& team) {
+    const int64_t counters = (count + BLOCK - 1) / BLOCK * LANES;
+    for (int64_t counter = team.number; counter < counters; counter += team.size) {
+        Address mine = *at;
+        mine.block += uint32_t(counter);
+        const Quad drawn = add_scaled(all_rows(0.0f), draw_normals(mine, seed), scale);
+        for (int r = 0; r < QUAD; ++r) {
+            const int64_t i = counter / LANES * BLOCK + r * LANES + counter % LANES;
+            if (i < count) out[i] = drawn.row[r];
+        }
+    }
+    at->block += uint32_t(counters);
+    return out + count;
+}
+#else
+SETTX_CALL float* normals(float* out, int64_t count, float scale, Address* at, uint64_t seed, const Team&) {
     for (int64_t i = 0; i < count; i += BLOCK, at->block += LANES) {
         alignas(64) float block[BLOCK] = {};
         add_noise(GAUSSIAN, nullptr, scale, *at, seed, BLOCK, block);
@@ -16,37 +35,39 @@ SETTX_CALL float* normals(float* out, int64_t count, float scale, Address* at, u
     }
     return out;
 }
+#endif
 
 SETTX_CALL void draw_network(const MechanismDraw& d, float* out, float input_scale, float output_variance, Address at,
-                             uint64_t seed) {
+                             uint64_t seed, const Team& team) {
     const int64_t h = d.width;
-    const bool fourier = d.mechanism->kind == FOURIER;
-    *out++ = float(d.width);
-    *out++ = float(d.depth);
-    *out++ = float(d.function);
-    out = normals(out, h * d.num_parents, input_scale, &at, seed);
+    if (team.leads()) out[0] = float(d.width), out[1] = float(d.depth), out[2] = float(d.function);
+    out = normals(out + MLP_HEADER, h * d.num_parents, input_scale, &at, seed, team);
     float* phases = out;
-    out = normals(out, h, 1.0f, &at, seed);
+    out = normals(out, h, 1.0f, &at, seed, team);
     for (int32_t layer = 1; layer < d.depth; ++layer) {
-        out = normals(out, h * h, 1.0f / sqrt(float(h)), &at, seed);
-        out = normals(out, h, 1.0f, &at, seed);
+        out = normals(out, h * h, 1.0f / sqrt(float(h)), &at, seed, team);
+        out = normals(out, h, 1.0f, &at, seed, team);
     }
-    normals(out, h, sqrt(output_variance / float(h)), &at, seed);
-    at.block += uint32_t(h);
-    for (int64_t j = 0; fourier && j < h; ++j, ++at.block) phases[j] = 6.28318531f * unit(words_at(at, seed).w0);
+    normals(out, h, sqrt(output_variance / float(h)), &at, seed, team);
+    if (d.mechanism->kind != FOURIER) return;
+    team.meet();  // phases are written over what others drew there
+    at.block += uint32_t(h) + uint32_t(team.number);
+    for (int64_t j = team.number; j < h; j += team.size, at.block += uint32_t(team.size))
+        phases[j] = 6.28318531f * unit(words_at(at, seed).w0);
 }
 
 // Every level asks whether one parent is above a normal threshold; leaves are normal, their sum over trees too.
-SETTX_CALL void draw_trees(const MechanismDraw& d, float* out, Address at, uint64_t seed) {
-    *out++ = float(d.width);
-    *out++ = float(d.depth);
+SETTX_CALL void draw_trees(const MechanismDraw& d, float* out, Address at, uint64_t seed, const Team& team) {
+    if (team.leads()) out[0] = float(d.width), out[1] = float(d.depth);
+    out += TREES_HEADER;
     for (int32_t tree = 0; tree < d.width; ++tree) {
-        for (int32_t level = 0; level < d.depth; ++level, ++at.block) {
+        for (int32_t level = 0; level < d.depth; ++level, ++at.block, out += 2) {
+            if (!team.leads()) continue;
             const Words w = words_at(at, seed);
-            *out++ = float(pick(w.w0, d.num_parents));
-            *out++ = gaussian_pair(w.w2, w.w3).first;
+            out[0] = float(pick(w.w0, d.num_parents));
+            out[1] = gaussian_pair(w.w2, w.w3).first;
         }
-        out = normals(out, int64_t(1) << d.depth, 1.0f / sqrt(float(d.width)), &at, seed);
+        out = normals(out, int64_t(1) << d.depth, 1.0f / sqrt(float(d.width)), &at, seed, team);
     }
 }
 
@@ -95,21 +116,21 @@ SETTX_CALL int64_t num_parameters(const MechanismDraw& d) {
     }
 }
 
-SETTX_CALL void draw_parameters(const MechanismDraw& d, uint64_t seed, Address at, float* out) {
+SETTX_CALL void draw_parameters(const MechanismDraw& d, uint64_t seed, Address at, float* out, const Team& team) {
     const int64_t size = num_parameters(d);
     if (size == 0) return;
     switch (d.mechanism->kind) {
         case MLP:
-            return draw_network(d, out, 1.0f / sqrt(float(d.num_parents)), 1.0f, at, seed);
+            return draw_network(d, out, 1.0f / sqrt(float(d.num_parents)), 1.0f, at, seed, team);
         case FOURIER:
-            return draw_network(d, out, 1.0f / d.parameter, 2.0f, at, seed);
+            return draw_network(d, out, 1.0f / d.parameter, 2.0f, at, seed, team);
         case TREES:
-            return draw_trees(d, out, at, seed);
+            return draw_trees(d, out, at, seed, team);
         case QUADRATIC:
-            normals(out, size, d.parameter / sqrt(float(size)), &at, seed);
+            normals(out, size, d.parameter / sqrt(float(size)), &at, seed, team);
             return;
         default:
-            *out = float(d.function);
+            if (team.leads()) *out = float(d.function);
     }
 }
 

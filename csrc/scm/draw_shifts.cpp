@@ -74,7 +74,7 @@ SETTX_CALL void move_mechanisms(const Dataset& d, int64_t sources, int64_t envir
     const Shifts& shifts = d.prior.shifts;
     ShiftDraw s{d, {}, d.number(shifts.target_severity, 0, 0, FOR_SHIFTS, NUM_SHIFT_ODDS)};
     for (int32_t i = 0; i < NUM_SHIFT_ODDS; ++i) s.odds[i] = d.number(shifts.odds[i], 0, 0, FOR_SHIFTS, uint32_t(i));
-    for (int32_t v = 0; v < d.n; ++v)
+    for (int32_t v = d.team.number; v < d.n; v += d.team.size)
         for (int64_t k = 0; k < environments; ++k) {
             const Moves moves = draw_moves(s, shifts.recur ? 0 : uint32_t(k) + 1, v);
             move(s, k, v, moves, k < sources ? 1.0f : s.target_severity);

@@ -10,7 +10,7 @@ struct Lane {
     const Tables& t;
     const Rows& rows;
     const Item& item;
-    const int32_t* parents;
+    EdgeList list;
     int32_t number;
     LaneMemory hidden;  // of networks
 
@@ -32,8 +32,11 @@ SETTX_FN void draw_rows(const Lane& lane, const Memory& values, int32_t attempt,
     for (int64_t position = 0; position < lane.num_variables(); ++position) {
         const int64_t v = lane.t.order[lane.item.dataset * lane.t.variables + position];
         const Address at = at_attempt(lane.address_of(v, FOR_NOISE), attempt);
-        const Variable variable = variable_of(lane.t, lane.item, lane.parents, v);
-        values.store(v, evaluate_variable(variable, values, lane.hidden, at, lane.rows.seed), which);
+        const Variable variable = variable_of(lane.t, lane.item, lane.list, position);
+        const auto noise = [&] {
+            return draw_noise(variable.noise_kind, variable.noise_parameters, at, lane.rows.seed);
+        };
+        values.store(v, evaluate_variable<QUAD>(variable, values, lane.hidden, noise), which);
     }
 }
 
@@ -112,17 +115,17 @@ SETTX_FN void observe_rows(const Lane& lane, const Memory& values) {
 
 // All that is seen of the lane's rows, into `values`. hidden: of its block.
 template <class Memory>
-SETTX_FN void evaluate_lane(const Tables& t, const Rows& rows, const int32_t* parents, const Plan& plan,
-                            const Item& item, int32_t number, const Memory& values, float* hidden) {
+SETTX_FN void evaluate_lane(const Tables& t, const Rows& rows, const EdgeList& list, const Plan& plan, const Item& item,
+                            int32_t number, const Memory& values, float* hidden) {
     if (row_of_lane(number, 0) >= item.count) return;
-    const Lane lane{t, rows, item, parents, number, {hidden + number, plan.rows_per_item(), plan.lanes}};
+    const Lane lane{t, rows, item, list, number, {hidden + number, plan.rows, plan.threads}};
     draw_all_rows(lane, values);
     if (rows.is_observed) observe_rows(lane, values);
 }
 
 // The exogenous noise of the lane's rows, each of the attempt that was accepted.
 SETTX_FN void write_noise(const Tables& t, const Rows& rows, const Item& item, int32_t number) {
-    const Lane lane{t, rows, item, nullptr, number, {}};
+    const Lane lane{t, rows, item, {}, number, {}};
     const int64_t V = t.variables, first = item.dataset * V;
     const auto attempt_of = [&](int r) { return rows.attempt == nullptr ? 0 : rows.attempt[lane.row(r)]; };
     for (int64_t v = 0; v < V; ++v)

@@ -1,5 +1,5 @@
-// From tables to rows, four rows at a time: what one lane of a GPU does, with nothing of CUDA in it, so that a CPU can
-// run it too. Operations and their order are those of evaluate.cpp and evaluate_mechanism.cpp.
+// From tables to rows, a few rows at a time: what one thread of a GPU does, with nothing of CUDA in it, so that a CPU
+// can run it too. Operations and their order are those of evaluate.cpp and evaluate_mechanism.cpp.
 #pragma once
 #include "lanes.h"
 #include "mechanism.h"
@@ -10,22 +10,28 @@ namespace settx::scm {
 // A lane's rows: l, 16 + l, 32 + l and 48 + l of a block of 64, which share a Philox counter.
 constexpr int QUAD = BLOCK / LANES;
 
-struct Quad {
-    float row[QUAD];
+template <int N>
+struct RowsOf {
+    float row[N];
 };
+using Quad = RowsOf<QUAD>;
 
-template <class Value>
-SETTX_FN Quad each_row(const Value& value) {
-    return {value(0), value(1), value(2), value(3)};
+template <int N = QUAD, class Value>
+SETTX_FN RowsOf<N> each_row(const Value& value) {
+    RowsOf<N> x;
+    for (int r = 0; r < N; ++r) x.row[r] = value(r);
+    return x;
 }
 
-SETTX_FN Quad all_rows(float value) {
-    return {value, value, value, value};
+template <int N = QUAD>
+SETTX_FN RowsOf<N> all_rows(float value) {
+    return each_row<N>([&](int) { return value; });
 }
 
 // x + weight · z
-SETTX_FN Quad add_scaled(Quad x, Quad z, float weight) {
-    return each_row([&](int r) { return fma(weight, z.row[r], x.row[r]); });
+template <int N>
+SETTX_FN RowsOf<N> add_scaled(RowsOf<N> x, RowsOf<N> z, float weight) {
+    return each_row<N>([&](int r) { return fma(weight, z.row[r], x.row[r]); });
 }
 
 // Some of a lane's rows: bit r for row r.
@@ -59,28 +65,41 @@ struct LaneMemory {
     }
 };
 
+// An edge in the list of a dataset.
+SETTX_FN int32_t listed_edge(int32_t parent, int32_t child) {
+    return parent | child << 16;
+}
+
+SETTX_FN int32_t parent_of(int32_t edge) {
+    return edge & 0xFFFF;
+}
+
+SETTX_FN int32_t child_of(int32_t edge) {
+    return edge >> 16;
+}
+
 // One variable in one environment, as a lane sees it.
 struct Variable {
-    const int32_t* parents;  // (num_parents,) in topological order
-    const float* weights;    // of parent p: weights[p · weight_stride]
+    const int32_t* edges;  // (num_parents,) in topological order
+    const float* weights;  // of parent p: weights[p · weight_stride]
     int32_t num_parents, weight_stride;
     float bias, noise_scale, centre, gain;
     int32_t noise_kind, noise_effect, mechanism;
     const float *noise_parameters, *parameters;
+
+    SETTX_METHOD int32_t parent(int32_t i) const { return parent_of(edges[i]); }
+    SETTX_METHOD float weight(int32_t i) const { return weights[int64_t(parent(i)) * weight_stride]; }
 };
 
-template <class Memory>
-SETTX_FN Quad weighted_parent(const Variable& v, const Memory& values, int32_t i) {
-    const int32_t p = v.parents[i];
-    return add_scaled(all_rows(0.0f), values.load(p), v.weights[int64_t(p) * v.weight_stride]);
+// Which: a Variable, or whatever else names its parents as `values` is asked for them.
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> weighted_parent(const Which& v, const Memory& values, int32_t i) {
+    return add_scaled(all_rows<N>(0.0f), values.load(v.parent(i)), v.weight(i));
 }
 
-template <class Memory>
-SETTX_FN Quad add_parents(Quad x, const Variable& v, const Memory& values) {
-    for (int32_t i = 0; i < v.num_parents; ++i) {
-        const int32_t p = v.parents[i];
-        x = add_scaled(x, values.load(p), v.weights[int64_t(p) * v.weight_stride]);
-    }
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> add_parents(RowsOf<N> x, const Which& v, const Memory& values) {
+    for (int32_t i = 0; i < v.num_parents; ++i) x = add_scaled(x, values.load(v.parent(i)), v.weight(i));
     return x;
 }
 
@@ -128,63 +147,65 @@ SETTX_FN Quad draw_noise(int32_t kind, const float* p, Address at, uint64_t seed
     }
 }
 
-template <class Memory>
-SETTX_FN Quad add_noise(Quad x, const Variable& v, const Memory& values, Address at, uint64_t seed) {
-    const Quad noise = draw_noise(v.noise_kind, v.noise_parameters, at, seed);
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> add_noise(RowsOf<N> x, const Which& v, const Memory& values, RowsOf<N> noise) {
     if (v.noise_effect == ADDITIVE || v.num_parents == 0) return add_scaled(x, noise, v.noise_scale);
-    const Quad scaled = add_scaled(all_rows(0.0f), noise, v.noise_scale);
+    const RowsOf<N> scaled = add_scaled(all_rows<N>(0.0f), noise, v.noise_scale);
     if (v.noise_effect == MULTIPLICATIVE)
-        return each_row([&](int r) { return fma(x.row[r], scaled.row[r], x.row[r]); });
-    const Quad predictor = add_parents(all_rows(0.0f), v, values);
-    return each_row([&](int r) { return fma(2.0f * sigmoid(predictor.row[r]), scaled.row[r], x.row[r]); });
+        return each_row<N>([&](int r) { return fma(x.row[r], scaled.row[r], x.row[r]); });
+    const RowsOf<N> predictor = add_parents(all_rows<N>(0.0f), v, values);
+    return each_row<N>([&](int r) { return fma(2.0f * sigmoid(predictor.row[r]), scaled.row[r], x.row[r]); });
 }
 
 // ---- Mechanisms -----------------------------------------------------------------------------------------------------
 
-constexpr int UNITS = 4;  // of a layer, computed together: each input is read once for all of them
+// Of a layer, computed together: each input is read once for all of them, as far as registers go.
+template <int N>
+constexpr int UNITS = N < QUAD ? 8 : 4;
 
+template <int N>
 struct Units {
-    Quad unit[UNITS];
+    RowsOf<N> unit[UNITS<N>];
 };
 
 // Units from j on, before the activation; past the last one they repeat it. W (num_units, num_inputs), b (num_units).
-template <class Input>
-SETTX_FN Units add_inputs(const float* W, int32_t num_inputs, int32_t num_units, int32_t j, const Input& input) {
-    Units units;
+template <int N, class Input>
+SETTX_FN Units<N> add_inputs(const float* W, int32_t num_inputs, int32_t num_units, int32_t j, const Input& input) {
+    Units<N> units;
     const float* b = W + num_units * num_inputs;
-    int32_t row[UNITS];
-    for (int u = 0; u < UNITS; ++u) {
+    int32_t row[UNITS<N>];
+    for (int u = 0; u < UNITS<N>; ++u) {
         const int32_t unit = j + u < num_units ? j + u : num_units - 1;
         row[u] = unit * num_inputs;
-        units.unit[u] = all_rows(b[unit]);
+        units.unit[u] = all_rows<N>(b[unit]);
     }
     for (int32_t i = 0; i < num_inputs; ++i) {
-        const Quad z = input(i);
-        for (int u = 0; u < UNITS; ++u) units.unit[u] = add_scaled(units.unit[u], z, W[row[u] + i]);
+        const RowsOf<N> z = input(i);
+        for (int u = 0; u < UNITS<N>; ++u) units.unit[u] = add_scaled(units.unit[u], z, W[row[u] + i]);
     }
     return units;
 }
 
 // hidden: two layers of the widest network with more than one, if there is such a network.
-template <class Memory>
-SETTX_FN Quad add_network(Quad x, const Variable& v, const Memory& values, const LaneMemory& hidden) {
+template <int N, class Which, class Memory, class Hidden>
+SETTX_FN RowsOf<N> add_network(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
     const int32_t num_units = int32_t(v.parameters[0]), layers = int32_t(v.parameters[1]);
     const int32_t function = int32_t(v.parameters[2]);
     const float* W = v.parameters + MLP_HEADER;
     int32_t num_inputs = v.num_parents;
-    Quad sum = all_rows(0.0f);
+    RowsOf<N> sum = all_rows<N>(0.0f);
     for (int32_t layer = 0; layer < layers; ++layer, num_inputs = num_units) {
         const float* c = W + num_units * (num_inputs + 1);  // or the next layer
         const int32_t in = (layer - 1) % 2 * num_units, out = layer % 2 * num_units;
-        for (int32_t j = 0; j < num_units; j += UNITS) {
-            Units units = add_inputs(W, num_inputs, num_units, j, [&](int32_t i) {
-                return layer == 0 ? weighted_parent(v, values, i) : hidden.load(in + i);
+        for (int32_t j = 0; j < num_units; j += UNITS<N>) {
+            Units<N> units = add_inputs<N>(W, num_inputs, num_units, j, [&](int32_t i) {
+                return layer == 0 ? weighted_parent<N>(v, values, i) : hidden.load(in + i);
             });
             with_function(function, [&](auto g) {
-                for (int u = 0; u < UNITS; ++u)
-                    units.unit[u] = each_row([&](int r) { return g(units.unit[u].row[r]); });
+                for (int u = 0; u < UNITS<N>; ++u)
+                    units.unit[u] = each_row<N>([&](int r) { return g(units.unit[u].row[r]); });
             });
-            for (int u = 0; u < UNITS; ++u) {
+            for (int u = 0; u < UNITS<N>; ++u) {
                 if (j + u >= num_units) break;
                 if (layer == layers - 1)
                     sum = add_scaled(sum, units.unit[u], c[j + u]);
@@ -194,54 +215,54 @@ SETTX_FN Quad add_network(Quad x, const Variable& v, const Memory& values, const
         }
         W = c;
     }
-    return each_row([&](int r) { return x.row[r] + sum.row[r]; });
+    return each_row<N>([&](int r) { return x.row[r] + sum.row[r]; });
 }
 
 // Σ g(z_p) or Π g(z_p)
-template <class Memory>
-SETTX_FN Quad add_elementwise(Quad x, const Variable& v, const Memory& values) {
-    Quad product = all_rows(1.0f);
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> add_elementwise(RowsOf<N> x, const Which& v, const Memory& values) {
+    RowsOf<N> product = all_rows<N>(1.0f);
     for (int32_t i = 0; i < v.num_parents; ++i) {
-        Quad z = weighted_parent(v, values, i);
-        with_function(int32_t(v.parameters[0]), [&](auto g) { z = each_row([&](int r) { return g(z.row[r]); }); });
+        RowsOf<N> z = weighted_parent<N>(v, values, i);
+        with_function(int32_t(v.parameters[0]), [&](auto g) { z = each_row<N>([&](int r) { return g(z.row[r]); }); });
         if (v.mechanism == ADDITIVE_SUM)
-            x = each_row([&](int r) { return x.row[r] + z.row[r]; });
+            x = each_row<N>([&](int r) { return x.row[r] + z.row[r]; });
         else
-            product = each_row([&](int r) { return product.row[r] * z.row[r]; });
+            product = each_row<N>([&](int r) { return product.row[r] * z.row[r]; });
     }
-    return v.mechanism == ADDITIVE_SUM ? x : each_row([&](int r) { return x.row[r] + product.row[r]; });
+    return v.mechanism == ADDITIVE_SUM ? x : each_row<N>([&](int r) { return x.row[r] + product.row[r]; });
 }
 
 // Σ_p z_p (1 + Σ_{q ≥ p} c_pq z_q)
-template <class Memory>
-SETTX_FN Quad add_quadratic(Quad x, const Variable& v, const Memory& values) {
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> add_quadratic(RowsOf<N> x, const Which& v, const Memory& values) {
     const float* c = v.parameters;
     for (int32_t i = 0; i < v.num_parents; ++i) {
-        Quad slope = all_rows(1.0f);
-        for (int32_t j = i; j < v.num_parents; ++j) slope = add_scaled(slope, weighted_parent(v, values, j), *c++);
-        const Quad z = weighted_parent(v, values, i);
-        x = each_row([&](int r) { return fma(slope.row[r], z.row[r], x.row[r]); });
+        RowsOf<N> slope = all_rows<N>(1.0f);
+        for (int32_t j = i; j < v.num_parents; ++j) slope = add_scaled(slope, weighted_parent<N>(v, values, j), *c++);
+        const RowsOf<N> z = weighted_parent<N>(v, values, i);
+        x = each_row<N>([&](int r) { return fma(slope.row[r], z.row[r], x.row[r]); });
     }
     return x;
 }
 
-template <class Memory>
-SETTX_FN Quad add_trees(Quad x, const Variable& v, const Memory& values) {
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> add_trees(RowsOf<N> x, const Which& v, const Memory& values) {
     const int32_t trees = int32_t(v.parameters[0]), depth = int32_t(v.parameters[1]);
     const float* tree = v.parameters + TREES_HEADER;
     for (int32_t t = 0; t < trees; ++t, tree += tree_size(depth)) {
-        int32_t leaf[QUAD] = {};
+        int32_t leaf[N] = {};
         for (int32_t level = 0; level < depth; ++level) {
-            const Quad z = weighted_parent(v, values, int32_t(tree[2 * level]));
-            for (int r = 0; r < QUAD; ++r) leaf[r] = 2 * leaf[r] + (z.row[r] > tree[2 * level + 1] ? 1 : 0);
+            const RowsOf<N> z = weighted_parent<N>(v, values, int32_t(tree[2 * level]));
+            for (int r = 0; r < N; ++r) leaf[r] = 2 * leaf[r] + (z.row[r] > tree[2 * level + 1] ? 1 : 0);
         }
-        x = each_row([&](int r) { return x.row[r] + tree[2 * depth + leaf[r]]; });
+        x = each_row<N>([&](int r) { return x.row[r] + tree[2 * depth + leaf[r]]; });
     }
     return x;
 }
 
-template <class Memory>
-SETTX_FN Quad add_mechanism(Quad x, const Variable& v, const Memory& values, const LaneMemory& hidden) {
+template <int N, class Which, class Memory, class Hidden>
+SETTX_FN RowsOf<N> add_mechanism(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
     switch (v.mechanism) {
         case MLP:
         case FOURIER:
@@ -258,16 +279,15 @@ SETTX_FN Quad add_mechanism(Quad x, const Variable& v, const Memory& values, con
     }
 }
 
-// The variable's value in the rows whose noise counter is `at`.
-template <class Memory>
-SETTX_FN Quad evaluate_variable(const Variable& v, const Memory& values, const LaneMemory& hidden, Address at,
-                                uint64_t seed) {
-    Quad x = all_rows(v.bias);
+// The variable's value in some rows; noise(): what is drawn for them.
+template <int N, class Which, class Memory, class Hidden, class Noise>
+SETTX_FN RowsOf<N> evaluate_variable(const Which& v, const Memory& values, const Hidden& hidden, const Noise& noise) {
+    RowsOf<N> x = all_rows<N>(v.bias);
     if (v.num_parents > 0) x = add_mechanism(x, v, values, hidden);
-    if (v.noise_scale != 0.0f) x = add_noise(x, v, values, at, seed);
+    if (v.noise_scale != 0.0f) x = add_noise(x, v, values, noise());
     if (v.mechanism == POST_NONLINEAR && v.num_parents > 0)
-        with_function(int32_t(v.parameters[0]), [&](auto g) { x = each_row([&](int r) { return g(x.row[r]); }); });
-    if (v.gain != 1.0f || v.centre != 0.0f) x = each_row([&](int r) { return (x.row[r] - v.centre) * v.gain; });
+        with_function(int32_t(v.parameters[0]), [&](auto g) { x = each_row<N>([&](int r) { return g(x.row[r]); }); });
+    if (v.gain != 1.0f || v.centre != 0.0f) x = each_row<N>([&](int r) { return (x.row[r] - v.centre) * v.gain; });
     return x;
 }
 

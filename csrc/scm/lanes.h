@@ -62,18 +62,6 @@ SETTX_FN void store_low(uint32_t* to, Wide a, Wide b) {
 }
 #endif
 
-// The keys of the ten rounds: they change with the seed alone.
-struct Keys {
-    uint32_t first[ROUNDS], second[ROUNDS];
-
-    SETTX_METHOD explicit Keys(uint64_t seed) {
-        for (uint32_t round = 0; round < ROUNDS; ++round) {
-            first[round] = uint32_t(seed) + round * KEY_STEP_0;
-            second[round] = uint32_t(seed >> 32) + round * KEY_STEP_1;
-        }
-    }
-};
-
 // words (4, LANES): those of counters at, at + 1, …, at + 15. Ten rounds are one long chain, so all counters go through
 // them side by side; the key comes first in its exclusive-or, as it does not wait for the product.
 SETTX_FN void philox_lanes(Address at, const Keys& keys, uint32_t* words) {

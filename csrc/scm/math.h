@@ -49,6 +49,45 @@ SETTX_FN float with_sign(float x, uint32_t sign) {
     return from_bits(to_bits(x) ^ (sign & 0x80000000u));
 }
 
+// n / q from an approximation y of 1 / q: one Newton step, and the quotient corrected by what it leaves. The remainder
+// is negated so that −0 / q is −0.
+SETTX_FN float refine_quotient(float n, float q, float y) {
+    y = fma(y, fma(-q, y, 1.0f), y);
+    const float t = n * y;
+    return fma(-y, fma(q, t, -n), t);
+}
+
+// √x from an approximation y of 1 / √x: the root corrected by what it leaves.
+SETTX_FN float refine_root(float x, float y) {
+    const float s = x * y;
+    return fma(fma(-s, s, x), 0.5f * y, s);
+}
+
+// The quotient of tanh and the root of signed_radius: on a device the steps that its own division and root take within
+// a range, without a look at the range, which is a branch. What comes here is within it: csrc/tests/refinements.cpp
+// tries every number, csrc/tests/cuda_arithmetic.py compares the steps.
+SETTX_FN float quotient_of_tanh(float n, float q) {
+#ifdef __CUDA_ARCH__
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(q));
+    return refine_quotient(n, q, y);
+#else
+    return n / q;
+#endif
+}
+
+constexpr float LEAST_SQUARE = 8.67361738e-19f;  // 2⁻⁶⁰: in place of 0, whose approximation is infinite
+
+SETTX_FN float root_of_radius(float x) {
+#ifdef __CUDA_ARCH__
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(fmaxf(x, LEAST_SQUARE)));
+    return refine_root(x, y);
+#else
+    return sqrt(x);
+#endif
+}
+
 // Natural logarithm of a positive normal number. x = m·2^e, m in [√½, √2), f = m − 1.
 SETTX_FN float log(float x) {
     const uint32_t shifted = to_bits(x) - 0x3F3504F3u;
@@ -83,7 +122,11 @@ SETTX_FN float exp(float x) {
 }
 
 // x·P(x²) / Q(x²), a minimax fit for |x| ≤ 7.9 that stays below 1, so that the quotient needs no clamp of its own.
-SETTX_FN float tanh(float x) {
+struct Fraction {
+    float numerator, denominator;
+};
+
+SETTX_FN Fraction fraction_of_tanh(float x) {
     const float a = clamp(x, -7.9f, 7.9f), s = a * a;
     float p = fma(1.15779794e-05f, s, 0.00296515063f);
     p = fma(p, s, 0.129389822f);
@@ -92,7 +135,12 @@ SETTX_FN float tanh(float x) {
     q = fma(q, s, 0.0238738004f);
     q = fma(q, s, 0.46272245f);
     q = fma(q, s, 1.0f);
-    return a * p / q;
+    return {a * p, q};
+}
+
+SETTX_FN float tanh(float x) {
+    const Fraction f = fraction_of_tanh(x);
+    return quotient_of_tanh(f.numerator, f.denominator);
 }
 
 // atan x = x + x³·atan_tail(x²), |x| ≤ 1.

@@ -34,9 +34,9 @@ SETTX_FN float magnitude(float odd) {
     return abs(odd) * 4.65661287e-10f;  // 2⁻³¹
 }
 
-// √(−2 log u) of u = magnitude(odd), with the sign of odd. u = m·2^e, m in [√½, √2), f = m − 1; ln 2 need not be split
-// as in log, because nothing cancels.
-SETTX_FN float signed_radius(float odd) {
+// −2 log u of u = magnitude(odd). u = m·2^e, m in [√½, √2), f = m − 1; ln 2 need not be split as in log, because
+// nothing cancels.
+SETTX_FN float square_of_radius(float odd) {
     const uint32_t bits = to_bits(odd) & 0x7FFFFFFFu;
     const uint32_t exponent = (bits - (0x3F3504F3u + (31u << 23))) & 0xFF800000u;  // e·2²³
     const float f = fma(from_bits(bits - exponent), 4.65661287e-10f, -1.0f), square = f * f;
@@ -47,8 +47,12 @@ SETTX_FN float signed_radius(float odd) {
     odd_terms = fma(odd_terms, square, 1.0000064f);
     even_terms = fma(even_terms, square, -2.0f);
     const float p = fma(odd_terms, f, even_terms);
-    const float radius = sqrt(fma(float(int32_t(exponent)), -1.65259171e-7f, f * p));  // −2 ln 2 / 2²³
-    return with_sign(radius, to_bits(odd));
+    return fma(float(int32_t(exponent)), -1.65259171e-7f, f * p);  // −2 ln 2 / 2²³
+}
+
+// √(−2 log u), with the sign of odd.
+SETTX_FN float signed_radius(float odd) {
+    return with_sign(root_of_radius(square_of_radius(odd)), to_bits(odd));
 }
 
 struct Pair {

@@ -5,17 +5,20 @@
 
 namespace settx::scm::SETTX_PATH {
 
-SETTX_CALL int64_t draw_graph(const Prior&, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
-                              int32_t* scratch);
-SETTX_CALL void draw_dataset(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b,
-                             int32_t* scratch);
-void evaluate_segment(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
-int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden);
-void add_columns(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last, Sums*);
-void apply_units(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last);
-void run_pilot(const Prior&, uint64_t seed, const Tables&, int64_t b, const Parents&, float* scratch);
-int64_t pilot_floats(int64_t V, int64_t K, int64_t max_hidden);
-void fill_noise(const NoiseRows&, int64_t first, int64_t n, float* out);
+// Threads that draw something together, each its share: those of a block on a device, one on a CPU.
+#ifdef SETTX_KERNEL
+struct Team {
+    int32_t number, size;
+
+    SETTX_METHOD void meet() const { wait_for_block(); }
+#else
+struct Team {
+    static constexpr int32_t number = 0, size = 1;
+
+    void meet() const {}
+#endif
+    SETTX_METHOD bool leads() const { return number == 0; }
+};
 
 // How a variable depends on its parents.
 struct MechanismDraw {
@@ -24,13 +27,44 @@ struct MechanismDraw {
     float parameter;
 };
 
+// What a team notes of a dataset, in `draw_scratch_bytes` of memory.
+struct DrawScratch {
+    MechanismDraw* mechanisms;  // (V,)
+    int64_t* own_offset;        // (V,) where the parameters begin that are no environment's alone
+    int32_t* work;              // (2·V,), and (V,) for every member who intervenes
+
+    SETTX_METHOD DrawScratch(void* memory, int64_t V)
+        : mechanisms(static_cast<MechanismDraw*>(memory)),
+          own_offset(reinterpret_cast<int64_t*>(mechanisms + V)),
+          work(reinterpret_cast<int32_t*>(own_offset + V)) {}
+};
+static_assert(sizeof(MechanismDraw) == DRAW_NOTE_BYTES - sizeof(int64_t), "as draw_scratch_bytes counts");
+
+SETTX_CALL int64_t draw_graph(const Prior&, uint64_t seed, int64_t index, int64_t V, bool* adjacency, int64_t* order,
+                              int32_t* scratch);
+SETTX_CALL void draw_dataset(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b,
+                             void* scratch);
+// Everything but the parameters of mechanisms; and these, of one variable in one version: 0 is the dataset's own, k + 1
+// is for environment k alone, if it has one.
+SETTX_CALL void draw_model(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b,
+                           const DrawScratch&, const Team&);
+SETTX_CALL void draw_parameters_of(uint64_t seed, const Tables&, int64_t b, int64_t version, int32_t v,
+                                   const DrawScratch&, const Team&);
+void evaluate_segment(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
+int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden);
+void add_columns(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last, Sums*);
+void apply_units(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last);
+void run_pilot(const Prior&, uint64_t seed, const Tables&, int64_t b, const Parents&, float* scratch);
+int64_t pilot_floats(int64_t V, int64_t K, int64_t max_hidden);
+void fill_noise(const NoiseRows&, int64_t first, int64_t n, float* out);
+
 SETTX_CALL void draw_structure(const Graph&, uint64_t seed, int64_t index, int32_t n, int64_t V, bool* adjacency,
-                               int64_t* order, int32_t* scratch);
+                               int64_t* order, int32_t* scratch, const Team&);
 struct Dataset;
 SETTX_CALL void move_mechanisms(const Dataset&, int64_t sources, int64_t environments);  // as `Prior::shifts` asks
 SETTX_CALL MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t index, int32_t v, int32_t num_parents);
 SETTX_CALL int64_t num_parameters(const MechanismDraw&);
-SETTX_CALL void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out);
+SETTX_CALL void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out, const Team&);
 
 // x (count,) += scale · noise of the rows whose counters start at the address, count a multiple of BLOCK; parameters
 // may be null if the kind has none.

@@ -75,21 +75,63 @@ struct Words {
     uint32_t w0, w1, w2, w3;
 };
 
-SETTX_FN Words philox(Address counter, uint64_t seed) {
-    uint32_t key0 = uint32_t(seed), key1 = uint32_t(seed >> 32);
+// One instruction of a device, where the plain product takes two.
+SETTX_FN uint64_t wide_product(uint32_t a, uint32_t b) {
+#ifdef __CUDA_ARCH__
+    uint64_t product;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(b), "r"(a));
+    return product;
+#else
+    return uint64_t(a) * b;
+#endif
+}
+
+// first(round), second(round): the key of a round.
+template <class First, class Second>
+SETTX_FN Words philox_rounds(Address counter, const First& first, const Second& second) {
     uint32_t w0 = counter.block, w1 = counter.variable_purpose;
     uint32_t w2 = counter.dataset_low, w3 = counter.dataset_environment;
     for (uint32_t round = 0; round < ROUNDS; ++round) {
-        const uint64_t product0 = uint64_t(MULTIPLIER_0) * w0;
-        const uint64_t product1 = uint64_t(MULTIPLIER_1) * w2;
-        w0 = uint32_t(product1 >> 32) ^ w1 ^ key0;
+        const uint64_t product0 = wide_product(MULTIPLIER_0, w0);
+        const uint64_t product1 = wide_product(MULTIPLIER_1, w2);
+        w0 = uint32_t(product1 >> 32) ^ w1 ^ first(round);
         w1 = uint32_t(product1);
-        w2 = uint32_t(product0 >> 32) ^ w3 ^ key1;
+        w2 = uint32_t(product0 >> 32) ^ w3 ^ second(round);
         w3 = uint32_t(product0);
-        key0 += KEY_STEP_0;
-        key1 += KEY_STEP_1;
     }
     return {w0, w1, w2, w3};
+}
+
+SETTX_FN uint32_t first_key(uint64_t seed, uint32_t round) {
+    return uint32_t(seed) + round * KEY_STEP_0;
+}
+
+SETTX_FN uint32_t second_key(uint64_t seed, uint32_t round) {
+    return uint32_t(seed >> 32) + round * KEY_STEP_1;
+}
+
+SETTX_FN Words philox(Address counter, uint64_t seed) {
+    return philox_rounds(
+        counter, [=](uint32_t round) { return first_key(seed, round); },
+        [=](uint32_t round) { return second_key(seed, round); });
+}
+
+// The keys of the ten rounds: they change with the seed alone.
+struct alignas(16) Keys {
+    uint32_t first[ROUNDS], second[ROUNDS];
+
+    SETTX_METHOD explicit Keys(uint64_t seed) {
+        for (uint32_t round = 0; round < ROUNDS; ++round) set(seed, round);
+    }
+    SETTX_METHOD void set(uint64_t seed, uint32_t round) {
+        first[round] = first_key(seed, round);
+        second[round] = second_key(seed, round);
+    }
+};
+
+SETTX_FN Words philox(Address counter, const Keys& keys) {
+    return philox_rounds(
+        counter, [&](uint32_t round) { return keys.first[round]; }, [&](uint32_t round) { return keys.second[round]; });
 }
 
 }  // namespace settx::scm

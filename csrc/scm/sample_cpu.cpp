@@ -183,8 +183,8 @@ void count_parameters(const Prior& prior, uint64_t seed, int64_t first, int64_t 
 
 void draw(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, const Tables& tables, int num_threads,
           const Path& path) {
-    std::vector<std::vector<int32_t>> scratch(static_cast<size_t>(num_threads),
-                                              std::vector<int32_t>(2 * size_t(tables.variables)));
+    const size_t numbers = size_t(draw_scratch_bytes(tables.variables, 1)) / sizeof(int64_t);
+    std::vector<std::vector<int64_t>> scratch(static_cast<size_t>(num_threads), std::vector<int64_t>(numbers));
     const auto draw_one = [&](int thread, int64_t b) {
         path.draw_dataset(prior, seed, parameter_offset[b], tables, b, scratch[size_t(thread)].data());
     };

@@ -2,8 +2,11 @@
 // subnormal numbers kept.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "device.h"
 #include "sample_cuda.h"
@@ -33,8 +36,10 @@ SETTX_THREAD int32_t num_threads() {
     return int32_t(blockDim.x);
 }
 
-SETTX_THREAD void wait_for_block() {
+SETTX_METHOD void wait_for_block() {
+#ifdef __CUDA_ARCH__
     __syncthreads();
+#endif
 }
 
 void check(cudaError_t status, const char* doing, const char* to) {
@@ -47,6 +52,7 @@ void check(cudaError_t status, const char* doing, const char* to) {
 struct Device {
     DeviceLimits limits;
     cudaStream_t stream;
+    int number;
 };
 
 int64_t attribute(cudaDeviceAttr which, int device) {
@@ -57,24 +63,39 @@ int64_t attribute(cudaDeviceAttr which, int device) {
 
 DeviceLimits limits_of(int device) {
     return {attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-            attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device)};
+            attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+            attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrMaxGridDimX, device)};
 }
 
 // Makes the device the current one.
 Device open(CudaStream where) {
     check(cudaSetDevice(where.device), "choosing", "the device");
-    return {limits_of(where.device), static_cast<cudaStream_t>(where.stream)};
+    return {limits_of(where.device), static_cast<cudaStream_t>(where.stream), where.device};
+}
+
+// Always the most that there is: the attribute is the kernel's, and other threads launch it too. Once for a kernel and
+// device: a call takes as long as a launch.
+void reserve_shared_memory(const Device& device, const char* name, const void* kernel) {
+    thread_local std::vector<std::pair<const void*, int>> done;
+    const std::pair<const void*, int> mine{kernel, device.number};
+    if (std::find(done.begin(), done.end(), mine) != done.end()) return;
+    check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(device.limits.shared_per_block)),
+        "reserving shared memory for", name);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100),
+          "reserving shared memory for", name);
+    done.push_back(mine);
 }
 
 template <class... Parameters, class... Arguments>
 void launch(const Device& device, const char* name, void (*kernel)(Parameters...), Grid grid, Arguments... arguments) {
-    // Always the most that there is: the attribute is the kernel's, and other threads launch it too.
-    if (grid.shared_bytes > 0)
-        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   int(device.limits.shared_per_block)),
-              "reserving shared memory for", name);
+    if (grid.shared_bytes > 0) reserve_shared_memory(device, name, reinterpret_cast<const void*>(kernel));
     kernel<<<unsigned(grid.blocks), unsigned(grid.threads), size_t(grid.shared_bytes), device.stream>>>(arguments...);
     check(cudaGetLastError(), "launching", name);
+}
+
+void blank(const Device& device, void* memory, int64_t bytes) {
+    check(cudaMemsetAsync(memory, 0, size_t(bytes), device.stream), "blanking", "tables");
 }
 
 }  // namespace
@@ -84,24 +105,17 @@ void launch(const Device& device, const char* name, void (*kernel)(Parameters...
 
 namespace settx::scm {
 
-void draw_cuda(const Prior& prior, uint64_t seed, const int64_t* parameter_offset, const Tables& t, int32_t* scratch,
-               CudaStream where) {
-    draw_on(open(where), prior, seed, parameter_offset, t, scratch);
+int64_t scratch_bytes_cuda(const Tables& sizes, const Evaluation& what, int device) {
+    return scratch_bytes(sizes, what, limits_of(device));
 }
 
-int64_t hidden_floats_cuda(const Tables& sizes, int64_t rows, int64_t deep_width, int device) {
-    const Plan plan = make_plan(sizes, rows, deep_width, limits_of(device));
-    return plan.blocks * plan.hidden_per_block();
+void draw_cuda(const Draw& what, const Tables& t, void* scratch, CudaStream where) {
+    draw_on(open(where), what, t, scratch);
 }
 
-int64_t column_chunks_cuda(int64_t rows) {
-    return (rows + COLUMN_CHUNK - 1) / COLUMN_CHUNK;
-}
-
-void evaluate_cuda(const Tables& t, const Rows& rows, int64_t deep_width, const EvaluationScratch& scratch,
-                   CudaStream where) {
+void evaluate_cuda(const Tables& t, const Evaluation& what, void* scratch, CudaStream where) {
     const Device device = open(where);
-    evaluate_on(device, make_plan(t, rows.rows, deep_width, device.limits), t, rows, scratch);
+    evaluate_on(device, choose_plan(t, what.rows.rows, what.traits, device.limits), t, what, scratch);
 }
 
 }  // namespace settx::scm

@@ -204,6 +204,7 @@ struct Rows {
     int64_t rows;               // R
     const int64_t* row_offset;  // (B, K + 1): environment k has the rows [row_offset[k], row_offset[k + 1])
     uint64_t seed;              // of the noise
+    const uint64_t* seed_at;    // where to read it on a device instead, or null
     float* values;              // (B, R, V)
     int64_t* environment;       // (B, R)
     Columns columns;

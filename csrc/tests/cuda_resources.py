@@ -12,10 +12,14 @@ import sys
 from pathlib import Path
 
 NAMES = (
-    "draw_datasets|list_all_parents|evaluate_in_tiles|evaluate_in_place|write_noises|add_columns|find_units|apply_units"
+    "draw_datasets|draw_all_parameters|prepare_datasets|evaluate_in_phases|evaluate_in_tiles|evaluate_in_place|"
+    "write_noises|add_columns|find_units|apply_units"
 )
+WAYS = ("linear", "shallow", "deep")
+MOST_SPILLED = 64
+"""Bytes that the kernel of deep networks may store, 64 sums a thread: numbers that its inner loops do not change."""
 KERNEL = re.compile(
-    rf"Compiling entry function '\w*?(?P<kernel>{NAMES})\w*'"
+    rf"Compiling entry function '\w*?(?P<kernel>{NAMES})(?:ILi(?P<rows>\d+)ELi(?P<of>\d+)\w*?WayE(?P<way>\d))?\w*'"
     r" for 'sm_(?P<arch>\d+)'\n.*\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
     r"(?P<loads>\d+) bytes spill loads\n.*Used (?P<registers>\d+) registers"
 )
@@ -33,19 +37,27 @@ def record(log: Path, command: list[str]) -> int:
 
 
 def check(log: Path) -> int:
-    """Print the table; 1 if something spills or is not understood."""
+    """Print the table; 1 if something spills that may not, or is not understood."""
     text = log.read_text()
-    found = sorted((int(m["arch"]), m["kernel"], m) for m in KERNEL.finditer(text))
-    print(f"{'sm':>4}  {'kernel':18} registers  stack  spilled")
+    found = sorted((int(m["arch"]), _name(m), m) for m in KERNEL.finditer(text))
+    print(f"{'sm':>4}  {'kernel':34} registers  stack  spilled")
     for arch, kernel, m in found:
-        print(f"{arch:4}  {kernel:18} {m['registers']:>9}  {m['stack']:>5}  {int(m['stores']) + int(m['loads'])}")
+        print(f"{arch:4}  {kernel:34} {m['registers']:>9}  {m['stack']:>5}  {int(m['stores']) + int(m['loads'])}")
     if len(found) != text.count("Compiling entry function") or not found:
         print("FAILED: a kernel is not understood; is its name in NAMES?")
         return 1
-    spills = len(SPILL.findall(text))
+    spills = len(SPILL.findall(text)) - sum(len(SPILL.findall(m[0])) for _, _, m in found if _may_spill(m))
     if spills:
         print(f"FAILED: {spills} spills, in kernels or in functions that they call")
     return int(spills > 0)
+
+
+def _may_spill(m: re.Match[str]) -> bool:
+    return m["way"] == str(WAYS.index("deep")) and int(m["stores"]) <= MOST_SPILLED
+
+
+def _name(m: re.Match[str]) -> str:
+    return m["kernel"] if m["rows"] is None else f"{m['kernel']} {WAYS[int(m['way'])]} {m['rows']} × {m['of']}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from settx_fast.attention import composed
+from settx_fast.attention import composed, shortcuts
 from settx_fast.attention.arguments import (
     Restore,
     autocast,
@@ -17,8 +17,11 @@ from settx_fast.attention.arguments import (
     context_of,
     enter,
 )
-from settx_fast.attention.block import BlockSpec, BlockWeights
+from settx_fast.attention.block import NO_WEIGHTS, BlockSpec, BlockWeights
+from settx_fast.attention.casting import autocast_together
 from settx_fast.attention.choice import Impl, choose
+from settx_fast.attention.sets import Sets
+from settx_fast.attention.shortcuts import key_of
 
 
 def attention_block(
@@ -43,7 +46,13 @@ def attention_block(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
     """
-    weights = weights.map(autocast)
+    key_met = None
+    if query_lengths is query_mask is key_mask is None:
+        key_met = key_of(key, key_lengths, (query, *weights), "attention_block", spec, impl)
+        known = None if key_met is None else shortcuts.CALLS.get(key_met)
+        if known is not None:
+            return known(Sets(query), Sets(key, key_lengths), weights, spec)
+    (weights,) = autocast_together(weights)
     queries, restore = enter("query", query, query_lengths, query_mask)
     keys, _ = enter("key", key, key_lengths, key_mask)
     check_fits("query", queries.rows, weights.w_q)
@@ -53,6 +62,8 @@ def attention_block(
     long, short = (queries, keys) if queries.rows.shape[-2] > keys.rows.shape[-2] else (keys, queries)
     ragged = short is keys and not (short.lengths is None and short.offsets is None)
     chosen = choose(impl, long.rows, short.longest, (weights, spec), ragged_latents=ragged, offsets=long.offsets)
+    if key_met is not None and hasattr(chosen, "shortcut"):
+        shortcuts.CALLS.put(key_met, chosen.attention_block)
     return restore(chosen.attention_block(queries, keys, weights, spec))
 
 
@@ -80,10 +91,16 @@ def induced_set_attention(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
-    weights_a, weights_b = weights_a.map(autocast), weights_b.map(autocast)
+    parameters = (inducing, *weights_a, *weights_b)
+    key = None
+    if mask is None and context_lengths is None:
+        key = key_of(x, lengths, parameters, "induced_set_attention", spec_a, spec_b, impl)
+        known = None if key is None else shortcuts.CALLS.get(key)
+        if known is not None:
+            return known(x, lengths, parameters)
+    weights_a, weights_b, (inducing, *_) = autocast_together(weights_a, weights_b, NO_WEIGHTS._replace(w_q=inducing))
     sets, restore = enter("x", x, lengths, mask)
     context = context_of(sets, context_lengths, mask)
-    inducing = autocast(inducing)
     check_fits("x", sets.rows, weights_a.w_k)
     check_set("inducing", inducing, like=sets.rows)
     if inducing.shape[0] != 1:
@@ -92,6 +109,8 @@ def induced_set_attention(
     check_block("weights_b", weights_b, spec_b, sets.rows, dim_key=weights_a.w_q.shape[0])
     blocks = (weights_a, spec_a), (weights_b, spec_b)
     chosen = choose(impl, sets.rows, inducing.shape[1], *blocks, offsets=sets.offsets)
+    if key is not None and (shortcut := getattr(chosen, "shortcut", None)) is not None:
+        shortcuts.CALLS.put(key, shortcut(sets, inducing, weights_a, spec_a, weights_b, spec_b))
     return restore(chosen.induced_set_attention(sets, context, inducing, weights_a, spec_a, weights_b, spec_b))
 
 

@@ -11,6 +11,7 @@ from settx_fast.cli._console import console
 
 LOSSES = "mse,mae,huber,gaussian_nll,pinball"
 PENALTIES = "none,l1,l2,elastic"
+NUM_TRAINING, NUM_DATASETS = 3072, 768
 
 
 def compare(
@@ -18,8 +19,8 @@ def compare(
     penalties: Annotated[str, typer.Option(help="Penalties on weights, separated by commas.")] = PENALTIES,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Steps of every training.")] = 600,
-    num_training: Annotated[int, typer.Option(min=100, help="Datasets to train on.")] = 3072,
-    num_datasets: Annotated[int, typer.Option(min=2, help="Held-out datasets.")] = 768,
+    num_training: Annotated[int, typer.Option(min=100, help="Datasets to train on.")] = NUM_TRAINING,
+    num_datasets: Annotated[int, typer.Option(min=2, help="Held-out datasets.")] = NUM_DATASETS,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Markdown file to write; its figure goes beside it.", dir_okay=False),
@@ -48,6 +49,8 @@ def compare(
         )
     command = f"settx-fast compare --losses {losses} --penalties {penalties} --seeds {seeds}"
     command += "" if steps == Budget().steps else f" --steps {steps}"
+    command += "" if num_datasets == NUM_DATASETS else f" --num-datasets {num_datasets}"
+    command += "" if num_training == NUM_TRAINING else f" --num-training {num_training}"
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_study(study, out, f"{command} --out {out}")

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from settx_fast.predictor.prediction import Prediction
 
 
+Keep = Annotated[
+    str, typer.Option("--keep", metavar="COLUMN,…", help="Columns to take as they stand: no identifiers, no stand-ins.")
+]
+
+
 def predict(
     table: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file.", exists=True, dir_okay=False)],
     target: Annotated[str, typer.Option("--target", "-t", help="Column to predict: numbers, or two classes.")],
@@ -32,9 +37,7 @@ def predict(
     deploy: Annotated[
         str | None, typer.Option("--deploy", "-d", help="Environment to deploy in; its rows may be unlabelled.")
     ] = None,
-    keep: Annotated[
-        str, typer.Option(metavar="COLUMN,…", help="Columns to take as they stand: no identifiers, no stand-ins.")
-    ] = "",
+    keep: Keep = "",
     cannot_be_effect: Annotated[
         str, typer.Option(metavar="COLUMN,…", help="Columns that the target cannot have caused, as sex or year.")
     ] = "",
@@ -60,9 +63,9 @@ def predict(
         raise ValueError(f"--save: expected a file that ends in .json and no --no-save, got '{save}'")
     with _progress() as told:
         rows = read_table(
-            table, target=target, environment=environment, deploy=deploy, keep=_names(keep), progress=told
+            table, target=target, environment=environment, deploy=deploy, keep=names_in(keep), progress=told
         )
-        knowledge = Knowledge(causes=_names(cause), not_effects=_names(cannot_be_effect))
+        knowledge = Knowledge(causes=names_in(cause), not_effects=names_in(cannot_be_effect))
         prediction = predictor.predict(rows, model, knowledge=knowledge, progress=told)
     if json:
         typer.echo(prediction.to_json(ascii_only=not _is_utf8()))
@@ -81,7 +84,7 @@ def report(directory: RunDirectory) -> None:
     typer.echo(write_report(directory))
 
 
-def _names(listed: str) -> tuple[str, ...]:
+def names_in(listed: str) -> tuple[str, ...]:
     """Names with commas between them; a comma in a name is written twice."""
     parts = listed.replace(",,", "\0").split(",")
     return tuple(name.replace("\0", ",").strip() for name in parts if name.strip())

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from settx_fast.cli.predict import Keep, names_in
+
 if TYPE_CHECKING:
     from settx_fast.predictor.selector.recommendation import Recommendation
 
@@ -23,6 +25,7 @@ def recommend(
     deploy: Annotated[
         str | None, typer.Option("--deploy", "-d", help="Environment to deploy in; its rows may be unlabelled.")
     ] = None,
+    keep: Keep = "",
     model: Annotated[
         Path | None,
         typer.Option("--model", "-m", help="Trained selector; without, the shipped one.", exists=True, dir_okay=False),
@@ -33,7 +36,7 @@ def recommend(
     from settx_fast.predictor.selector.tables import recommend_for
     from settx_fast.predictor.table import read_table
 
-    rows = read_table(table, target=target, environment=environment, deploy=deploy)
+    rows = read_table(table, target=target, environment=environment, deploy=deploy, keep=names_in(keep))
     found = recommend_for(rows, model)
     if json:
         typer.echo(found.to_json())

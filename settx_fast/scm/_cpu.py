@@ -17,10 +17,10 @@ from settx_fast.scm._layout import (
     Wanted,
     addresses_of_rows,
     asked,
-    blank_memory,
     blank_rows,
     bytes_of,
     check_fits,
+    memory_of_tables,
     sizes_of,
     tables_in,
 )
@@ -55,7 +55,7 @@ def draw_tables(
     """The tables of datasets first_index, first_index + 1, …; `path` names an instruction set."""
     sizes, offset = places_of_parameters(prior, num_datasets, seed, first_index, num_threads)
     check_memory(sizes, 0)
-    tables = tables_in(blank_memory(HOST, sizes), sizes)
+    tables = tables_in(memory_of_tables(HOST, sizes), sizes)
     torch.arange(first_index, first_index + num_datasets, out=tables.tensors["index"])
     native().draw(native_prior(prior), seed, tables.addresses, offset.ctypes.data, sizes, num_threads, path)
     return tables

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
@@ -75,21 +75,27 @@ AS_NUMPY: dict[torch.dtype, type[np.generic]] = {
     torch.int16: np.int16,
     torch.int8: np.int8,
     torch.bool: np.bool_,
+    torch.uint8: np.uint8,
     torch.float32: np.float32,
 }
 
 
 class Tables(NamedTuple):
-    """SCMs: every table of `LAYOUT`, where it lies, and their memory if the tables of a dtype share it."""
+    """SCMs: every table of `LAYOUT`, where it lies, and their memory if they share it."""
 
     sizes: Sizes
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     addresses: list[int]
-    memory: list[Tensor] | None = None
+    memory: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return (self.tensors["index"] if self.memory is None else self.memory).device
 
 
 class Place(NamedTuple):
-    """Of a table among those of its dtype: `first` is the number of its first element."""
+    """Of a table in the memory of all: `first` is the number of its first element, counted in its dtype."""
 
     name: str
     dtype: torch.dtype
@@ -98,17 +104,48 @@ class Place(NamedTuple):
     first: int
 
 
+class Layout(NamedTuple):
+    """Where tables of some sizes lie in one piece of memory: bytes in all, the places, and their first bytes."""
+
+    num_bytes: int
+    places: dict[str, Place]
+    offsets: list[int]
+
+
+ALIGNMENT = 16
+
+
 @lru_cache  # a stream asks for the same sizes again and again
-def _places(sizes: Sizes) -> tuple[dict[torch.dtype, int], list[Place]]:
-    """Elements of every dtype, and the places of all tables."""
-    ends: dict[torch.dtype, int] = {}
-    places = []
+def layout_of(sizes: Sizes) -> Layout:
+    """Of tables of such sizes."""
+    end, places, offsets = 0, {}, []
     for name, (shape_of, dtype) in LAYOUT.items():
-        shape, first = shape_of(sizes), ends.get(dtype, 0)
+        shape = shape_of(sizes)
         stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        places.append(Place(name, dtype, shape, stride, first))
-        ends[dtype] = first + math.prod(shape)
-    return ends, places
+        places[name] = Place(name, dtype, shape, stride, end // dtype.itemsize)
+        offsets.append(end)
+        end += -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+    return Layout(end, places, offsets)
+
+
+class LazyTables(Mapping[str, Tensor]):
+    """The tables in a piece of memory; each is a tensor once it is asked for."""
+
+    def __init__(self, memory: Tensor, places: dict[str, Place]) -> None:
+        self.memory, self._places = memory, places
+        self._made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            _, dtype, shape, stride, first = self._places[name]
+            self._made[name] = self.memory.view(dtype).as_strided(shape, stride, first)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def allocate(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype, zeros: bool = False) -> Tensor:
@@ -118,20 +155,15 @@ def allocate(device: torch.device, shape: tuple[int, ...], dtype: torch.dtype, z
     return torch.from_numpy((np.zeros if zeros else np.empty)(shape, AS_NUMPY[dtype]))
 
 
-def blank_memory(device: torch.device, sizes: Sizes) -> list[Tensor]:
-    """Zeros for all tables, in a piece for every dtype: few for a device to allocate."""
-    return [allocate(device, (count,), dtype, zeros=True) for dtype, count in _places(sizes)[0].items()]
+def memory_of_tables(device: torch.device, sizes: Sizes, zeros: bool = True) -> Tensor:
+    """One piece of memory for all tables."""
+    return allocate(device, (layout_of(sizes).num_bytes,), torch.uint8, zeros)
 
 
-def tables_in(memory: list[Tensor], sizes: Sizes) -> Tables:
+def tables_in(memory: Tensor, sizes: Sizes) -> Tables:
     """The tables that lie in such memory."""
-    pieces = {piece.dtype: (piece, piece.data_ptr()) for piece in memory}
-    tensors, addresses = {}, []
-    for name, dtype, shape, stride, first in _places(sizes)[1]:
-        piece, address = pieces[dtype]
-        tensors[name] = piece.as_strided(shape, stride, first)
-        addresses.append(address + first * dtype.itemsize)
-    return Tables(sizes, tensors, addresses, memory)
+    layout, address = layout_of(sizes), memory.data_ptr()
+    return Tables(sizes, LazyTables(memory, layout.places), [address + offset for offset in layout.offsets], memory)
 
 
 def tables_of(tensors: Mapping[str, Tensor]) -> Tables:
@@ -141,7 +173,7 @@ def tables_of(tensors: Mapping[str, Tensor]) -> Tables:
     B, K, V = tensors["bias"].shape
     sizes = Sizes(B, V, K, len(tensors["mechanism_parameters"]), tensors["codes"].shape[2])
     expected_device, found = tensors["bias"].device, {}
-    for name, dtype, shape, *_ in _places(sizes)[1]:
+    for name, dtype, shape, *_ in layout_of(sizes).places.values():
         table = tensors[name]
         if not (table.dtype == dtype and table.shape == shape and table.device == expected_device):
             got = f"{table.dtype} {tuple(table.shape)} on {table.device}"
@@ -254,8 +286,7 @@ def rows_of_one_environment(environment: Tensor, num_environments: int, num_rows
 def bytes_of(sizes: Sizes, num_rows: int, wanted: Wanted = ROWS_ALONE) -> int:
     """What a batch takes in memory."""
     of_value, of_row = 4 + wanted.loses + 4 * wanted.noise, 8 + 2 * wanted.rejects
-    of_tables = sum(dtype.itemsize * count for dtype, count in _places(sizes)[0].items())
-    return of_tables + sizes.B * num_rows * (of_value * sizes.V + of_row)
+    return layout_of(sizes).num_bytes + sizes.B * num_rows * (of_value * sizes.V + of_row)
 
 
 def check_fits(needed: int, available: int, where: str) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from settx_fast.scm._fields import check, is_int
-from settx_fast.scm._layout import LAYOUT
+from settx_fast.scm._layout import LAYOUT, LazyTables
 from settx_fast.scm.counterfactual import intervened
 from settx_fast.scm.evaluation import check_rows, evaluate_again
 from settx_fast.scm.prior import Prior
@@ -126,11 +126,38 @@ class Batch:
     loss_slope: Tensor
     loss_intercept: Tensor
     prior: Prior
-    seed: int
+    seed: int | Tensor
     is_missing: Tensor | None = None
     attempt: Tensor | None = None
     noise: Tensor | None = None
     stream_version: int = STREAM_VERSION
+
+    @classmethod
+    def of_tables(cls, tables: Mapping[str, Tensor], **others: Any) -> Batch:
+        """A batch whose tables are looked up when they are first asked for; `others`: all other fields."""
+        batch = object.__new__(cls)
+        vars(batch).update(others, _tables=tables)
+        return batch
+
+    if not TYPE_CHECKING:  # or every name would pass for a field
+
+        def __getattr__(self, name: str) -> Tensor:
+            tables = vars(self).get("_tables", {})
+            if name not in tables:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return vars(self).setdefault(name, tables[name])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tables share memory under several dtypes, which torch does not save: copies do not.
+        others = {name: value for name, value in vars(self).items() if name != "_tables"}
+        return others | {name: table.clone() for name, table in self.tables.items()}
+
+    @property
+    def memory(self) -> list[Tensor]:
+        """Tensors that share their memory with all others of the batch."""
+        tables = vars(self).get("_tables")
+        own = [tensor for tensor in vars(self).values() if isinstance(tensor, Tensor)]
+        return [*own, tables.memory] if isinstance(tables, LazyTables) else own
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +166,8 @@ class Batch:
 
     def to(self, device: str | torch.device) -> Batch:
         """The same batch with its tensors on another device."""
-        tensors: dict[str, Any] = {k: t.to(device) for k, t in vars(self).items() if isinstance(t, Tensor)}
+        found = ((field.name, getattr(self, field.name)) for field in fields(self))
+        tensors: dict[str, Any] = {name: value.to(device) for name, value in found if isinstance(value, Tensor)}
         return replace(self, **tensors)
 
     @property
@@ -264,7 +292,7 @@ class Batch:
         datasets, rows, variables = self.values.shape
         return (
             f"Batch({datasets} datasets × {rows} rows × {variables} variables, {self.bias.shape[1]} environments, "
-            f"seed={self.seed}, datasets {self.first_index}…{int(self.index[-1])} of stream {self.stream_version})"
+            f"seed={int(self.seed)}, datasets {self.first_index}…{int(self.index[-1])} of stream {self.stream_version})"
         )
 
     def do(self, *interventions: Mapping[int | str, float] | Intervention) -> Batch:

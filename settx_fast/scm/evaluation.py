@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from settx_fast.scm._cpu import evaluate_tables, threads
-from settx_fast.scm._cuda import evaluate_tables_cuda
+from settx_fast.scm._cuda import Number, check_memory_cuda, evaluate_tables_cuda
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm._layout import Columns, Wanted, split_rows, tables_of
 from settx_fast.scm.prior import Prior
@@ -21,7 +21,7 @@ def evaluate_again(
     prior: Prior,
     num_rows: int,
     *,
-    seed: int,
+    seed: Number,
     noise: bool,
     row_offset: Tensor | None = None,
     observed: bool = True,
@@ -35,15 +35,16 @@ def evaluate_again(
     were drawn.
     """
     tables = tables_of(tensors)
-    if row_offset is None:
-        row_offset = split_rows(tables.tensors, num_rows, prior)
     wanted = wanted_of(prior, noise) if observed else Wanted(noise=noise)
     columns: Columns = "given" if wanted.columns == "standardised" else "raw"
     wanted = wanted._replace(columns=columns, attempt=attempt)
     if tables.tensors["bias"].is_cuda:
+        check_memory_cuda(tables.tensors["bias"].device, tables.sizes, num_rows, wanted)
         rows = evaluate_tables_cuda(tables, row_offset, num_rows, seed, prior, wanted)
     else:
-        rows = evaluate_tables(tables, row_offset, num_rows, seed, threads(num_threads), wanted=wanted)
+        if row_offset is None:
+            row_offset = split_rows(tables.tensors, num_rows, prior)
+        rows = evaluate_tables(tables, row_offset, num_rows, int(seed) % 2**64, threads(num_threads), wanted=wanted)
     return dict.fromkeys(ON_REQUEST) | rows
 
 

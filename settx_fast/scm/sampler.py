@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,8 +28,8 @@ def sample(
     num_datasets: int,
     num_rows: int,
     *,
-    seed: int,
-    first_index: int = 0,
+    seed: int | Tensor,
+    first_index: int | Tensor = 0,
     device: str | torch.device = "cpu",
     num_threads: int | None = None,
     return_noise: bool = False,
@@ -46,34 +45,42 @@ def sample(
 
     device: where the batch is drawn and stays. On a CUDA device all work goes to torch's current stream, and nothing
     waits for it. A graph can capture the call if the prior is linear, rests on no pilot rows, and was sampled before.
+    seed and first_index may there be tensors of one int64, which a graph reads anew whenever it replays.
 
     Raises ValueError naming field, expected and got, before anything is allocated.
     """
-    check_request(prior, num_datasets, num_rows, first_index)
-    check_seed(seed)
-    num_datasets, num_rows, seed, first_index = map(int, (num_datasets, num_rows, seed, first_index))  # of NumPy
+    where = check_device(device)
+    seed_there = _check_number_there(seed, "seed", where)
+    first_there = _check_number_there(first_index, "first_index", where)
+    check_request(prior, num_datasets, num_rows, 0 if first_there else first_index)
+    num_datasets, num_rows = int(num_datasets), int(num_rows)  # of NumPy
+    if not first_there:
+        first_index = int(first_index)
+    if not seed_there:
+        check_seed(seed)
+        seed = int(seed)
     check(isinstance(return_noise, bool), "return_noise", "True or False", return_noise)
-    where, workers, wanted = check_device(device), threads(num_threads), wanted_of(prior, return_noise)
+    workers, wanted = threads(num_threads), wanted_of(prior, return_noise)
     check_batch_memory(where, prior, num_datasets, num_rows, wanted)
     if out is not None:
         check_out(out, (num_datasets, num_rows, prior.max_variables), where)
     if where.type == "cuda":
         tables = draw_tables_cuda(where, prior, num_datasets, seed, first_index, workers)
-        offset = split_rows(tables.tensors, num_rows, prior)
-        rows = evaluate_tables_cuda(tables, offset, num_rows, seed, prior, wanted, out)
+        rows = evaluate_tables_cuda(tables, None, num_rows, seed, prior, wanted, out)
     else:
+        assert isinstance(seed, int)
+        assert isinstance(first_index, int)
         tables = draw_tables(prior, num_datasets, seed, first_index, workers)
         offset = split_rows(tables.tensors, num_rows, prior)
         rows = evaluate_tables(tables, offset, num_rows, seed, workers, wanted=wanted, out=out)
-    tensors: dict[str, Any] = tables.tensors | rows
-    return Batch(**tensors, prior=prior, seed=seed)
+    return Batch.of_tables(tables.tensors, prior=prior, seed=seed, **rows)
 
 
 def resample(
     batch: Batch,
     num_rows: int,
     *,
-    seed: int,
+    seed: int | Tensor,
     environments: int | Tensor | None = None,
     observed: bool = True,
     attempt: Tensor | None = None,
@@ -84,14 +91,18 @@ def resample(
     environments: None splits the rows over environments as `batch` does; a number, or one per dataset (B,) int64,
     draws every row from that environment. observed: as `batch.values`, in the same units; without, as the SCM has them.
     attempt: (B, num_rows) int16, those of `Batch.attempt` to take instead of selecting rows anew. Tensors that are
-    given are checked first, which waits for a CUDA device; otherwise a graph can capture the call there.
+    given are checked first, which waits for a CUDA device; otherwise a graph can capture the call there. There `seed`
+    may be a tensor of one int64, which a graph reads anew whenever it replays. Mechanisms and noises are taken for such
+    as `batch.prior` can draw.
 
     Raises ValueError naming field, expected and got, before anything is allocated.
     """
     check(isinstance(batch, Batch), "batch", "an scm.Batch", type(batch).__name__)
     check_rows(num_rows, 1 if environments is not None else batch.bias.shape[1])
-    check_seed(seed)
-    num_rows, seed = int(num_rows), int(seed)
+    num_rows = int(num_rows)
+    if not _check_number_there(seed, "seed", batch.device):
+        check_seed(seed)
+        seed = int(seed)
     check(isinstance(observed, bool), "observed", "True or False", observed)
     if attempt is not None:
         _check_attempt(attempt, batch, num_rows, observed)
@@ -119,6 +130,16 @@ def check_device(device: str | torch.device) -> torch.device:
     count, index = torch.cuda.device_count(), torch.cuda.current_device() if found.index is None else found.index
     check(index < count, "device", f"'cuda:{count - 1}' at most", str(device))
     return torch.device("cuda", index)
+
+
+def _check_number_there(given: object, name: str, device: torch.device) -> bool:
+    """Whether a number lies on the device; ValueError if it is a tensor that does not fit."""
+    if not isinstance(given, Tensor):
+        return False
+    expected = f"an int, or on a CUDA device one int64 there, here {device}"
+    fits = device.type == "cuda" and given.device == device and given.dtype == torch.int64 and given.numel() == 1
+    check(fits, name, expected, f"{given.dtype} {tuple(given.shape)} on {given.device}")
+    return True
 
 
 def check_out(out: object, shape: tuple[int, int, int], device: torch.device) -> None:

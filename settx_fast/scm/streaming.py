@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from settx_fast.scm._cpu import threads
@@ -203,7 +202,7 @@ def _drawn_on_a_side_stream(
     for batch, is_drawn in _drawn_ahead(draw_aside, steps, depth):
         current = torch.cuda.current_stream(device)
         current.wait_event(is_drawn)
-        for tensor in vars(batch).values():
-            if isinstance(tensor, Tensor) and tensor.is_cuda:
+        for tensor in batch.memory:
+            if tensor.is_cuda:
                 tensor.record_stream(current)  # or its memory would be drawn into again before the consumer is done
         yield batch

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from command import run, sentence
 
-from settx_fast.cli.predict import _names
+from settx_fast.cli.predict import names_in
 from settx_fast.predictor.config import preset
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES
 
@@ -234,4 +234,4 @@ def test_a_class_target_has_a_brier_score(table: Path, model: Path, tmp_path: Pa
     ("listed", "names"), [("", ()), ("a", ("a",)), ("a, b c,", ("a", "b c")), ("a,,b,c", ("a,b", "c"))]
 )
 def test_lists_of_names(listed: str, names: tuple[str, ...]) -> None:
-    assert _names(listed) == names
+    assert names_in(listed) == names

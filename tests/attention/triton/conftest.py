@@ -46,6 +46,16 @@ def device() -> torch.device:
 
 
 @pytest.fixture(autouse=True)
+def _nothing_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that changes rules or kernels meets no plan of another's."""
+    from settx_fast.attention import shortcuts
+    from settx_fast.attention.triton import plans
+
+    monkeypatch.setattr(plans, "PLANS", plans.Table(plans.MAX_PLANS))
+    monkeypatch.setattr(shortcuts, "CALLS", shortcuts.Table(shortcuts.MAX_CALLS))
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """The interpreter's products are tiny: more threads only get in each other's way."""
     torch.set_num_threads(1)

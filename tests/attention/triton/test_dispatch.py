@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.kernel_launches import CORNERS
 from settx_fast import functional
-from settx_fast.attention import choice, composed
+from settx_fast.attention import choice, composed, shortcuts
 from settx_fast.attention.choice import MAX_DIM, MAX_DIM_IN, MAX_LATENTS, MIN_HEAD, choose, why_not_triton
 from settx_fast.nn import ISAB, MAB, PMA, SAB
 from settx_fast.testing import Inputs, Shape, make_inputs
@@ -105,10 +105,11 @@ def isab(inputs: Inputs, x: Tensor | None = None) -> Tensor:
 
 def test_operators_pass_opcheck(device: torch.device) -> None:
     from settx_fast.attention.triton import operators
+    from settx_fast.attention.triton.traces import present
 
     inputs = make_inputs(Shape(2, 5, 16, 16, 2, 3), device=device)
     lengths = torch.tensor([5, 2], device=device)
-    a, b = operators.present(inputs.weights_a), operators.present(inputs.weights_b)
+    a, b = present(inputs.weights_a), present(inputs.weights_b)
     specs = f"{inputs.spec_a.text}; {inputs.spec_b.text}"
     keys, values = torch.randn(2, 2, 3, 16, device=device).requires_grad_().unbind()
     context = torch.tensor([3, 2], device=device)
@@ -167,11 +168,13 @@ def test_the_automatic_choice_takes_the_kernels_or_says_once_why_not(caplog: pyt
 
 
 def test_an_error_inside_the_kernels_reaches_the_caller(device: torch.device) -> None:
-    from settx_fast.attention.triton import operators
+    from settx_fast.attention.triton import plans, traces
 
     inputs = make_inputs(SMALL, device=device)
     with (
-        mock.patch.object(operators, "aggregate_forward", side_effect=RuntimeError("out of resources")),
+        mock.patch.object(plans, "PLANS", plans.Table(1)),
+        mock.patch.object(shortcuts, "CALLS", plans.Table(1)),
+        mock.patch.object(traces, "aggregate_forward", side_effect=RuntimeError("out of resources")),
         pytest.raises(RuntimeError, match="out of resources"),
     ):
         isab(inputs)
@@ -236,3 +239,22 @@ def test_autocast_runs_the_kernels_in_its_type(dtype: torch.dtype, device: torch
     assert torch.equal(out, isab(inputs.to(dtype)))
     out.float().sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in inputs.parameters().values())
+
+
+def test_what_the_backward_reads_may_wait_on_another_device(device: torch.device) -> None:
+    kept, offloaded = (make_inputs(SMALL, device=device) for _ in range(2))
+    isab(kept).square().sum().backward()
+    with torch.autograd.graph.save_on_cpu():
+        out = isab(offloaded)
+    out.square().sum().backward()
+    for name, parameter in kept.parameters().items():
+        assert torch.equal(parameter.grad, offloaded.parameters()[name].grad), name
+
+
+def test_who_looks_on_sees_the_operator(device: torch.device) -> None:
+    """Calls go past the dispatcher where nobody does."""
+    inputs = make_inputs(SMALL, device=device)
+    with torch.profiler.profile() as profiler:
+        isab(inputs).sum().backward()
+    seen = {event.name for event in profiler.events()}
+    assert {"settx_fast::triton_isab", "settx_fast::triton_isab_backward"} <= seen

@@ -11,7 +11,7 @@ from test_aggregate import assert_block, make_block, problem
 from settx_fast import functional
 from settx_fast.attention.block import BlockSpec
 from settx_fast.attention.sets import Sets
-from settx_fast.attention.triton import launch
+from settx_fast.attention.triton import plans, traces
 from settx_fast.attention.triton.aggregate import backward, tiles
 from settx_fast.attention.triton.aggregate.tiles import Backward, Problem, backward_config
 from settx_fast.attention.triton.small.forward import is_small
@@ -53,11 +53,24 @@ def test_packed_sets_are_never_small() -> None:
     assert not is_small(Sets(torch.empty(200, 64, device="meta"), offsets=torch.empty(4097, device="meta")), asked)
 
 
-def test_kinds_tell_devices_apart() -> None:
+def test_plans_tell_devices_apart() -> None:
     """Another GPU needs programs of its own."""
-    kinds = {launch.kind(torch.empty(2, 5, 3, device=device)) for device in ("cpu", "meta")}
-    assert len(kinds) == 2
-    assert launch.kind(torch.empty(2, 5, 3)) in kinds
+    block = BlockSpec(2)
+    weights = make_weights(block, 16, 16, 16, torch.Generator())
+    tensors = [
+        torch.empty(2, 5, 16),
+        None,
+        None,
+        torch.empty(2, 3, 16),
+        torch.empty(2, 3, 16),
+        *traces.present(weights),
+    ]
+    found = [
+        plans.planned(traces.broadcast, [None if t is None else t.to(device) for t in tensors], block.text)
+        for device in ("cpu", "meta", "cpu")
+    ]
+    assert found[0] is found[2]
+    assert found[0] is not found[1]
 
 
 @pytest.mark.parametrize("sizes", [(30, 3), (3, 30)], ids=["long query", "short query"])

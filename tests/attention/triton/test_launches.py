@@ -92,48 +92,20 @@ def test_nothing_of_set_size_is_kept_but_the_elements(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", ["original", "tabular"])
 def test_temporaries_of_a_step_do_not_grow_with_the_number_of_elements(variant: str) -> None:
-    """Bytes allocated beside x's gradient and the output, at 2 and 4 million elements, on tensors without storage."""
+    """Bytes that plans allocate beside x's gradient and the output, at 2 and 4 million elements."""
     small, large = (_temporaries(variant, n) for n in (2**21, 2**22))
     assert large <= 1.01 * small
 
 
 def _temporaries(variant: str, elements: int) -> int:
-    sizes: list[int] = []
-    new_empty, empty, empty_like = torch.Tensor.new_empty, torch.empty, torch.empty_like
-
-    def watch(make):  # type: ignore[no-untyped-def]
-        def made(*args: object, **kwargs: object) -> torch.Tensor:
-            tensor = make(*args, **kwargs)
-            if elements not in tensor.shape:
-                sizes.append(tensor.nbytes)
-            return tensor
-
-        return made
+    from settx_fast.attention.triton import plans, traces
 
     inputs = make_inputs(Shape(1, 1, 32, 32, 4, 20, VARIANTS[variant])).to(torch.device("meta"))
-    inputs = inputs._replace(x=empty(1, elements, 32, device="meta", requires_grad=True))
-    patches = [
-        mock.patch.object(torch.Tensor, "new_empty", watch(new_empty)),
-        mock.patch.object(torch, "empty", watch(empty)),
-        mock.patch.object(torch, "empty_like", watch(empty_like)),
-        mock.patch.object(InterpretedFunction, "run"),
-    ]
-    for patch in patches:
-        patch.start()
-    try:
-        launch_step(inputs)
-    finally:
-        for patch in patches:
-            patch.stop()
-    return sum(sizes)
-
-
-def launch_step(inputs: Inputs) -> None:
-    """Forward and backward of the block by its launchers, which PyTorch's meta device would not call."""
-    from settx_fast.attention.triton import operators
-
-    weights = [*operators.present(inputs.weights_a), *operators.present(inputs.weights_b)]
-    specs = f"{inputs.spec_a.text}; {inputs.spec_b.text}"
-    arguments = (inputs.x, None, None, None, inputs.inducing, weights)
-    out, *kept = operators.isab.__wrapped__(*arguments, specs)
-    operators.isab_grad.__wrapped__(torch.empty_like(out), *arguments, kept, specs, True)
+    rows = torch.empty(1, elements, 32, device="meta")
+    weights = [*traces.present(inputs.weights_a), *traces.present(inputs.weights_b)]
+    sets, specs = [rows, None, None, None], f"{inputs.spec_a.text}; {inputs.spec_b.text}"
+    forward = plans.planned(traces.isab, [*sets, inputs.inducing, *weights], specs)
+    saved = torch.empty(1, dtype=torch.uint8, device="meta")
+    step = [torch.empty_like(rows), *sets, saved, inputs.inducing, *weights]
+    backward = plans.planned(traces.isab_backward, step, specs, True)
+    return forward.num_bytes + backward.num_bytes

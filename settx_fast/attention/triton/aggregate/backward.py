@@ -13,7 +13,7 @@ from settx_fast.attention.sets import Sets
 from settx_fast.attention.triton.aggregate import backward_kernels, product_kernels, row_backward_kernels
 from settx_fast.attention.triton.aggregate.forward import LOG2_E, Aggregated, Stage, problem_of, row_arguments
 from settx_fast.attention.triton.aggregate.tiles import Problem, Tile, backward_config, row_tile
-from settx_fast.attention.triton.launch import launch
+from settx_fast.attention.triton.launch import add_, launch
 from settx_fast.attention.triton.primitives import matrix_precision, padded
 from settx_fast.attention.triton.sets import NO_ROWS, rows_of
 
@@ -125,7 +125,8 @@ def aggregate_backward(
         query.dtype, query_products(saved, query_grads, problem, stage), query_parts
     )
     if dnorm is not None:
-        query_vectors[row_backward_kernels.G0.value :, : problem.C] += dnorm
+        for total, part in zip(query_vectors[row_backward_kernels.G0.value :, : problem.C], dnorm, strict=True):
+            add_(total, part)
     matrices, vectors = sum_parts(query.dtype, matrix_parts, vector_parts)
     return Gradients(query_grads.input, matrices[0], vectors, query_matrices[0], query_vectors, projections)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -56,12 +55,6 @@ class Aggregated(NamedTuple):
     def leaves(self) -> list[Tensor | None]:
         """All tensors, the block's output first; one that stands for two stages comes twice."""
         return [*self.latents, *self.queries, self.lse, self.y]
-
-    @classmethod
-    def of(cls, leaves: list[Tensor | None]) -> Aggregated:
-        """The inverse of `leaves`."""
-        *latents, normed, query, folded, lse, y = leaves
-        return cls(Queries(normed, query, folded), lse, y, Latents(*latents))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -130,28 +123,9 @@ def allocate(problem: Problem, query: Tensor, stage: Stage) -> Aggregated:
     )  # fmt: skip
 
 
-@cache
-def sharing(spec: BlockSpec, next_spec: BlockSpec | None, absorbed: bool) -> tuple[int | None, ...]:
-    """Which tensor of `pack` each leaf of a block's Aggregated is; −1 for the query itself, None for none."""
-    H = spec.num_heads
-    sizes = {True: (1, 1), False: (1, 2)}[absorbed]  # (C, M) that are cheap to absorb, or not
-    meta = torch.empty(1, sizes[1], H, device="meta")
-    problem = Problem(1, 1, sizes[0], H, H, sizes[1], "half", meta.device, absorb=absorbed)
-    weights = NO_WEIGHTS._replace(w_v=meta[0], w_k=meta[0])
-    leaves = allocate(problem, meta, Stage(spec, weights, next_spec, weights)).leaves()
-    places: dict[int, int] = {id(meta): -1}
-    return tuple(None if t is None else places.setdefault(id(t), len(places) - 1) for t in leaves)
-
-
 def pack(saved: Aggregated, query: Tensor) -> list[Tensor]:
     """The distinct tensors of saved but the query."""
     return list({id(t): t for t in saved.leaves() if t is not None and t is not query}.values())
-
-
-def unpack(tensors: list[Tensor], query: Tensor, problem: Problem, stage: Stage) -> Aggregated:
-    """The inverse of `pack`."""
-    places = sharing(stage.spec, stage.next_spec, problem.absorbed)
-    return Aggregated.of([None if i is None else query if i < 0 else tensors[i] for i in places])
 
 
 def aggregate_forward(sets: Sets, query: Tensor, stage: Stage) -> Aggregated:

@@ -26,7 +26,7 @@ from settx_fast.attention.triton.broadcast.tiles import (
     stages_on,
 )
 from settx_fast.attention.triton.broadcast.weight_kernels import sum_rows_kernel, weight_gradient_kernel
-from settx_fast.attention.triton.launch import launch
+from settx_fast.attention.triton.launch import cast, launch, zero
 from settx_fast.attention.triton.primitives import contiguous
 from settx_fast.attention.triton.sets import Rows, num_blocks, rows_of
 
@@ -43,13 +43,14 @@ def broadcast_backward(
     run in an order that the shapes fix, so that the same inputs give the same bits.
     """
     if not x.rows.numel():
-        zeros = {n: torch.zeros_like(w) for n, w in weights._asdict().items() if w is not None and n not in KEY_WEIGHTS}
-        return torch.zeros_like(k), torch.zeros_like(v), NO_WEIGHTS._replace(**zeros)
+        used = {n: w for n, w in weights._asdict().items() if w is not None and n not in KEY_WEIGHTS}
+        dk, dv, *zeros = (zero(torch.empty_like(t)) for t in (k, v, *used.values()))
+        return dk, dv, NO_WEIGHTS._replace(**dict(zip(used, zeros, strict=True)))
     block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
     job = new_job(x, k, v, weights, block, tiles or backward_tiles(block), chunk_rows)
     for first_run in range(0, job.num_runs, job.chunk_runs):
         job.backward(grad_out, dx, first_run, min(job.chunk_runs, job.num_runs - first_run))
-    return job.dk.to(k.dtype), job.dv.to(k.dtype), job.weight_gradients()
+    return cast(job.dk, k.dtype), cast(job.dv, k.dtype), job.weight_gradients()
 
 
 class Chunk(NamedTuple):
@@ -144,7 +145,7 @@ class Job:
         """Partial sums of both norms' gains and biases, one row a tile: (tiles, 2 · C or D + 2 · D)."""
         first = self.block.C if self.block.spec.norm_first else self.block.D
         tiles = self.chunk_runs * self.run_rows // min(self.tiles.layers.rows, self.tiles.inputs.rows)
-        return self._fp32(tiles, 2 * first + 2 * self.block.D).zero_()
+        return zero(self._fp32(tiles, 2 * first + 2 * self.block.D))
 
     def _fp32(self, *shape: int) -> Tensor:
         return self.k.new_empty(shape, dtype=torch.float32)
@@ -217,7 +218,7 @@ class Job:
         flat = self.k.new_empty(self.weight_sums.shape[1])
         sum_rows(self.weight_sums, flat)
         shapes = {name: getattr(self.weights, name).shape for name in names}
-        gradients = dict(zip(names, split_copies(flat, list(shapes.values())), strict=True))
+        gradients = dict(zip(names, parts_of(flat, list(shapes.values())), strict=True))
         if self.block.spec.norm != "none":
             gradients |= self._norm_gradients()
         return NO_WEIGHTS._replace(**gradients)
@@ -227,7 +228,7 @@ class Job:
         sum_rows(self.norm_sums, flat)
         second = self.block.D
         first = flat.numel() // 2 - second
-        parts = split_copies(flat, [(first,), (first,), (second,), (second,)])
+        parts = parts_of(flat, [(first,), (first,), (second,), (second,)])
         named = zip(("g0", "b0", "g1", "b1"), parts, strict=True)
         return {name: part for name, part in named if getattr(self.weights, name) is not None}
 
@@ -238,9 +239,7 @@ def sum_rows(sums: Tensor, total: Tensor) -> None:
     launch(sum_rows_kernel, triton.cdiv(width, 64), sums, total, sums.shape[0], width, ROWS=16, BLOCK=64, num_warps=4)
 
 
-def split_copies(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """Consecutive parts of a vector as tensors of these shapes, each with storage of its own."""
-    parts = [flat.new_empty(shape) for shape in shapes]
-    sizes = [part.numel() for part in parts]
-    torch.split_with_sizes_copy(flat, sizes, out=[part.view(-1) for part in parts])
-    return parts
+def parts_of(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """Consecutive parts of a vector as tensors of these shapes."""
+    parts = flat.split([torch.Size(shape).numel() for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -64,6 +64,7 @@ def attend(
     If KEEP, stores normed elements, Q and the attended values in rows kept_rows of `kept` (a `Chunk`). Where heads or
     their pieces come together in memory, they do in the rows (D,) at stage_ptr + stage_offsets.
     """
+    ROWS: tl.constexpr = tiles.rows  # Triton 3.6 takes no field of a constant inside a shape
     WIDTH: tl.constexpr = block.width
     GROUP: tl.constexpr = tiles.group
     CHUNK: tl.constexpr = tiles.inputs
@@ -77,7 +78,7 @@ def attend(
     if KEEP:
         keep_inputs(x, x_ptr, offsets, valid, mean, factor, w, kept, kept_rows, block, CHUNK)
     # (rows, width)
-    o = tl.zeros((tiles.rows, WIDTH), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
+    o = tl.zeros((ROWS, WIDTH), tl.float32) + load_vector(w.b_p, columns, inside)[None, :]
     for head in range(0, block.spec.num_heads, GROUP):
         s, q = score(
             x, x_ptr, offsets, valid, mean, factor, k_ptr, w, kept, kept_rows, stage_ptr, stage_offsets,
@@ -117,23 +118,26 @@ def score(
 
     x holds the first columns of the elements. Pieces of projected queries wait in memory to be added to their values.
     """
+    PRECISION: tl.constexpr = block.precision
     C: tl.constexpr = block.C
     GROUP: tl.constexpr = tiles.group
     PIECE: tl.constexpr = tiles.piece
     CHUNK: tl.constexpr = tiles.inputs
-    s = tl.zeros((tiles.rows, GROUP * block.keys), tl.float32)
-    q = tl.zeros((tiles.rows, PIECE), tl.float32)
+    ROWS: tl.constexpr = tiles.rows
+    SCORES: tl.constexpr = GROUP * block.keys
+    s = tl.zeros((ROWS, SCORES), tl.float32)
+    q = tl.zeros((ROWS, PIECE), tl.float32)
     for skip in range(0, tiles.group_width, PIECE):
         local = skip + tl.arange(0, PIECE)
         features, own = head * block.E + local, local < GROUP * block.E
         # (rows, PIECE)
-        q = tl.zeros((tiles.rows, PIECE), tl.float32) + load_vector(w.b_q, features, own)[None, :]
+        q = tl.zeros((ROWS, PIECE), tl.float32) + load_vector(w.b_q, features, own)[None, :]
         for first in range(0, C, CHUNK):
             if C > CHUNK:
                 x = load_inputs(x_ptr, offsets, valid, first, mean, factor, w, block, CHUNK)
             inputs = first + tl.arange(0, CHUNK)
-            q = multiply_add(x, load_weight(w.w_q, inputs, features, inputs < C, own, C), q, block.precision)
-        s = multiply_add(q, tl.trans(load_heads(k_ptr, head, skip, block, GROUP, PIECE)), s, block.precision)
+            q = multiply_add(x, load_weight(w.w_q, inputs, features, inputs < C, own, C), q, PRECISION)
+        s = multiply_add(q, tl.trans(load_heads(k_ptr, head, skip, block, GROUP, PIECE)), s, PRECISION)
         if KEEP:
             store_tile(kept.q, kept_rows * block.D, features, valid, own, q)
         if tiles.group_width > PIECE and block.spec.residual == "projected":
@@ -150,6 +154,7 @@ def add_values(
 
     q is the whole of the group's queries where they are in one piece.
     """
+    PRECISION: tl.constexpr = block.precision
     D: tl.constexpr = block.D
     PIECE: tl.constexpr = tiles.piece
     PIECES: tl.constexpr = tiles.group_width // PIECE
@@ -160,11 +165,11 @@ def add_values(
         local = skip + tl.arange(0, PIECE)
         features, own = head * block.E + local, local < tiles.group * block.E
         # (rows, PIECE)
-        a = multiply(p, load_heads(v_ptr, head, skip, block, tiles.group, PIECE), block.precision)
+        a = multiply(p, load_heads(v_ptr, head, skip, block, tiles.group, PIECE), PRECISION)
         if block.spec.output_projection:
             if KEEP:
                 store_tile(kept.a, kept_rows * D, features, valid, own, a)
-            o = multiply_add(a, load_weight(w.w_p, features, columns, own, columns < D, D), o, block.precision)
+            o = multiply_add(a, load_weight(w.w_p, features, columns, own, columns < D, D), o, PRECISION)
         elif PIECES > 1:
             if block.spec.residual == "projected":
                 a += load_tile(stage_ptr, stage_offsets, features, valid, own).to(tl.float32)
@@ -210,13 +215,14 @@ def add_in_place(
     o, part, features, own, valid, w, stage_ptr, stage_offsets, block: tl.constexpr, tiles: tl.constexpr
 ):  # fmt: skip
     """o with a group's features (rows, PIECE) in their columns; or they go to memory, where heads come together."""
+    PRECISION: tl.constexpr = block.precision
     if is_whole(block, tiles):
         o += part
     elif tiles.staged:
         store_tile(stage_ptr, stage_offsets, features, valid, own, part)
     else:
         place = (features[:, None] == tl.arange(0, block.width)[None, :]) & own[:, None]
-        o = multiply_add(part, place.to(w.w_q.dtype.element_ty), o, block.precision)
+        o = multiply_add(part, place.to(w.w_q.dtype.element_ty), o, PRECISION)
     return o
 
 

@@ -1,0 +1,50 @@
+#include "launch_bindings.h"
+
+#include <pybind11/stl.h>
+
+#include "launch.h"
+
+namespace py = pybind11;
+
+namespace settx {
+namespace {
+
+// (name, function, programs, threads, shared, bytes, parameters, offsets, [(at, base, offset)])
+using Entry = std::tuple<std::string, uintptr_t, unsigned, unsigned, unsigned, size_t, py::bytes, std::vector<uint32_t>,
+                         std::vector<std::tuple<uint32_t, uint32_t, uint64_t>>>;
+
+Launch as_launch(const Entry& entry) {
+    const auto& [name, function, programs, threads, shared, bytes, parameters, offsets, patches] = entry;
+    const auto held = static_cast<std::string>(parameters);
+    Launch launch{name, reinterpret_cast<void*>(function), programs, threads, shared, bytes, {}, offsets, {}};
+    launch.parameters.assign(held.begin(), held.end());
+    for (const auto& [at, base, offset] : patches) launch.patches.push_back({at, base, offset});
+    return launch;
+}
+
+LaunchPlan make_plan(int device, size_t num_bases, const std::vector<Entry>& entries) {
+    std::vector<Launch> launches;
+    for (const Entry& entry : entries) launches.push_back(as_launch(entry));
+    return {device, num_bases, std::move(launches)};
+}
+
+bool run(const LaunchPlan& plan, uint64_t stream, const py::list& addresses) {
+    std::vector<uint64_t> bases(addresses.size());
+    for (size_t i = 0; i < bases.size(); ++i) {
+        bases[i] = PyLong_AsUnsignedLongLong(PyList_GET_ITEM(addresses.ptr(), static_cast<Py_ssize_t>(i)));
+        if (PyErr_Occurred()) throw py::error_already_set();
+    }
+    py::gil_scoped_release release;
+    return plan.run(stream, bases);
+}
+
+}  // namespace
+
+void bind_launches(py::module_& m) {
+    py::class_<LaunchPlan>(m, "LaunchPlan", "Launches recorded once, with the addresses of buffers left open.")
+        .def(py::init(&make_plan), "From a device and launches; RuntimeError without a driver.")
+        .def("run", &run,
+             "Queues all launches on a stream. False, with nothing queued, where an address is no multiple of 16.");
+}
+
+}  // namespace settx

@@ -1,0 +1,95 @@
+"""Instructions that a value of a linear model takes on a GPU, counted in the machine code of the kernel.
+
+cuda_instructions.py nvcc ARGUMENTS…    compile and count; exit status 1 for more than MOST, 77 without a disassembler
+
+Counted is what a warp issues, in instructions of a thread, for datasets of 1000 rows and 20 variables with two parents
+each: the three loops that draw noise, make values of it and write them out, and the shortest way through all that is
+around them. Latency, conflicts and what runs beside them are not.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from sass import Kernel, Loop, disassembler, kernels_of
+
+MOST = 60
+SKIPPED = 77
+KERNEL = "evaluate_in_phasesILi256ELi4ELNS0_3WayE0E"
+VARIABLES, PARENTS, ROWS, THREADS, TILES = 20, 2, 1000, 128, 4
+ROWS_OF_THREAD, VALUES_OF_NOISE, VALUES_OF_WRITE = 4, 8, 4
+
+
+def main() -> int:
+    """Compile, count, print."""
+    if disassembler() is None:
+        print("SKIPPED: no cuobjdump, neither of the toolkit nor of Triton")
+        return SKIPPED
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        subprocess.run([*sys.argv[1:], "-cubin", "-o", str(cubin)], check=True)
+        kernel = next(kernel for kernel in kernels_of(cubin) if KERNEL in kernel.name)
+    parts = count(kernel)
+    for name, number in parts.items():
+        print(f"{number:6.1f}  {name}")
+    total = sum(parts.values())
+    print(f"{total:6.1f}  instructions a value{'' if total <= MOST else f'    FAILED: more than {MOST}'}")
+    return int(total > MOST)
+
+
+def count(kernel: Kernel) -> dict[str, float]:
+    """Instructions a value, by what they are for."""
+    noise = _innermost(kernel, {r"MUFU\.RSQ": 4, r"MUFU\.RCP": 0})
+    write = _last(kernel, {r"STG\.E\.128": 1, r"\bLDS\b": 4})
+    near_edges = {r"STS\.128": 1, r"LDG": 2, r"LDS\.128": None}
+    after_noise = [loop for loop in kernel.loops if noise.last < loop.first and _inner(kernel, loop)]
+    values = next(loop for loop in after_noise if _has(kernel, loop, near_edges))
+    edges = _inner(kernel, values)[0]
+    tile = next(
+        loop for loop in reversed(kernel.loops) if loop.holds(noise) and loop.holds(values) and loop.holds(write)
+    )
+    way = lambda start, end: len(kernel.way(start, end))  # noqa: E731
+    step = way(values.first, edges.first) + PARENTS * _length(edges) + way(edges.last + 1, values.last) + 1
+    around = (
+        way(tile.first, noise.first)
+        + way(noise.last + 1, values.first)
+        + way(values.last + 1, write.first)
+        + way(write.last + 1, tile.last)
+    )
+    laying_out = [loop for loop in kernel.loops if loop.last < tile.first and not _inner(kernel, loop)]
+    before = way(0, tile.first) + sum(_length(loop) for loop in laying_out)
+    return {
+        "draw the noise": _length(noise) / VALUES_OF_NOISE,
+        "make values of it, from two parents": step / ROWS_OF_THREAD,
+        "write them out": _length(write) / VALUES_OF_WRITE,
+        "around these, for every tile": around * THREADS * TILES / (ROWS * VARIABLES),
+        "lay out the model, once for all": before * THREADS / (ROWS * VARIABLES),
+    }
+
+
+def _length(loop: Loop) -> int:
+    return loop.last - loop.first + 1
+
+
+def _inner(kernel: Kernel, loop: Loop) -> list[Loop]:
+    return [other for other in kernel.loops if loop.holds(other)]
+
+
+def _has(kernel: Kernel, loop: Loop, numbers: dict[str, int | None]) -> bool:
+    found = {pattern: kernel.count(loop, pattern) for pattern in numbers}
+    return all(found[p] > 0 if number is None else found[p] == number for p, number in numbers.items())
+
+
+def _innermost(kernel: Kernel, numbers: dict[str, int | None]) -> Loop:
+    return next(loop for loop in kernel.loops if _has(kernel, loop, numbers) and not _inner(kernel, loop))
+
+
+def _last(kernel: Kernel, numbers: dict[str, int | None]) -> Loop:
+    return [loop for loop in kernel.loops if _has(kernel, loop, numbers) and not _inner(kernel, loop)][-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
