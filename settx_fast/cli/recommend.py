@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from settx_fast.cli._show import stdout
 from settx_fast.cli.predict import Keep, names_in
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def recommend(
     if json:
         typer.echo(found.to_json())
         return
-    _show(found, f"{rows.name}: '{target}'" + (f", deployed in '{deploy}'" if deploy else ""), Console())
+    _show(found, f"{rows.name}: '{target}'" + (f", deployed in '{deploy}'" if deploy else ""), stdout())
 
 
 def _show(found: Recommendation, heading: str, console: Console) -> None:
@@ -57,7 +58,7 @@ def _show(found: Recommendation, heading: str, console: Console) -> None:
         title=f"Mean squared error in deployment; the target's variance in the sources is {number(found.variance)}",
         title_justify="left", title_style="bold", box=None, padding=(0, 1),
     )  # fmt: skip
-    for header in ("framework", "predicted", "90 % interval", f"measured on {found.measured_on or 'nothing'}"):
+    for header in ("framework", "predicted", "90 % interval", f"measured on {escape(found.measured_on or 'nothing')}"):
         table.add_column(header)
     for entry in found.ranking:
         risk = entry.risk

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
+
+from settx_fast._files import read_json
 
 LEAST_R2 = 0.05
 """A property of which the model explains less than this share of the variance counts as not known."""
@@ -51,7 +52,7 @@ def read_records(directory: Path) -> tuple[dict[str, Record], DecisionRecord | N
     path = directory / "evaluation.json"
     if not path.exists():
         return {}, None
-    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    evaluation = read_json(path, f"`settx-fast evaluate {directory}` writes it anew")
     records = {
         key: record
         for key, by_predictor in evaluation.get("metrics", {}).items()

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
+from settx_fast._files import read_json
 from settx_fast.predictor import figures
 from settx_fast.predictor.baselines import has_fixed_graph
 from settx_fast.predictor.config import TrainConfig
@@ -103,7 +104,7 @@ def read_run(directory: Path) -> Run:
     )
     if not (directory / "evaluation.json").exists():
         return run
-    evaluation = json.loads((directory / "evaluation.json").read_text())
+    evaluation = read_json(directory / "evaluation.json", f"`settx-fast evaluate {directory}` writes it anew")
     arrays = dict(np.load(directory / "evaluation.npz"))
     shown = titles(evaluation["metrics"], config.prior.names, config.prior.target)
     return replace(

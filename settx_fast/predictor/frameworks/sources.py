@@ -68,7 +68,7 @@ class Sources(NamedTuple):
         mean, covariance = mixture(self.mean, self.covariance, self.share)
         deviation = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
         size = (self.centre / self.scale + mean).abs()
-        varies = deviation > CONSTANT * size.clamp(min=CONSTANT)
+        varies = deviation > CONSTANT * size.clamp(min=1.0)  # of what it varied by before, should its mean be 0
         scale = deviation.where(varies, 1.0)
         unit = varies / scale
         square = unit[:, :, None] * unit[:, None, :]

@@ -40,8 +40,15 @@ def test_units_signs_and_orders_do_not_matter(seed: int) -> None:
     torch.testing.assert_close(after.unit, 5 * before.unit)
 
 
-def test_left_out_risks_are_those_of_the_estimators() -> None:
-    rows = make_rows(1, 3)
+@pytest.mark.parametrize("value", [None, 0.0, 3.0])
+def test_left_out_risks_are_those_of_the_estimators(value: float | None) -> None:
+    """With a value: of a column, too, that is the same everywhere but in one source."""
+    rows = make_rows(1, 5)
+    if value is not None:
+        only = np.random.default_rng(1).random(len(rows.y)) < 0.5
+        column = np.where((rows.environments == "place 1") & only, 1.0, value)
+        extra = np.full(len(rows.X_deploy), value)
+        rows = rows._replace(X=np.column_stack([rows.X, column]), X_deploy=np.column_stack([rows.X_deploy, extra]))
     found = descriptors(rows).frameworks[0, :, LEFT_OUT]
     for f, name in enumerate(FRAMEWORKS):
         errors = []
