@@ -77,7 +77,7 @@ def key_of(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], 
     if (type(x) is not Tensor and type(x) is not Parameter) or x.layout is not torch.strided or x.is_nested:
         return None
     dtype, device = x.dtype, x.device
-    if torch.is_autocast_enabled(device.type):
+    if device.type == "meta" or torch.is_autocast_enabled(device.type):
         return None
     sizes = None
     if lengths is not None:

@@ -56,6 +56,7 @@ def test_second_derivatives_of_packed_sets_are_those_of_padded_ones(implementati
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_second_derivatives_of_the_composed_path_exist_on_a_gpu() -> None:
     inputs = make_inputs(Shape(3, 30, 16, 16, 2, 3), device="cuda")
     results = [

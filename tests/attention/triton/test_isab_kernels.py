@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from settx_fast import functional
-from settx_fast.attention.triton import gpu, operators
+from settx_fast.attention.triton import gpu, traces
 from settx_fast.attention.triton.aggregate import tiles
 from settx_fast.attention.triton.small import forward as small
 from settx_fast.testing import VARIANTS, Shape, make_inputs
@@ -159,7 +159,7 @@ def test_many_small_sets_go_from_end_to_end_in_one_launch(variant: str, device: 
     shape = Shape(3, 40, 16, 16, 2, 3, VARIANTS[variant])
     with (
         mock.patch.object(small, "PROGRAMS", 1),
-        mock.patch.object(operators, "small_forward", wraps=small.small_forward) as launched,
+        mock.patch.object(traces, "small_forward", wraps=small.small_forward) as launched,
     ):
         # exact fp32 products, a device's default, take several launches
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
