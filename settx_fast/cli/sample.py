@@ -18,7 +18,7 @@ from settx_fast.cli._parquet import ROW_COLUMNS
 if TYPE_CHECKING:
     from settx_fast import scm
 
-PRESETS = ("chain", "lucas", "random", "random_linear")
+PRESETS = ("chain", "lucas", "random", "random_linear", "recurring", "recurring_linear")
 PRIOR_SUFFIXES = (".json", ".yaml", ".yml")
 
 
