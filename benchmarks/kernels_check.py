@@ -193,15 +193,15 @@ def with_machine_code(launch: Launch, usage: Usage, sass: str) -> Usage:
     return replace(
         usage, loop=loop.instructions, local=loop.local, barriers=loop.barriers, alone=loop.alone, resident=resident,
         row_bytes=found.row_bytes, issue_ms=round(found.issue_ms, 4), byte_ms=round(found.byte_ms, 4),
-        fault=usage.fault or _trap(loop, sass) or floors.rise(launch.problem, launch.name, found.issue_ms),
+        fault=usage.fault or _trap(launch.name, loop, sass) or floors.rise(launch.problem, launch.name, found.issue_ms),
     )  # fmt: skip
 
 
-def _trap(loop: machine_code.Loop, sass: str) -> str:
-    """Known ways in which ptxas spoils a kernel."""
+def _trap(kernel: str, loop: machine_code.Loop, sass: str) -> str:
+    """Known ways in which ptxas spoils a kernel; of the backward's, the column `alone` tells what is serialised."""
     if machine_code.stack_in_descriptor(sass):
         return "a wgmma descriptor is made of the stack pointer"
-    return "wgmma is serialised" if loop.alone == loop.products > 2 else ""
+    return "wgmma is serialised" if kernel in LARGE_PRODUCTS and loop.alone == loop.products > 2 else ""
 
 
 def _cpu_seconds() -> float:
