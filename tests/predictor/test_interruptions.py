@@ -166,7 +166,12 @@ main()
 def test_a_signal_ends_training_with_the_code_that_shells_expect(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    process = subprocess.Popen([sys.executable, "-c", TRAIN, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore SIGINT
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
