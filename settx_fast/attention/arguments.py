@@ -10,6 +10,7 @@ from torch import Tensor
 
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.sets import Sets
+from settx_fast.attention.shortcuts import is_autocast_on
 
 Restore = Callable[[Tensor], Tensor]
 
@@ -200,11 +201,6 @@ def expected_shapes(spec: BlockSpec, dim_query: int, dim_key: int, dim: int) -> 
 
 def autocast(tensor: Tensor) -> Tensor:
     """The tensor in autocast's dtype where that is on for its device and would cast it, else as it is."""
-    device = tensor.device.type
-    if (
-        device == "meta"
-        or not torch.is_autocast_enabled(device)
-        or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16)
-    ):
+    if not is_autocast_on(tensor.device) or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return tensor
-    return tensor.to(torch.get_autocast_dtype(device))
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type))

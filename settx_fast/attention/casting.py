@@ -9,7 +9,7 @@ from torch import Tensor
 
 from settx_fast.attention.arguments import autocast
 from settx_fast.attention.block import BlockWeights
-from settx_fast.attention.shortcuts import plain, unobserved
+from settx_fast.attention.shortcuts import is_autocast_on, plain, unobserved
 
 ALIGNMENT = 256  # bytes between the beginnings of tensors in the buffer
 
@@ -22,7 +22,7 @@ def autocast_together(*blocks: BlockWeights) -> tuple[BlockWeights, ...]:
 
 def _cast(tensors: list[Tensor]) -> list[Tensor]:
     device, kind = tensors[0].device, tensors[0].dtype
-    if device.type == "meta" or not torch.is_autocast_enabled(device.type) or not unobserved() or not plain(tensors):
+    if not is_autocast_on(device) or not unobserved() or not plain(tensors):
         return [autocast(t) for t in tensors]
     dtype = torch.get_autocast_dtype(device.type)
     alike = all(t.dtype is kind and t.device == device for t in tensors)

@@ -50,6 +50,11 @@ class Table:
 CALLS = Table(MAX_CALLS)
 
 
+def is_autocast_on(device: torch.device) -> bool:
+    """Whether autocast is on for a device; the meta device has none, and PyTorch raises where it is asked."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def unobserved() -> bool:
     """Whether neither a compiler, a transform, a mode nor a profiler looks on."""
     return not (
@@ -77,7 +82,7 @@ def key_of(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], 
     if (type(x) is not Tensor and type(x) is not Parameter) or x.layout is not torch.strided or x.is_nested:
         return None
     dtype, device = x.dtype, x.device
-    if device.type == "meta" or torch.is_autocast_enabled(device.type):
+    if is_autocast_on(device):
         return None
     sizes = None
     if lengths is not None:
