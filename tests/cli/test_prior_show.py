@@ -10,8 +10,10 @@ from command import run, sentence
 from settx_fast import scm
 from settx_fast.predictor import training
 
+PRESETS = ["chain", "lucas", "random", "random_linear", "recurring", "recurring_linear"]
 
-@pytest.mark.parametrize("preset", ["chain", "lucas", "random", "random_linear"])
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_is_shown_as_yaml_that_reads_back(preset: str) -> None:
     shown = run("prior", "show", preset)
     assert shown.exit_code == 0
@@ -49,4 +51,4 @@ def test_an_unknown_key_is_answered_with_the_nearest_one(tmp_path: Path) -> None
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
     result = run("prior", "show", "nope")
     assert result.exit_code == 2
-    assert "expected chain, lucas, random, random_linear or a file" in sentence(result)
+    assert f"expected {', '.join(PRESETS)} or a file" in sentence(result)
