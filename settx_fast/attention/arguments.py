@@ -10,7 +10,7 @@ from torch import Tensor
 
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.sets import Sets
-from settx_fast.attention.shortcuts import is_autocast_on
+from settx_fast.attention.shortcuts import CASTABLE, cast_of
 
 Restore = Callable[[Tensor], Tensor]
 
@@ -201,6 +201,5 @@ def expected_shapes(spec: BlockSpec, dim_query: int, dim_key: int, dim: int) -> 
 
 def autocast(tensor: Tensor) -> Tensor:
     """The tensor in autocast's dtype where that is on for its device and would cast it, else as it is."""
-    if not is_autocast_on(tensor.device) or tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+    dtype = cast_of(tensor.device)
+    return tensor if dtype is None or tensor.dtype not in CASTABLE else tensor.to(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Together(torch.autograd.Function):
         """The copies."""
         ctx.dtype = tensors[0].dtype
         ctx.set_materialize_grads(False)
-        return _copies(list(tensors), dtype)
+        return copies_of(tensors, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -47,18 +48,18 @@ class Together(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated again
             return None, *(None if grad is None else grad.to(ctx.dtype) for grad in grads)
         given = [grad for grad in grads if grad is not None]
-        copies = iter(_copies(given, ctx.dtype) if given else ())
+        copies = iter(copies_of(given, ctx.dtype) if given else ())
         return None, *(None if grad is None else next(copies) for grad in grads)
 
 
-def _copies(tensors: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """In row-major order, in one buffer."""
+def copies_of(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Copies of tensors in row-major order, in one buffer."""
     step = ALIGNMENT // dtype.itemsize
     sizes: list[int] = []
     for tensor in tensors:
         sizes += tensor.numel(), -tensor.numel() % step
     flat = torch.empty(sum(sizes), dtype=dtype, device=tensors[0].device)
     parts = torch.unsafe_split_with_sizes(flat, sizes)[::2]
-    copies = tuple(part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True))
-    torch._foreach_copy_(copies, tensors)
+    copies = tuple(p if t.ndim == 1 else p.view(t.shape) for p, t in zip(parts, tensors, strict=True))
+    torch._foreach_copy_(copies, list(tensors))
     return copies

@@ -51,7 +51,8 @@ def attention_block(
         key_met = key_of(key, key_lengths, (query, *weights), "attention_block", spec, impl)
         known = None if key_met is None else shortcuts.CALLS.get(key_met)
         if known is not None:
-            return known(Sets(query), Sets(key, key_lengths), weights, spec)
+            (weights,) = autocast_together(weights)
+            return known(Sets(autocast(query)), Sets(autocast(key), key_lengths), weights, spec)
     (weights,) = autocast_together(weights)
     queries, restore = enter("query", query, query_lengths, query_mask)
     keys, _ = enter("key", key, key_lengths, key_mask)

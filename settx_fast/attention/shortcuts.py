@@ -1,7 +1,7 @@
 """Calls whose metadata has been met before go past the checks and the choice, straight to what they led to.
 
 Metadata is read on every call; no object is known again by its identity. What is out of the ordinary (a compiler, a
-transform, a mode, a profiler, a subclass, autocast, weights that are not contiguous) has no shortcut.
+transform, a mode, a profiler, a subclass, weights that are not contiguous) has no shortcut.
 """
 
 from __future__ import annotations
@@ -50,6 +50,14 @@ class Table:
 CALLS = Table(MAX_CALLS)
 
 
+CASTABLE = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
+def cast_of(device: torch.device) -> torch.dtype | None:
+    """What autocast casts to on a device, None where it is off."""
+    return torch.get_autocast_dtype(device.type) if is_autocast_on(device) else None
+
+
 def is_autocast_on(device: torch.device) -> bool:
     """Whether autocast is on for a device; the meta device has none, and PyTorch raises where it is asked."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
@@ -82,7 +90,9 @@ def key_of(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], 
     if (type(x) is not Tensor and type(x) is not Parameter) or x.layout is not torch.strided or x.is_nested:
         return None
     dtype, device = x.dtype, x.device
-    if is_autocast_on(device):
+    cast = cast_of(device)
+    kind = dtype if cast is None or tensors[0] is None else tensors[0].dtype  # of the parameters
+    if cast is not None and not {dtype, kind} <= CASTABLE:
         return None
     sizes = None
     if lengths is not None:
@@ -98,7 +108,7 @@ def key_of(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], 
             shapes.append(None)
         elif (
             (type(t) is not Parameter and type(t) is not Tensor)
-            or t.dtype is not dtype
+            or t.dtype is not kind
             or t.device != device
             or not t.is_contiguous()
         ):
@@ -106,4 +116,4 @@ def key_of(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], 
         else:
             shapes.append(t.shape)
     precision = torch.get_float32_matmul_precision()
-    return static, precision, dtype, device, x.shape, x.stride(), sizes, tuple(shapes)
+    return static, precision, cast, kind, dtype, device, x.shape, x.stride(), sizes, tuple(shapes)

@@ -46,14 +46,19 @@ def induced_set_attention(
 def shortcut(
     x: Sets, inducing: Tensor, weights_a: BlockWeights, spec_a: BlockSpec, weights_b: BlockWeights, spec_b: BlockSpec
 ) -> Callable[[Tensor, Tensor | None, Sequence[Tensor | None]], Tensor]:
-    """What `induced_set_attention` comes to on padded sets of such metadata: of x, lengths, inducing and weights."""
+    """What `induced_set_attention` comes to on padded sets of such metadata: of x, lengths, inducing and weights.
+
+    Those that it is called with may be of another dtype, to be cast to that of these.
+    """
     specs = f"{spec_a.text}; {spec_b.text}"
     inputs = [x.rows, x.lengths, None, x.lengths, inducing, *present(weights_a), *present(weights_b)]
-    plan = planned(traces.isab, inputs, specs)
+    plan, dtype = planned(traces.isab, inputs, specs), inducing.dtype
 
     def call(rows: Tensor, lengths: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:
         given = [p for p in parameters if p is not None]
-        return launched(ISAB, specs, plan, rows, lengths, None, lengths, *given)
+        cast = None if given[0].dtype is dtype else dtype
+        rows = rows if rows.dtype is dtype else rows.to(dtype)
+        return launched(ISAB, specs, plan, rows, lengths, None, lengths, *given, cast=cast)
 
     return call
 

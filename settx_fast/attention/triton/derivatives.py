@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.library import Library
 
 from settx_fast.attention.block import KEY_WEIGHTS
+from settx_fast.attention.casting import Together, copies_of
 from settx_fast.attention.shortcuts import plain, unobserved
 from settx_fast.attention.triton import operators, traces
 from settx_fast.attention.triton.operators import readable
@@ -77,12 +78,20 @@ def fused(operation: Operation, specs: str, *tensors: Tensor | None) -> Tensor:
     return launched(operation, specs, planned(operation.forward_trace, inputs, specs), *tensors)
 
 
-def launched(operation: Operation, specs: str, plan: Plan, *tensors: Tensor | None) -> Tensor:
-    """The output of an operation by the plan of such tensors, where nobody looks on."""
+def launched(
+    operation: Operation, specs: str, plan: Plan, *tensors: Tensor | None, cast: torch.dtype | None = None
+) -> Tensor:
+    """The output of an operation by the plan of such tensors, where nobody looks on.
+
+    `cast`: what all but the rows and what describes sets is cast to first, as autocast would.
+    """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        made = Fused.apply(operation, specs, plan, *tensors)
+        made = Fused.apply(operation, specs, plan, cast, *tensors)
         return made[0]
-    return plan([t for t in _inputs(tensors, operation.sets) if t is not None])[0]
+    return plan([t for t in _inputs(_cast(tensors, operation.sets, cast), operation.sets) if t is not None])[0]
+
+
+SETS = 4  # arguments of `Fused` before those that describe sets
 
 
 class Fused(torch.autograd.Function):
@@ -90,15 +99,17 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, operation: Operation, specs: str, plan: Plan | None, *tensors: Tensor | None
+        ctx: Any, operation: Operation, specs: str, plan: Plan | None, cast: torch.dtype | None, *given: Tensor | None
     ) -> tuple[Tensor, ...]:
         """The output, and the buffer of what is kept where the operation has one; by the operator without a plan."""
+        tensors = _cast(given, operation.sets, cast)
         if plan is not None:
             made = plan([t for t in _inputs(tensors, operation.sets) if t is not None])
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 made = operation.call(tensors, specs)
         ctx.operation, ctx.specs = operation, specs
+        ctx.parameters = None if cast is None else given[operation.sets :]
         kept = made if operation.keeps_output else made[1:]
         ctx.save_for_backward(*tensors[: operation.sets], *kept, *tensors[operation.sets :])
         ctx.mark_non_differentiable(*made[1:])
@@ -111,23 +122,34 @@ class Fused(torch.autograd.Function):
         if grad is None:
             return (None,) * len(ctx.needs_input_grad)
         operation, tensors = ctx.operation, ctx.saved_tensors
-        static = (ctx.specs, ctx.needs_input_grad[3]) if operation.needs_x else (ctx.specs,)
+        static = (ctx.specs, ctx.needs_input_grad[SETS]) if operation.needs_x else (ctx.specs,)
         if not torch.is_grad_enabled() and unobserved() and type(grad) is Tensor and plain(tensors):
             inputs = _inputs([operation.read_grad(grad), *tensors], operation.kept + 1)
             plan = planned(operation.backward_trace, inputs, *static)
             made, cut = plan([t for t in inputs if t is not None]), plan.cut
         else:
             first = operation.kept + operation.middle
+            if ctx.parameters is not None:  # as this is to be differentiated again
+                tensors = *tensors[: operation.kept], *Together.apply(tensors[0].dtype, *ctx.parameters)
             made = operation.backward(grad, *tensors[:first], list(tensors[first:]), *static)
             given = tensors[operation.kept :]
             cut = operators.cut_of(
                 operation.backward_trace, operation.kept - 1, grad, tensors[0], given, *static
             )  # fmt: skip
         dx, *own, flat = made
+        if ctx.parameters is not None:
+            *own, flat = (grad.to(ctx.parameters[0].dtype) for grad in (*own, flat))
         found: list[Tensor | None] = [*own, *cut(flat)]
         if not operation.all_weights:
             found = _spread(found, operation.middle, ctx.specs)
-        return None, None, None, dx, *[None] * (operation.sets - 1), *found
+        return *[None] * SETS, dx, *[None] * (operation.sets - 1), *found
+
+
+def _cast(tensors: Sequence[Tensor | None], first: int, dtype: torch.dtype | None) -> Sequence[Tensor | None]:
+    """The tensors, those from `first` on in another dtype."""
+    if dtype is None:
+        return tensors
+    return *tensors[:first], *copies_of([t for t in tensors[first:] if t is not None], dtype)
 
 
 def _inputs(tensors: Sequence[Tensor | None], first: int) -> list[Tensor | None]:
@@ -170,7 +192,7 @@ def _with_graph(operation: Operation, *args: Any) -> Any:
     *first, weights, specs = args
     tensors = [*first, *weights]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _as_operator(Fused.apply(operation, specs, None, *tensors))
+        return _as_operator(Fused.apply(operation, specs, None, None, *tensors))
     with torch._C._AutoDispatchBelowAutograd():
         return operation.forward(*args)
 

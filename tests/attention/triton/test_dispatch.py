@@ -204,6 +204,54 @@ def test_two_processes_train_like_one(tmp_path: Path, device: torch.device) -> N
         torch.testing.assert_close(first[name], grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("half_rows", [False, True])
+def test_under_autocast_a_call_met_before_gives_the_bits_of_the_first(
+    half_rows: bool, frozen: bool, device: torch.device
+) -> None:
+    """The first goes through all checks; later ones cast inside the fused function."""
+    layer = ISAB(16, 16, 2, 3, ln=True, impl="triton", device=device)
+    layer.mab0.requires_grad_(not frozen)
+    x = torch.randn(2, 9, 16, device=device, dtype=torch.bfloat16 if half_rows else torch.float32, requires_grad=True)
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+
+    def outcome() -> list[Tensor]:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            out = layer(x)
+        return [out, *torch.autograd.grad(out.float().square().sum(), wanted)]
+
+    calls = shortcuts.Table(4)
+    with mock.patch.object(shortcuts, "CALLS", calls):
+        first = outcome()
+        assert len(calls) == 1
+        again = outcome()
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert [g.dtype for g in again[1:]] == [t.dtype for t in wanted]
+
+
+def test_under_autocast_a_call_met_before_refuses_a_second_derivative_too(device: torch.device) -> None:
+    layer = ISAB(16, 16, 2, 3, impl="triton", device=device)
+    x = torch.randn(2, 9, 16, device=device)
+    for _ in range(2):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            out = layer(x)
+        (grad,) = torch.autograd.grad(out.float().square().sum(), layer.mab0.fc_v.weight, create_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(grad.square().sum(), layer.mab1.fc_o.weight)
+
+
+def test_under_autocast_weights_may_change_between_forward_and_backward(device: torch.device) -> None:
+    """As with a cast each: what the backward reads are copies."""
+    layer = ISAB(16, 16, 2, 3, impl="triton", device=device)
+    x = torch.randn(2, 9, 16, device=device)
+    for _ in range(2):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            out = layer(x)
+        with torch.no_grad():
+            layer.mab0.fc_q.weight.mul_(0.5)
+        out.float().sum().backward()
+
+
 def test_a_second_derivative_is_refused_with_a_sentence(device: torch.device) -> None:
     inputs = make_inputs(SMALL, device=device)
     (grad,) = torch.autograd.grad(isab(inputs).sum(), inputs.x, create_graph=True)
