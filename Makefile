@@ -74,15 +74,22 @@ kernels-check: install build/triton-3.6
 build/triton-3.6: install
 	$(BIN)/pip install --quiet --no-deps --target $@ triton==3.6.0
 
-# The framework selector that travels with the package. Resumable: what build/pretrained holds is not done again.
-# SCALE=8 draws eight times the examples; SEED, EPOCHS, WORKERS.
+# The models that travel with the package: the framework selector and the property predictor. Resumable: what
+# build/pretrained and build/properties hold is not done again. SCALE=8 draws eight times the examples; SEED, EPOCHS, WORKERS.
 SCALE ?= 1
 SEED ?= 0
 EPOCHS ?= 9
 WORKERS ?= $(shell nproc)
-pretrained: install
+pretrained: install build/properties/model.safetensors
 	OMP_NUM_THREADS=1 $(BIN)/python -m settx_fast.predictor.selector.pretraining \
 		--scale $(SCALE) --seed $(SEED) --epochs $(EPOCHS) --workers $(WORKERS)
+
+	$(BIN)/settx-fast evaluate build/properties --num-datasets 2000
+	mkdir -p settx_fast/predictor/pretrained/properties
+	cd build/properties && cp config.json model.safetensors evaluation.json ../../settx_fast/predictor/pretrained/properties
+
+build/properties/model.safetensors: | install
+	$(BIN)/settx-fast train recurring_linear --out build/properties $(if $(wildcard build/properties/checkpoints/*.ckpt),--resume)
 
 # In the environment at hand, which may be bare and offline: no .venv.
 gpu:

@@ -1,6 +1,4 @@
-"""The predictor from Python: which framework to use on a data frame. Usage: predict_table.py RUN_DIRECTORY"""
-
-import sys
+"""The predictor from Python: which framework to use on a data frame."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +15,7 @@ frame = pd.DataFrame({"dose": dose, "marker": marker, "site": site, "outcome": o
 frame.loc[frame["site"] == "coast", "outcome"] = np.nan  # nothing is labelled where the model is to be deployed
 
 table = table_from_frame(frame, target="outcome", environment="site", deploy="coast")
-prediction = predict(table, sys.argv[1])
+prediction = predict(table)
 for column in prediction.columns:
     print(f"{column.name}: {column.role} ({column.probability[column.role]:.0%})")
 risks = {each.title: round(each.risk.value, 2) for each in prediction.frameworks}

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from examples.demo import penguins
@@ -31,34 +30,31 @@ def test_the_quick_demo_goes_all_the_way(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
     check_runs(out)
     check_printed(result.stdout, out)
-    check_penguins(json.loads((out / "random_linear" / "prediction-penguins-body_mass_g.json").read_text()))
-    example = run_script("predict_table.py", out / "random_linear")
-    assert example.returncode == 0, example.stderr
-    assert "marker: " in example.stdout
+    check_penguins(json.loads((out / "recommendation-penguins-body_mass_g.json").read_text()))
 
 
 def check_runs(out: Path) -> None:
-    for run in ("chain", "random_linear"):
-        held = {path.name for path in (out / run).iterdir()}
-        assert {"config.json", "model.safetensors", "metrics.csv", "evaluation.json", "evaluation.npz"} <= held
+    held = {path.name for path in (out / "chain").iterdir()}
+    assert {"config.json", "model.safetensors", "metrics.csv", "evaluation.json", "evaluation.npz"} <= held
     page = (out / "report.html").read_text()
-    for heading in ("Table penguins.csv: predicting body_mass_g", "Model “chain”", "Model “random_linear”"):
+    for heading in ("Table penguins.csv: which framework predicts body_mass_g in Torgersen", "Model “chain”"):
         assert heading in page
 
 
 def check_printed(printed: str, out: Path) -> None:
     assert f"The report: {out / 'report.html'}" in printed
     timings = printed.split("Where the time went")[1]
-    for stage in ("sample", "train chain", "evaluate chain", "train random_linear", "predict penguins", "report"):
+    for stage in ("sample", "train", "evaluate", "recommend", "predict", "report"):
         assert stage in timings
 
 
 def check_penguins(found: dict) -> None:
-    assert found["rows"] == {"Biscoe": 167, "Dream": 124, "Torgersen": 52}
-    assert {column["name"] for column in found["columns"]} >= {"flipper_length_mm", "sex=female", "species=Gentoo"}
-    for framework in found["frameworks"]:
-        assert framework["measured"]["rows"] == 51
-        assert np.isfinite(framework["risk"]["value"])
+    assert (found["table"], found["target"], found["deploy"]) == ("penguins.csv", "body_mass_g", "Torgersen")
+    assert found["measured_on"] == "deployment"
+    assert found["recommended"] in [each["framework"] for each in found["ranking"]]
+    for each in found["ranking"]:
+        assert 200**2 < each["measured"] < 2000**2
+        assert 0 < each["risk"]["low"] < each["risk"]["value"] < each["risk"]["high"]
 
 
 def test_the_penguins_are_read_as_a_zoologist_would() -> None:
@@ -72,7 +68,7 @@ def test_the_penguins_are_read_as_a_zoologist_would() -> None:
     assert 200**2 < risks["erm"].low < risks["erm"].high < risks["causal"].value < 1000**2
 
 
-@pytest.mark.parametrize("name", ["drop_in.py", "sample_scms.py"])
+@pytest.mark.parametrize("name", ["drop_in.py", "predict_table.py", "sample_scms.py"])
 def test_the_short_examples_run(name: str) -> None:
     result = run_script(name)
     assert result.returncode == 0, result.stderr

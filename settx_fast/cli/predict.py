@@ -28,14 +28,21 @@ Keep = Annotated[
 def predict(
     table: Annotated[Path, typer.Argument(help="CSV, TSV or Parquet file.", exists=True, dir_okay=False)],
     target: Annotated[str, typer.Option("--target", "-t", help="Column to predict: numbers, or two classes.")],
-    model: Annotated[
-        Path, typer.Option("--model", "-m", help="Run directory that `train` wrote.", exists=True, file_okay=False)
-    ],
     environment: Annotated[
         str | None, typer.Option("--environment", "-e", help="Column that says which environment a row is from.")
     ] = None,
     deploy: Annotated[
         str | None, typer.Option("--deploy", "-d", help="Environment to deploy in; its rows may be unlabelled.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Run directory that `train` wrote; without, the shipped model.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
     keep: Keep = "",
     cannot_be_effect: Annotated[
@@ -45,14 +52,14 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print the prediction as JSON.")] = False,
     save: Annotated[
         Path | None,
-        typer.Option(help="JSON file to keep the prediction in.  [default: a file of MODEL, for the report]"),
+        typer.Option(help="JSON file to keep the prediction in.  [default: a file of MODEL, if given]"),
     ] = None,
     no_save: Annotated[bool, typer.Option("--no-save", help="Keep the prediction nowhere.")] = False,
 ) -> None:
     """Predict the properties of a table, and which learning framework to use on it.
 
-    Without --save the prediction is kept in the run directory as prediction-TABLE-TARGET.json, never in place of that
-    of another table.
+    Without --save the prediction is kept in the run directory of a model of your own as prediction-TABLE-TARGET.json,
+    never in place of that of another table.
     """
     from settx_fast.cli._show import show_prediction, stdout
     from settx_fast.predictor import prediction as predictor
@@ -72,8 +79,8 @@ def predict(
     else:
         show_prediction(prediction, stdout())
     if save is not None:
-        _say(f"Kept in {prediction.save(save)}.")
-    elif not no_save:
+        say(f"Kept in {prediction.save(save)}.")
+    elif model is not None and not no_save:
         _keep(prediction, model)
 
 
@@ -95,12 +102,13 @@ def _keep(prediction: Prediction, model: Path) -> None:
     try:
         path = prediction.save(model)
     except OSError as error:
-        _say(f"Not kept, as '{model}' cannot be written to ({error.strerror}): `--save FILE` keeps it elsewhere.")
+        say(f"Not kept, as '{model}' cannot be written to ({error.strerror}): `--save FILE` keeps it elsewhere.")
     else:
-        _say(f"Kept in {path}; `settx-fast report {model}` shows it.")
+        say(f"Kept in {path}; `settx-fast report {model}` shows it.")
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """Tell it beside the output."""
     console(stderr=True).print(Text(printable(sentence), style="dim"), soft_wrap=True)
 
 

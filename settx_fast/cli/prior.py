@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from settx_fast.cli.sample import load_prior
+from settx_fast.cli.sample import PRESETS, load_prior
 
 app = typer.Typer(no_args_is_help=True, help="Priors: distributions of SCMs to sample from and to train on.")
 
@@ -21,7 +21,8 @@ def _root() -> None:
 @app.command()
 def show(
     prior: Annotated[
-        str, typer.Argument(help="A preset (chain, lucas, random, random_linear) or a prior's JSON or YAML file.")
+        str,
+        typer.Argument(help=f"A preset ({', '.join(PRESETS)}) or a prior's JSON or YAML file."),
     ],
 ) -> None:
     """Print a prior as commented YAML, to be changed, trained on and sampled from.

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from settx_fast.cli._show import stdout
-from settx_fast.cli.predict import Keep, names_in
+from settx_fast.cli.predict import Keep, names_in, say
 
 if TYPE_CHECKING:
     from settx_fast.predictor.selector.recommendation import Recommendation
@@ -32,6 +32,13 @@ def recommend(
         typer.Option("--model", "-m", help="Trained selector; without, the shipped one.", exists=True, dir_okay=False),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the recommendation as JSON.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file, or directory, to keep the recommendation in; `settx-fast report` shows what its directory "
+            "holds."
+        ),
+    ] = None,
 ) -> None:
     """Recommend a learning framework for a table of rows from several environments."""
     from settx_fast.predictor.selector.tables import recommend_for
@@ -41,8 +48,10 @@ def recommend(
     found = recommend_for(rows, model)
     if json:
         typer.echo(found.to_json())
-        return
-    _show(found, f"{rows.name}: '{target}'" + (f", deployed in '{deploy}'" if deploy else ""), stdout())
+    else:
+        _show(found, f"{rows.name}: '{target}'" + (f", deployed in '{deploy}'" if deploy else ""), stdout())
+    if save is not None:
+        say(f"Kept in {found.save(save)}.")
 
 
 def _show(found: Recommendation, heading: str, console: Console) -> None:

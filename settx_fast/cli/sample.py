@@ -24,7 +24,8 @@ PRIOR_SUFFIXES = (".json", ".yaml", ".yml")
 
 def sample(
     prior: Annotated[
-        str, typer.Argument(help="A preset (chain, lucas, random, random_linear) or a prior's JSON or YAML file.")
+        str,
+        typer.Argument(help=f"A preset ({', '.join(PRESETS)}) or a prior's JSON or YAML file."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Parquet file to write.", dir_okay=False)],
     num_datasets: Annotated[int, typer.Option("--num-datasets", "-n", min=1, help="Datasets, of all shards.")] = 100,

@@ -22,7 +22,7 @@ RunDirectory = Annotated[Path, typer.Argument(help="Run directory that `train` w
 
 
 DEFAULTS = {  # for --help, which must not import what trains; a test compares them
-    "steps": "1800 for random_linear, 2400 for chain, 6000 for lucas, 3000 for a file",
+    "steps": "1800 for random_linear, 3000 for recurring_linear, 2400 for chain, 6000 for lucas, 3000 for a file",
     "batch_size": "32",
     "rows": "128 512",
     "loss": "gaussian_nll",
@@ -37,7 +37,10 @@ DEFAULTS = {  # for --help, which must not import what trains; a test compares t
 
 def train(
     prior: Annotated[
-        str, typer.Argument(help="Preset to train on (chain, lucas, random_linear) or a prior's JSON or YAML file.")
+        str,
+        typer.Argument(
+            help="Preset to train on (chain, lucas, random_linear, recurring_linear) or a prior's file, JSON or YAML."
+        ),
     ],
     out: Out,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of DIR.")] = False,

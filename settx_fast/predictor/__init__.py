@@ -2,7 +2,7 @@
 
 model = FrameworkSelector().fit(X, y, environments=site, X_deploy=X_new)                # chooses, fits, predicts
 table = table_from_frame(frame, target="outcome", environment="site", deploy="coast")   # or read_table(path, …)
-prediction = predict(table, "runs/demo/random_linear")
+prediction = predict(table)                             # or predict(table, "a directory that `train` wrote")
 """
 
 from importlib import import_module

@@ -100,7 +100,7 @@ class TrainConfig:
 
 
 def preset(name: str) -> TrainConfig:
-    """The configuration that the command line and the demo use for "chain", "lucas" or "random_linear"."""
+    """The configuration that the command line and the demo use for one of `PRESETS`."""
     if name not in _PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(_PRESETS)}, got {name!r}")
     return _PRESETS[name]()
@@ -116,5 +116,6 @@ _PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "chain": lambda: for_prior("chain", scm.presets.chain(), units=True, epochs=8),
     "lucas": lambda: for_prior("lucas", scm.presets.lucas(), epochs=20),
     "random_linear": lambda: for_prior("random_linear", scm.presets.random_linear(8), epochs=6),
+    "recurring_linear": lambda: for_prior("recurring_linear", scm.presets.recurring_linear(10, 8), epochs=10),
 }
 PRESETS = tuple(_PRESETS)

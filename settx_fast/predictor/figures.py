@@ -116,7 +116,9 @@ def risks(
 
     variance: of the target, the risk of a framework that knows nothing; a dotted line.
     """
-    with _drawing(4.8, 0.7 + 0.5 * len(titles), left=1.45, right=0.3) as (figure, axes):
+    left = max(1.45, 0.085 * max(map(len, titles)))
+    height = 0.7 + min(0.5 * len(titles), 1.2 + 0.3 * len(titles))
+    with _drawing(3.35 + left, height, left=left, right=0.3) as (figure, axes):
         for kind, values, offset in (("model", predicted, -0.13), ("measured", measured, 0.13)):
             rows = [(row, value) for row, value in enumerate(values) if value is not None]
             if not rows:

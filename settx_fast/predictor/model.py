@@ -20,6 +20,7 @@ from settx_fast.predictor.targets import BY_NAME, FRAMEWORKS, TARGETS, Target
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKSUM = "weights_sha256"  # of the weights, in the config
 REMEDY = "train it again"
+SHIPPED = Path(__file__).parent / "pretrained" / "properties"  # the model that travels with the package
 
 
 @dataclass(frozen=True)

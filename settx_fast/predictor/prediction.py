@@ -21,7 +21,7 @@ from settx_fast.predictor.features import FeatureConfig, Observed, encode
 from settx_fast.predictor.files import listed
 from settx_fast.predictor.frameworks import MeasuredRisk
 from settx_fast.predictor.knowledge import Knowledge
-from settx_fast.predictor.model import Estimate, PropertyPredictor
+from settx_fast.predictor.model import SHIPPED, Estimate, PropertyPredictor
 from settx_fast.predictor.records import Record, read_records
 from settx_fast.predictor.rows import deal
 from settx_fast.predictor.saving import as_json, save
@@ -94,9 +94,15 @@ class Prediction:
 
 
 def predict(
-    table: Table, directory: str | Path, *, knowledge: Knowledge | None = None, progress: Progress | None = None
+    table: Table,
+    directory: str | Path | None = None,
+    *,
+    knowledge: Knowledge | None = None,
+    progress: Progress | None = None,
 ) -> Prediction:
     """Predict the properties of a table with the model of a run directory and recommend a framework.
+
+    Without a directory it is the model that travels with the package.
 
     Labels of the deployment never enter a prediction; where there are any, they only measure risks. Without a
     deployment every environment plays that part in turn and predictions are averaged over rows. A table of one
@@ -104,6 +110,7 @@ def predict(
     most correlated with the target; frameworks use all. Raises FileNotFoundError if there is no trained model,
     TableError for knowledge of columns that are not there.
     """
+    directory = Path(SHIPPED if directory is None else directory)
     config, model = TrainConfig.load(directory), PropertyPredictor.load(directory)
     knowledge = knowledge or Knowledge()
     knowledge.check(table)
@@ -122,7 +129,7 @@ def predict(
         progress("Fitting frameworks", 0, 1)
     strange = unfamiliar(config, observed, len(table.emptied))
     notes = tuple(each for each in (note, note_on_parts) if each)
-    return _assemble(table, seen, config, Path(directory), averaged, strange, knowledge, notes)
+    return _assemble(table, seen, config, directory, averaged, strange, knowledge, notes)
 
 
 def observe(table: Table, config: FeatureConfig, environment: np.ndarray, is_target: np.ndarray) -> Observed:

@@ -22,8 +22,10 @@ from settx_fast.predictor import figures
 from settx_fast.predictor.baselines import has_fixed_graph
 from settx_fast.predictor.config import TrainConfig
 from settx_fast.predictor.figures import Image
+from settx_fast.predictor.frameworks import TITLES as TITLES_OF_ALL
 from settx_fast.predictor.prediction import SCHEMA
-from settx_fast.predictor.saving import PATTERN
+from settx_fast.predictor.saving import PREDICTIONS, RECOMMENDATIONS
+from settx_fast.predictor.selector import recommendation
 from settx_fast.predictor.targets import BY_NAME, ROLES
 from settx_fast.predictor.wording import METRICS, PREDICTED_BY, PROPERTIES, TITLES, number, title, titles
 
@@ -80,6 +82,7 @@ def write_report(directory: str | Path) -> Path:
         raise FileNotFoundError(f"There is no training run in '{directory}': `settx-fast train` writes one.")
     page = _template().render(
         runs=[read_run(run) for run in runs],
+        recommendations=list(_recommendations(directory)),
         wording=PROPERTIES,
         named_by=PREDICTED_BY,
         colours=figures.COLOURS,
@@ -93,7 +96,7 @@ def write_report(directory: str | Path) -> Path:
 def read_run(directory: Path) -> Run:
     """Read a run directory and draw its figures."""
     config = TrainConfig.load(directory)
-    found = {path.name: _read(path) for path in sorted(directory.glob(PATTERN))}
+    found = {path.name: _read(path, SCHEMA) for path in sorted(directory.glob(PREDICTIONS))}
     run = Run(
         name=config.name,
         config=config,
@@ -222,13 +225,31 @@ def _calibration(arrays: Arrays, shown: dict[str, str]) -> Iterator[tuple[str, I
         yield "Probabilities of the roles", figures.reliability(true[true >= 0], probability, ROLES)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A saved prediction, None if it is none of this version."""
+def _recommendations(directory: Path) -> Iterator[dict[str, Any]]:
+    """The recommendations that lie in a directory, each with its figure."""
+    for path in sorted(directory.glob(RECOMMENDATIONS)):
+        if (found := _read(path, recommendation.SCHEMA)) is None:
+            yield {"unreadable": path.name}
+            continue
+        ranking = found["ranking"]
+        names = [TITLES_OF_ALL[each["framework"]] for each in ranking]
+        risks = [_bounds(each["risk"]) for each in ranking]
+        measured = [None if each["measured"] is None else (each["measured"],) * 3 for each in ranking]
+        best = [each["framework"] for each in ranking].index(found["recommended"])
+        yield found | {
+            "figure": figures.risks(names, risks, measured, best, found["variance"]),
+            "title": names[best],
+            "titles": dict(zip((each["framework"] for each in ranking), names, strict=True)),
+        }
+
+
+def _read(path: Path, schema: str) -> dict[str, Any] | None:
+    """A saved prediction or recommendation, None if it is none of this version."""
     try:
-        prediction = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    return prediction if isinstance(prediction, dict) and prediction.get("schema") == SCHEMA else None
+    return found if isinstance(found, dict) and found.get("schema") == schema else None
 
 
 def _with_figure(prediction: dict[str, Any]) -> dict[str, Any]:

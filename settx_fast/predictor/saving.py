@@ -11,7 +11,7 @@ from typing import Any
 
 from settx_fast._files import write_text
 
-PATTERN = "prediction-*.json"
+PREDICTIONS, RECOMMENDATIONS = "prediction-*.json", "recommendation-*.json"
 _UNSHOWN = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # a terminal may act on them
 
 
@@ -21,20 +21,20 @@ def as_json(value: dict[str, Any], ascii_only: bool = False) -> str:
     return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def save(text: str, where: Path, table: str, target: str, source: str | None) -> Path:
+def save(text: str, where: Path, table: str, target: str, source: str | None = None, kind: str = "prediction") -> Path:
     """Write a prediction's JSON to a file, or into a directory as prediction-TABLE-TARGET.json; return the path.
 
-    A file in a directory is replaced only by a prediction of the same table and target, else the name gets a number.
+    A file in a directory is replaced only by one of the same table and target, else the name gets a number.
     Raises OSError where nothing can be written.
     """
-    path = where if where.suffix.lower() == ".json" else _free(where, table, target, source)
+    path = where if where.suffix.lower() == ".json" else _free(where, kind, table, target, source)
     write_text(path, text + "\n")
     return path
 
 
-def _free(directory: Path, table: str, target: str, source: str | None) -> Path:
+def _free(directory: Path, kind: str, table: str, target: str, source: str | None) -> Path:
     stem = re.sub(r"\.(csv|tsv|parquet|pq)(\.gz)?$", "", table, flags=re.IGNORECASE)
-    name = f"prediction-{_as_name(stem)}-{_as_name(target)}"
+    name = f"{kind}-{_as_name(stem)}-{_as_name(target)}"
     paths = (directory / f"{name}{'' if number == 1 else f'-{number}'}.json" for number in count(1))
     return next(path for path in paths if not path.exists() or _is_of(path, table, target, source))
 

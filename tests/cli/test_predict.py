@@ -16,6 +16,7 @@ from command import run, sentence
 
 from settx_fast.cli.predict import names_in
 from settx_fast.predictor.config import preset
+from settx_fast.predictor.model import SHIPPED
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES
 
 
@@ -101,6 +102,16 @@ def test_a_table_larger_than_the_model_is_cut_with_a_note(table: Path, ask: Call
 
 def arguments(table: Path, model: Path, *options: str | Path) -> tuple[str | Path, ...]:
     return ("predict", table, "-t", "y", "-e", "site", "-d", "c", "-m", model, *options)
+
+
+def test_without_a_model_the_shipped_one_predicts_and_keeps_nothing_of_its_own_accord(table: Path) -> None:
+    held = sorted(SHIPPED.iterdir())
+    result = run("predict", table, "--target", "y", "--environment", "site", "--deploy", "c", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["records"]["role"]["value"] > found["records"]["role"]["chance"]
+    assert sorted(SHIPPED.iterdir()) == held
+    assert "Kept" not in result.stderr
 
 
 def test_no_save_leaves_no_file(table: Path, model: Path) -> None:

@@ -59,6 +59,19 @@ def test_labels_of_the_deployment_change_what_is_measured_and_nothing_else(sites
     assert [e["risk"] for e in unknown["ranking"]] == [e["risk"] for e in known["ranking"]]
 
 
+def test_it_is_kept_where_that_is_asked_for_and_named_after_its_table(sites: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    asked = ("recommend", sites, "-t", "y", "-e", "site", "-d", "d", "--json", "--save")
+    shown = run(*asked, tmp_path / "kept")
+    kept = tmp_path / "kept" / "recommendation-sites-y.json"
+    assert json.loads(kept.read_text()) == json.loads(shown.stdout)
+    found = json.loads(kept.read_text())
+    assert (found["table"], found["target"], found["deploy"]) == ("sites.csv", "y", "d")
+    assert f"Kept in {kept}" in shown.stderr.replace("\n", "")
+    run(*asked, tmp_path / "mine.json")
+    assert json.loads((tmp_path / "mine.json").read_text()) == found
+
+
 def test_people_get_the_answer_first_then_reasons_then_risks(sites: Path) -> None:
     result = run("recommend", sites, "-t", "y", "-e", "site")
     assert result.exit_code == 0, result.stderr

@@ -77,7 +77,10 @@ def test_help_shows_every_default_as_it_is_and_how_long_it_takes(tmp_path: Path)
     for text in DEFAULTS.values():
         assert f"[default: ({text})]" in shown or f"[default: {text}]" in shown
     (tmp_path / "my.yaml").write_text(scm.presets.random_linear().to_yaml())
-    names = {**{name: name for name in ("random_linear", "chain", "lucas")}, "a file": str(tmp_path / "my.yaml")}
+    names = {
+        **{name: name for name in ("random_linear", "recurring_linear", "chain", "lucas")},
+        "a file": str(tmp_path / "my.yaml"),
+    }
     configs = {name: configure(prior, None, None, {}) for name, prior in names.items()}
     assert DEFAULTS["steps"] == ", ".join(f"{config.steps} for {name}" for name, config in configs.items())
     for config in configs.values():

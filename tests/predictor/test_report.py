@@ -18,6 +18,7 @@ from settx_fast.predictor.knowledge import Knowledge
 from settx_fast.predictor.prediction import Column, Framework, Interval, Prediction
 from settx_fast.predictor.records import Record
 from settx_fast.predictor.report import _metric_table, write_report
+from settx_fast.predictor.selector.recommendation import Ranked, Recommendation, Risk
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES, TARGETS
 from settx_fast.predictor.wording import TITLES, number, titles, units
 
@@ -231,6 +232,23 @@ def test_a_directory_of_runs_has_one_report(tmp_path: Path) -> None:
     assert path == tmp_path / "all" / "report.html"
     assert "Model “chain”" in page.text
     assert "Model “random_linear”" in page.text
+
+
+def test_a_recommendation_beside_the_runs_is_shown_with_its_reasons(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", evaluated=False)
+    ranking = (Ranked("within", Risk(0.5, 0.2, 1.5), 0.625), Ranked("erm", Risk(1.5, 0.5, 4.0), None))
+    found = Recommendation(
+        "within", False, ranking, 2.0, "deployment", ("Because <it> is so.",), ("A note.",), "t.csv", "y", "north"
+    )
+    found.save(tmp_path)
+    (tmp_path / "recommendation-old-y.json").write_text("{}")
+    page = write_report(tmp_path).read_text()
+    assert "Table t.csv: which framework predicts y in north" in page
+    assert "Use slopes within environments" in page
+    assert "Because &lt;it&gt; is so." in page
+    assert "0.625" in page
+    assert "A note." in page
+    assert "no recommendation of this version of settx_fast: recommendation-old-y.json" in page
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:

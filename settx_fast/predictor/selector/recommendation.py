@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from settx_fast.predictor.features import Observed
 from settx_fast.predictor.frameworks import FRAMEWORKS, TITLES, sources_of
+from settx_fast.predictor.saving import save
 from settx_fast.predictor.selector.decision import ERM, decide, interval, unlike
 from settx_fast.predictor.selector.descriptors import TRAITS, Fits, describe, fits_of
 from settx_fast.predictor.selector.evidence import evidence
@@ -47,6 +49,7 @@ class Recommendation:
     datasets, and ERM stands as the safe default. ranking: by predicted risk. variance: of the target over the source
     rows, the risk of its mean where nothing changes. measured_on: "left-out sources", each in turn, "deployment", its
     labelled rows, or None. reasons: what speaks for the decision, in sentences. notes: what was done to the table.
+    table, target, deploy: names, where it was read from a file.
     """
 
     recommended: str
@@ -56,6 +59,9 @@ class Recommendation:
     measured_on: str | None
     reasons: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    table: str = ""
+    target: str = ""
+    deploy: str | None = None
 
     def of(self, framework: str) -> Ranked:
         """The entry of that framework."""
@@ -64,6 +70,14 @@ class Recommendation:
     def to_json(self) -> str:
         """JSON text, `schema` first; numbers that are not finite are null."""
         return json.dumps({"schema": SCHEMA} | asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def save(self, where: Path) -> Path:
+        """Write it as JSON to a file, or into a directory as recommendation-TABLE-TARGET.json; return the path.
+
+        A file in a directory is replaced only by a recommendation of the same table and target. OSError where nothing
+        can be written.
+        """
+        return save(self.to_json(), where, self.table, self.target, kind="recommendation")
 
 
 @torch.no_grad()
