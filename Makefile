@@ -7,7 +7,7 @@ SANITIZED := $(addprefix tests/scm/test_,fuzz.py sampler.py draws.py mechanisms.
 CPP_SOURCES := $(filter %.cpp %.h %.cu %.inc,$(NATIVE_SOURCES))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint format native-test sanitize coverage kernels-check browser pretrained gpu clean
+.PHONY: install demo test lint format native-test sanitize coverage kernels-check browser pretrained bench gpu clean
 
 install: .venv/installed
 
@@ -23,6 +23,7 @@ demo: install
 # One interpreter thread per worker: two workers on two cores, not four threads.
 test: install lint native-test browser
 	$(BIN)/python -m benchmarks.kernels_check --covering
+	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/ --benchmark-only
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 lint: install
@@ -91,9 +92,15 @@ pretrained: install build/properties/model.safetensors
 build/properties/model.safetensors: | install
 	$(BIN)/settx-fast train recurring_linear --out build/properties $(if $(wildcard build/properties/checkpoints/*.ckpt),--resume)
 
-# In the environment at hand, which may be bare and offline: no .venv.
+# On a quiet machine: every number of README.md and docs/performance.md, then the pages and figures that show them.
+# PACKAGES=python of an environment with benchmarks/scm_packages.txt; QUICK=1 for minutes.
+bench: install
+	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(PACKAGES),--packages $(PACKAGES))
+	$(BIN)/python -m benchmarks.plot
+
+# In the environment at hand, which may be bare and offline: no .venv. What build/gpu-run holds is not done again.
 gpu:
-	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu $(if $(DRY_RUN),--dry-run)
 
 # The report is looked at in a real browser.
 browser:

@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks.isab`, `python -m benchmarks.scm`."""
+"""Measurements: `python -m benchmarks.run`, and `python -m benchmarks.plot` to show them."""

@@ -1,26 +1,18 @@
-"""How long the first call of a shape compiles: wall time of ISAB's first forward and backward in bf16, without a GPU.
+"""How long a first training step takes, in a process that `benchmarks.run --only first-call` starts with empty caches.
 
-Every figure is of a process of its own with an empty cache. "in turn" compiles one program after another, "side by
-side" is what a call does; the columns differ by what the cores of the machine at hand bring.
+Of a provider on the device at hand, or of compiling the kernels in bf16 without a GPU: "in turn" compiles one program
+after another, "side by side" is what a call does; they differ by what the cores of the machine at hand bring.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
-
-import typer
-from rich.console import Console
-from rich.table import Table
 
 from settx_fast.testing import SHAPES
 
@@ -78,31 +70,34 @@ def measure(shape: str, arch: int, threads: int | None) -> tuple[float, float]:
         return between - start, time.perf_counter() - between
 
 
-def measure_afresh(shape: str, arch: int, threads: int | None) -> tuple[float, float]:
-    """The same in a process of its own, with nothing cached."""
-    code = f"from benchmarks.first_call import measure; print(list(measure({shape!r}, {arch}, {threads})))"
-    with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {"TRITON_CACHE_DIR": cache}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    forward, backward = json.loads(done.stdout)
-    return forward, backward
+def first_step(provider: str, shape: str, device: str, dtype: str) -> float:
+    """Seconds of a provider's first training step in this process."""
+    import torch
+
+    from benchmarks.attention import shapes_of
+    from benchmarks.blocks import PROVIDERS, Problem
+    from settx_fast.testing import make_inputs
+
+    inputs = make_inputs(shapes_of(device == "cuda")[shape], dtype=getattr(torch, dtype), device=device)
+    torch.ones(1, device=device).sum().item()  # the device is there
+    start = time.perf_counter()
+    PROVIDERS[provider](Problem("isab", inputs, True)).train()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
-def main(
-    shape: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(SHAPES)}; default: hidden, tabular.")] = None,
-    arch: Annotated[list[int] | None, typer.Option(help="Architectures, such as 90.")] = None,
-) -> None:
-    """Compile what first calls compile and print how long it took."""
-    if unknown := set(shape or ()) - set(SHAPES):
-        raise typer.BadParameter(f"shape: expected some of {sorted(SHAPES)}, got {sorted(unknown)}")
-    table = Table("shape", "arch", *(f"{call}, {way}" for way in WAYS for call in ("forward", "backward")))
-    for name in shape or ("hidden", "tabular"):
-        for each in arch or (90,):
-            seconds = [s for threads in WAYS.values() for s in measure_afresh(name, each, threads)]
-            table.add_row(name, str(each), *(f"{s:.1f} s" for s in seconds))
-    Console().print(table)
-    typer.echo(f"{os.cpu_count()} cores")
+def main(who: str, shape: str, where: str, dtype: str, threads: int) -> None:
+    """Print the seconds of a first training step: a provider's, or of compiling our kernels for an architecture."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if who in WAYS:
+        print(sum(measure(shape, int(where), WAYS[who])))
+    else:
+        print(first_step(who, shape, where, dtype))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    who, shape, where, dtype, threads = sys.argv[1:]
+    main(who, shape, where, dtype, int(threads))

@@ -1,11 +1,17 @@
-"""Small training steps for compute-sanitizer: every layout of sets, absorbed and projected, one launch or many."""
+"""Small training steps for compute-sanitizer: every layout of sets, absorbed and projected, one launch or many.
+
+With a provider and a shape: its forward and training step instead, so that what they compile is in the caches.
+"""
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
+from benchmarks.blocks import PROVIDERS, Problem
 from settx_fast import functional
-from settx_fast.testing import TABULAR, Shape, make_inputs
+from settx_fast.testing import SHAPES, TABULAR, Shape, make_inputs
 
 STEPS = {
     "absorbed": (Shape(3, 200, 32, 32, 4, 5), torch.bfloat16),
@@ -15,7 +21,18 @@ STEPS = {
 }
 
 
+def warm_up(provider: str, shape: str) -> None:
+    """Compile for a shape."""
+    inputs = make_inputs(SHAPES[shape], dtype=torch.bfloat16, device="cuda")
+    PROVIDERS[provider](Problem("isab", inputs, False)).infer()
+    PROVIDERS[provider](Problem("isab", inputs, True)).train()
+    torch.cuda.synchronize()
+
+
 def main() -> None:
+    if sys.argv[1:]:
+        warm_up(*sys.argv[1:])
+        return
     for name, (shape, dtype) in STEPS.items():
         inputs = make_inputs(shape, dtype=dtype, device="cuda")
         sizes = torch.arange(shape.batch, device="cuda") * shape.elements // shape.batch  # the first set is empty

@@ -20,7 +20,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.contenders import contenders
+from benchmarks.blocks import PROVIDERS, Problem
 from benchmarks.no_driver import pretending
 from benchmarks.table import print_table
 from settx_fast import nn
@@ -46,8 +46,8 @@ def original(shape: Shape) -> tuple[Callable[[], Tensor], list[Tensor]]:
     if tiny.spec.ffn_dim is not None:
         tiny = replace(tiny, options={**tiny.options, "ffn_dim": heads})
     inputs = make_inputs(tiny)
-    run = contenders(inputs, compiled=False)["original"]
-    return lambda: run(inputs), list(inputs.parameters().values())
+    way = PROVIDERS["original"](Problem("isab", inputs, True))
+    return way.forward, way.leaves
 
 
 def step(call: Callable[[], Tensor], tensors: list[Tensor]) -> Callable[[], object]:

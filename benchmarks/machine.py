@@ -1,16 +1,18 @@
-"""What the machine allows, measured in the same run, and what an ISAB needs at least of it."""
+"""What the machine allows, measured in the same run, and how time and memory of a call are taken."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 
-from settx_fast.testing import Inputs
+BURST = 0.02  # seconds that a sample lasts at least: short calls are repeated
 
 
 @dataclass(frozen=True)
@@ -21,62 +23,87 @@ class Machine:
     bytes_per_second: float  # copy, read + written
     flop_per_second: float  # matrix product in the dtype of the benchmark
 
+    def floor_seconds(self, moved: float, flop: float) -> float:
+        """The least time to move so many bytes and to do so many operations, whichever takes longer."""
+        return max(moved / self.bytes_per_second, flop / self.flop_per_second)
+
+
+def name_of(device: torch.device) -> str:
+    """The GPU's name, or the processor's and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()}, {threads} thread{'s' * (threads > 1)}"
+
 
 def measure(device: torch.device, dtype: torch.dtype) -> Machine:
     """Copy a large array, multiply large matrices, take the best of some."""
     cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else f"{_cpu_name()}, {torch.get_num_threads()} threads"
     source = torch.zeros(2**28 if cuda else 2**26, device=device)
     target = torch.empty_like(source)
     copy = min(seconds(lambda: target.copy_(source), device) for _ in range(5))
     side = 8192 if cuda else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
     multiply = min(seconds(lambda: a @ a, device) for _ in range(5))
-    return Machine(name, 2 * 4 * source.numel() / copy, 2 * side**3 / multiply)
+    return Machine(name_of(device), 2 * 4 * source.numel() / copy, 2 * side**3 / multiply)
 
 
-def floor_seconds(inputs: Inputs, machine: Machine, *, backward: bool) -> float:
-    """The least time for one ISAB (DESIGN.md, section 7): bytes moved or matrix products, whichever takes longer."""
-    sets, size, dim_in = inputs.x.shape
-    rows = sets * size if inputs.lengths is None else int(inputs.lengths.sum())
-    dim, heads, inducing = inputs.inducing.shape[2], inputs.spec_a.num_heads, inputs.inducing.shape[1]
-    elements = 7 * dim_in + 2 * dim if backward else 2 * dim_in + dim
-    absorbed = heads * inducing * dim_in <= dim * (dim_in + inducing)
-    aggregate = 4 * heads * inducing * dim_in if absorbed else 4 * dim_in * dim + 4 * inducing * dim
-    spec = inputs.spec_b
-    layers = 4 * dim * spec.ffn_dim if spec.ffn_dim else 2 * dim * dim
-    projection = 2 * dim * dim if spec.output_projection else 0
-    flop = aggregate + 2 * dim_in * dim + 4 * inducing * dim + projection + layers
-    moved = rows * elements * inputs.x.element_size() / machine.bytes_per_second
-    return max(moved, rows * flop * (3 if backward else 1) / machine.flop_per_second)
-
-
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Time of one call, work on the device included."""
+def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> float:
+    """Time of one of so many calls in a row, work on the device included."""
     if device.type != "cuda":
         start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
+        for _ in range(calls):
+            run()
+        return (time.perf_counter() - start) / calls
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     first.record()
-    run()
+    for _ in range(calls):
+        run()
     last.record()
     torch.cuda.synchronize(device)
-    return first.elapsed_time(last) / 1e3
+    return first.elapsed_time(last) / 1e3 / calls
 
 
-def interleaved(
-    runs: Mapping[str, Callable[[], object]], device: torch.device, budget: float, *, at_least: int = 5
-) -> dict[str, float]:
-    """Median seconds of each, taken in turns (A B C A B C …) so that a noisy machine treats all alike."""
-    for run in runs.values():
+def sampler_of(run: Callable[[], object], device: torch.device, burst: float = BURST) -> Callable[[], float]:
+    """Warm the call up; the result takes one sample of its seconds, over as many calls as fill the burst."""
+    run()
+    calls = max(1, min(1000, round(burst / max(1e-9, seconds(run, device)))))
+    return lambda: seconds(run, device, calls)
+
+
+def captured(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """A replay of the call as a CUDA graph."""
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
         run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    start = time.perf_counter()
-    while len(next(iter(times.values()))) < at_least or time.perf_counter() - start < budget:
-        for name, run in runs.items():
-            times[name].append(seconds(run, device))
-    return {name: median(taken) for name, taken in times.items()}
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def peak_mib(run: Callable[[], object], device: torch.device) -> float:
+    """Peak memory of a warm call beyond what is there before it; on a CPU Linux counts pages, and resets its peak."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else what an earlier call freed counts as there
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") / 1024 - before / 1024
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,6 @@
 """The SCM packages of PyPI, driven in an interpreter of their own, so that their versions are nobody else's concern.
 
-    python -m benchmarks.scm --packages PYTHON      (benchmarks/scm_packages.txt says how to make one)
+    python -m benchmarks.run --only sampler --packages PYTHON      (benchmarks/scm_packages.txt says how to make one)
 
 Every package is called through its public functions, given the SCM where it takes one; where it draws the SCM itself,
 that is part of what is timed. Drawn once before it is timed, checked, then drawn when the benchmark asks for a round.
@@ -309,7 +309,7 @@ def _causal_profiler(p: Problem, family: str, arguments: list[Any] | None) -> Dr
 
 
 PACKAGES: dict[str, tuple[Package, ...]] = {
-    "linear gaussian": (
+    "linear": (
         Package("causal-profiler", causal_profiler_linear, 50, own_scms=True),
         Package("iscm", iscm_linear, 50),
         Package("dagma", dagma_linear, 50),
@@ -319,17 +319,17 @@ PACKAGES: dict[str, tuple[Package, ...]] = {
         Package("pgmpy", pgmpy_linear, 20),
         Package("dowhy", dowhy_linear, 10),
     ),
-    "internally standardised linear": (Package("iscm", iscm_standardised, 50),),
-    "mlp 100": (
+    "standardised": (Package("iscm", iscm_standardised, 50),),
+    "MLP of 100 units": (
         Package("gcastle", gcastle_mlp, 10, own_scms=True),
         Package("dagma", dagma_mlp, 10, own_scms=True),
         Package("causal-profiler", causal_profiler_mlp, 5, own_scms=True),
     ),
-    "fourier 100": (
+    "100 Fourier features": (
         Package("avici", avici_fourier, 5, own_scms=True),
         Package("iscm", iscm_fourier, 5, own_scms=True),
     ),
-    "mlp prior": (
+    "MLP prior": (
         Package("tabicl mlp_scm", tabicl_prior("mlp_scm"), 16, own_scms=True),
         Package("tabicl MLPSCM alone", tabicl_network, 20, own_scms=True),
     ),

@@ -27,7 +27,7 @@ MAX_DIM_IN, MAX_DIM, MIN_HEAD, MAX_LATENTS, MIN_CAPABILITY = 512, 256, 8, 256, (
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Activations that a CPU's training step saves: beyond so many bytes, to page them in costs more than to compute them
 # again. Beyond the second number where an element has many scores, times its width: tiles write scores, which PyTorch's
-# attention never does, so that only room speaks for tiles (measured with benchmarks/saving.py).
+# attention never does, so that only room speaks for tiles (measured with `benchmarks.run --only saving`).
 SAVED_BYTES, SAVED_BYTES_OF_MANY_SCORES, MANY_SCORES = 96 * 2**20, 256 * 2**20, 2
 
 _log = logging.getLogger(__name__)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.suite import Contestant
 from settx_fast import scm
 from settx_fast.scm import reference
 from settx_fast.scm._native import native
@@ -26,36 +25,16 @@ REUSED = OURS + ", out="
 LIMIT = "limit, {} thread{}"
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """One way to draw `units` values (datasets, where a whole prior is drawn); `seconds()` draws them once."""
-
-    name: str
-    units: int
-    seconds: Callable[[], float]
-
-
-def timed(draw: Draw) -> Callable[[], float]:
-    """`draw` with its seconds."""
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        draw()
-        return time.perf_counter() - start
-
-    return seconds
-
-
 def ours(prior: scm.Prior, datasets: int, rows: int, units: int) -> list[Contestant]:
     """Our sampler on one and on two threads, all that a batch holds included."""
-    return [Contestant(OURS.format(n, "s" * (n > 1)), units, timed(_sample(prior, datasets, rows, n))) for n in (1, 2)]
+    return [Contestant(OURS.format(n, "s" * (n > 1)), _sample(prior, datasets, rows, n), units) for n in (1, 2)]
 
 
 def reused(prior: scm.Prior, datasets: int, rows: int) -> list[Contestant]:
     """The same into memory that is there already, as that of the limit is."""
     out = torch.from_numpy(np.empty((datasets, rows, prior.max_variables), np.float32))  # in huge pages, unlike torch's
-    draws = {n: timed(_sample(prior, datasets, rows, n, out=out)) for n in (1, 2)}
-    return [Contestant(REUSED.format(n, "s" * (n > 1)), out.numel(), draw) for n, draw in draws.items()]
+    draws = {n: _sample(prior, datasets, rows, n, out=out) for n in (1, 2)}
+    return [Contestant(REUSED.format(n, "s" * (n > 1)), draw, out.numel()) for n, draw in draws.items()]
 
 
 def _sample(prior: scm.Prior, datasets: int, rows: int, threads: int, out: torch.Tensor | None = None) -> Draw:
@@ -69,7 +48,7 @@ def limits(values: int) -> list[Contestant]:
     def draw(threads: int) -> Draw:
         return lambda: native().fill_noise(0, (0.0, 0.0, 0.0), 1, 0, 0, out, threads, "best")
 
-    return [Contestant(LIMIT.format(n, "s" * (n > 1)), values, timed(draw(n))) for n in (1, 2)]
+    return [Contestant(LIMIT.format(n, "s" * (n > 1)), draw(n), values) for n in (1, 2)]
 
 
 # NumPy and torch, given the SCMs of a batch ---------------------------------------------------------------------------
@@ -170,14 +149,14 @@ def check_spread(name: str, spread: Sequence[np.ndarray], batch: scm.Batch) -> N
 def checked(name: str, draw: Callable[[], Sequence[np.ndarray]], batch: scm.Batch) -> Contestant:
     """A contestant that draws the SCMs of `batch`."""
     check_spread(name, [np.asarray(x).std(0) for x in draw()], batch)
-    return Contestant(name, batch.values.numel(), timed(draw))
+    return Contestant(name, draw, batch.values.numel())
 
 
 # Packages -------------------------------------------------------------------------------------------------------------
 
 
 class Packages:
-    """The packages of `scm_packages`, in a process of their own that draws when it is asked."""
+    """The packages of `scm_packages`, in a process of their own that draws when it is asked, and ends with this one."""
 
     def __init__(self, python: str, batch: scm.Batch) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -203,19 +182,13 @@ class Packages:
             if batch is not None and not told["own_scms"]:
                 check_spread(told["name"], [np.asarray(x) for x in told["std"]], batch)
             units = told["datasets"] if batch is None else told["values"]
-            found.append(Contestant(told["name"], units, partial(self._draw, (case, told["name"]))))
+            draw = partial(self._draw, (case, told["name"]))
+            found.append(Contestant(told["name"], draw, units, seconds=draw))
         return found
 
-    @property
-    def absent(self) -> list[str]:
-        """Those that could not be imported or run, and why."""
-        return [f"{told['case']}: {told['name']}: {told['problem']}" for told in self.told if told["problem"]]
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+    def absent(self, case: str) -> dict[str, str]:
+        """Those of a case that could not be imported or run, and why."""
+        return {told["name"]: told["problem"] for told in self.told if told["case"] == case and told["problem"]}
 
     def _draw(self, key: tuple[str, str]) -> float:
         assert self._process.stdin is not None
