@@ -7,7 +7,8 @@ SANITIZED := $(addprefix tests/scm/test_,fuzz.py sampler.py draws.py mechanisms.
 CPP_SOURCES := $(filter %.cpp %.h %.cu %.inc,$(NATIVE_SOURCES))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint format native-test sanitize coverage kernels-check browser pretrained bench gpu clean
+.PHONY: install demo test lint format native-test sanitize coverage kernels-check browser pretrained bench gpu docs test-docs \
+	tutorials clean
 
 install: .venv/installed
 
@@ -96,6 +97,19 @@ build/properties/model.safetensors: | install
 bench: install
 	$(BIN)/python -m benchmarks.run $(if $(QUICK),--quick) $(if $(PACKAGES),--packages $(PACKAGES))
 	$(BIN)/python -m benchmarks.plot
+
+# The site, in build/site: offline, and it fails on a broken link or an undocumented public name.
+docs: install
+	PYTHONPATH=docs $(BIN)/python -m builder
+	$(BIN)/zensical build --clean --strict
+
+# Tutorials in small settings, blocks of code, the public surface, the site: at most four minutes on two cores.
+test-docs: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal tests/docs
+
+# Execute the tutorials at full size and write their outputs.
+tutorials: install
+	PYTHONPATH=docs $(BIN)/python -m builder.tutorials
 
 # In the environment at hand, which may be bare and offline: no .venv. What build/gpu-run holds is not done again.
 gpu:

@@ -20,9 +20,14 @@ from settx_fast.attention.block import Activation, BlockSpec, BlockWeights, Norm
 from settx_fast.attention.functional import Impl
 from settx_fast.attention.modular import ModularBlock, has_hooks
 
+__all__ = ["ISAB", "MAB", "PMA", "SAB", "BlockOptions", "DeepSet", "SetTransformer"]
+
 
 class BlockOptions(TypedDict, total=False):
-    """Keywords of `MAB` that the other modules hand on to their blocks."""
+    """Keywords of `MAB` that the other modules hand on to their blocks: fields of `BlockSpec`, and where and how.
+
+    `impl` forces an implementation, `device` and `dtype` are those of the parameters.
+    """
 
     norm: Norm | None
     norm_first: bool
@@ -145,7 +150,11 @@ class MAB(ModularBlock):
 
 
 class SAB(nn.Module):
-    """Set attention block: every element of a set reads all of it; cost grows with the square of its size."""
+    """Set attention block: every element of a set reads all of it; cost grows with the square of its size.
+
+    Arguments as `MAB`, with one width `dim_in` of elements (B, N, dim_in). Raises ValueError where sizes or options do
+    not fit together, and in a call for a wrong shape. Source: Lee et al. 2019, equation 8.
+    """
 
     def __init__(
         self, dim_in: int, dim_out: int, num_heads: int, ln: bool = False, **options: Unpack[BlockOptions]
@@ -159,7 +168,12 @@ class SAB(nn.Module):
 
 
 class ISAB(nn.Module):
-    """Induced set attention block: a set attends to itself through `num_inds` learned points, at linear cost."""
+    """Induced set attention block: a set attends to itself through `num_inds` learned points, at linear cost.
+
+    Elements of width `dim_in` become elements of width `dim_out`, a multiple of `num_heads`; `ln` and the options are
+    those of `MAB`. Raises ValueError where sizes or options do not fit together, and in a call for a wrong shape;
+    TypeError there for a wrong dtype. Source: Lee et al. 2019, equations 9 and 10.
+    """
 
     def __init__(
         self,
@@ -229,7 +243,11 @@ class ISAB(nn.Module):
 
 
 class PMA(nn.Module):
-    """Pooling by multihead attention: `num_seeds` learned queries read a set."""
+    """Pooling by multihead attention: `num_seeds` learned queries read a set (B, N, dim).
+
+    Other arguments as `MAB`. Raises ValueError where sizes or options do not fit together, and in a call for a wrong
+    shape. Source: Lee et al. 2019, equation 11.
+    """
 
     def __init__(
         self, dim: int, num_heads: int, num_seeds: int, ln: bool = False, **options: Unpack[BlockOptions]
@@ -248,7 +266,11 @@ class PMA(nn.Module):
 
 
 class SetTransformer(nn.Module):
-    """Set (B, N, dim_input) → (B, num_outputs, dim_output): two ISAB, PMA, two SAB and a linear layer."""
+    """Set (B, N, dim_input) → (B, num_outputs, dim_output): two ISAB, PMA, two SAB and a linear layer.
+
+    `num_inds` inducing points in each ISAB, blocks of width `dim_hidden`, options as `MAB`. Raises ValueError where
+    sizes or options do not fit together, and in a call for a wrong shape. Source: Lee et al. 2019, section 3.
+    """
 
     def __init__(
         self,
@@ -311,7 +333,8 @@ class _Decoder(_Encoder):
 class DeepSet(nn.Module):
     """Set (B, N, dim_input) → (B, num_outputs, dim_output): a network per element, their mean, a network.
 
-    The mean of an empty set is zero. Source: Zaheer et al. 2017, arXiv:1703.06114.
+    The mean of an empty set is zero. Raises ValueError in a call for a wrong shape. Source: Zaheer et al. 2017,
+    arXiv:1703.06114.
     """
 
     def __init__(

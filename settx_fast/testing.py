@@ -13,6 +13,19 @@ from torch import Tensor
 from settx_fast.attention.arguments import expected_shapes
 from settx_fast.attention.block import BlockSpec, BlockWeights
 
+__all__ = [
+    "CPU_SHAPES",
+    "SHAPES",
+    "TABULAR",
+    "VARIANTS",
+    "Inputs",
+    "Shape",
+    "assert_close_to_oracle",
+    "assert_step_close_to_oracle",
+    "make_inputs",
+    "make_weights",
+]
+
 TABULAR: dict[str, Any] = {
     "norm": "layer",
     "norm_first": True,
@@ -22,6 +35,7 @@ TABULAR: dict[str, Any] = {
     "ffn_dim": 256,
     "scale": "head",
 }
+"""Options of the block of today's tabular models."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -37,7 +51,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """One named problem: B sets of N elements, C → D, H heads, M inducing points, block options."""
+    """One named problem: B sets of N elements, C → D, H heads, M inducing points, block options.
+
+    `batch` B, `elements` N, `dim_in` C, `dim` D, `heads` H, `inducing` M.
+    """
 
     batch: int
     elements: int
@@ -64,6 +81,7 @@ SHAPES: dict[str, Shape] = {
     "tabular": Shape(100, 16_384, 128, 128, 8, 128, TABULAR),
     "ragged": Shape(64, 20_000, 128, 128, 4, 32, ragged=True),
 }
+"""Problems by name, at the size of a GPU."""
 
 CPU_SHAPES: dict[str, Shape] = {
     "pointcloud": replace(SHAPES["pointcloud"], batch=16),
@@ -109,7 +127,7 @@ class Inputs(NamedTuple):
         )
 
     def parameters(self) -> dict[str, Tensor]:
-        """Every differentiable tensor by name: x, inducing, a.w_q … b.b1."""
+        """Every differentiable tensor by name, x (B, N, C), inducing (1, M, D), and the weights a.w_q … b.b1."""
         named = {"x": self.x, "inducing": self.inducing}
         for prefix, weights in (("a", self.weights_a), ("b", self.weights_b)):
             named |= {f"{prefix}.{k}": v for k, v in weights._asdict().items() if v is not None}
@@ -161,6 +179,8 @@ def assert_close_to_oracle(actual: Tensor, reference: Tensor, oracle: Tensor, na
 
     `oracle` is the fp64 reference, `reference` the reference in the dtype of `actual`; |·| is the root mean square (a
     maximum is decided by one unlucky element) and a rounding step is that dtype's epsilon times |oracle|.
+
+    Tensors of any one shape (...), on any device.
     """
     _assert_within(2, name, *_error_and_allowance(actual, reference, oracle, name))
 
@@ -172,6 +192,8 @@ def assert_step_close_to_oracle(
 
     A gradient that sums over all rows errs by one draw of a random variable, and so does the reference's: by chance the
     one is three times the other. So a gradient alone is allowed four times, in root mean square over all of them two.
+
+    Tensors of any shapes (...), alike by name; raises AssertionError that names the worst.
     """
     ratios = []
     for name, value in actual.items():

@@ -22,6 +22,7 @@ from settx_fast.attention.derivatives import is_transformed
 from settx_fast.attention.sets import Sets
 
 Impl = Literal["reference", "blockwise", "composed", "triton"]
+"""Who computes a call: formulas, tiles that recompute, library calls that save, fused kernels on a GPU."""
 
 MAX_DIM_IN, MAX_DIM, MIN_HEAD, MAX_LATENTS, MIN_CAPABILITY = 512, 256, 8, 256, (8, 0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -158,7 +158,8 @@ def set_mean(
 ) -> Tensor:
     """Mean over each set of what `encoder` makes of its elements: (B, N, C) or jagged → (B, D), zero for an empty set.
 
-    The encoder works row by row; it sees zeros where a padded set has no element.
+    The encoder works row by row; it sees zeros where a padded set has no element. Raises ValueError for a wrong shape,
+    TypeError for a wrong dtype. Source: Zaheer et al. 2017, arXiv:1703.06114.
     """
     sets, _ = enter("x", x, lengths, mask)
     rows, valid = sets.padded().cleaned()

@@ -77,7 +77,10 @@ class Diagnosis:
         return not any(advice.needed for advice in self.advice)
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False) -> None:
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="Print three lines: GPU, set attention, sampler.")] = False,
+) -> None:
     """Show versions, devices, which path every operation takes and why, and what to install.
 
     Exits with 1 if a part of the package does not work here.
@@ -85,6 +88,8 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print the findings
     diagnosis = diagnose()
     if json:
         typer.echo(json_text.dumps(asdict(diagnosis) | {"healthy": diagnosis.healthy}, indent=2))
+    elif brief:
+        typer.echo("\n".join(verdict(diagnosis)))
     else:
         show(diagnosis, console())
     raise typer.Exit(0 if diagnosis.healthy else 1)
@@ -180,6 +185,25 @@ def _advice(versions: dict[str, str | None], native: dict[str, Any]) -> list[Adv
             Advice(False, "The native module was built without CUDA: build it again where nvcc is on the path.")
         )
     return advice
+
+
+def verdict(diagnosis: Diagnosis) -> tuple[str, str, str]:
+    """What runs on the GPU, if there is one, in three lines."""
+    machine, native = diagnosis.machine, diagnosis.native
+    device = "cuda" if "cuda:0" in machine else "cpu"
+    attention = [path for path in diagnosis.paths if path.device == device and path.operation.startswith("ISAB")]
+    computed = "; ".join(dict.fromkeys(path.path for path in attention))
+    why = next((f" ({path.reason})" for path in attention if path.reason), "")
+    if native["found"]:
+        on_gpu = "CUDA" if native["cuda"] else "built without CUDA"
+        sampler = f"native C++, {on_gpu}; CUDA devices: {native['cuda_devices']}"
+    else:
+        sampler = f"none ({native['problem']})"
+    return (
+        f"GPU: {machine.get('cuda:0', 'none that torch can use')}",
+        f"set attention: {computed}{why}",
+        f"sampler: {sampler}",
+    )
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:

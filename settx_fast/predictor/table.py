@@ -140,7 +140,8 @@ def table_from_frame(
     `encode_column`, gaps filled with the mean over the source rows; columns that are constant over the source rows, or
     empty in the deployment, are left out. Columns in `keep` are taken as they stand: no value of theirs is a stand-in
     for a missing one, none of them an identifier, and the target's whole numbers no classes.
-    `environment=None` makes all rows one environment. Raises TableError.
+    `environment=None` makes all rows one environment. Raises TableError, a ValueError that
+    says what to change.
     """
     frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1)
     target, environment = target.strip(), None if environment is None else environment.strip()

@@ -224,7 +224,10 @@ class Batch:
         return self.values.gather(2, columns).masked_fill(~self.feature_mask[:, None], 0.0)
 
     def xy(self, dataset: int) -> tuple[Tensor, Tensor]:
-        """X (R, F), the visible features of one dataset, and y (R,), its target; `is_target_row` splits the rows."""
+        """X (R, F), the visible features of one dataset, and y (R,), its target; `is_target_row` splits the rows.
+
+        Raises ValueError for a dataset that is not there.
+        """
         self._check_number(dataset)
         seen = self.feature_index[dataset][self.feature_mask[dataset]]
         return self.values[dataset][:, seen], self.values[dataset, :, self.target_index[dataset]]
@@ -254,7 +257,10 @@ class Batch:
         return finite.flatten(1).all(1)
 
     def to_pandas(self, dataset: int) -> pandas.DataFrame:
-        """One dataset as a table: a column per visible variable, `environment`, and `is_target_environment`."""
+        """One dataset as a table: a column per visible variable, `environment`, and `is_target_environment`.
+
+        Raises ValueError for a dataset that is not there.
+        """
         import pandas
 
         self._check_number(dataset)
@@ -269,6 +275,8 @@ class Batch:
         """One dataset's causal graph by variable name; an edge's `weight` is that of the first environment.
 
         Hidden variables are nodes too, and have `hidden=True`.
+
+        Raises ValueError for a dataset that is not there.
         """
         import networkx
 
@@ -303,6 +311,8 @@ class Batch:
         "shift", "scale" or "noise", with a constant value and named variables ("target", "parents", "children" too).
         Each acts in every environment, after those before it; what is set stays set unless it is set anew. Rows that a
         selection accepted are the same units: they are not selected anew.
+
+        Raises ValueError for a variable that is not there and an intervention of another kind.
         """
         num_rows, noise = self.values.shape[1], self.noise is not None
         check_rows(num_rows, self.bias.shape[1])

@@ -17,7 +17,10 @@ MOST_WEIGHT = 1e6
 
 @dataclass(frozen=True)
 class Constant:
-    """Always `value`."""
+    """Always `value`.
+
+    Raises ValueError unless it is a finite number below 1e30 in size.
+    """
 
     value: float
 
@@ -35,7 +38,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform on [low, high]; with `signed` times a fair random sign."""
+    """Uniform on [low, high]; with `signed` times a fair random sign.
+
+    Raises ValueError unless both are finite numbers below 1e30 in size and low ≤ high.
+    """
 
     low: float
     high: float
@@ -57,7 +63,10 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """exp of a uniform number on [log low, log high], 0 < low; with `signed` times a fair random sign."""
+    """exp of a uniform number on [log low, log high], 0 < low; with `signed` times a fair random sign.
+
+    Raises ValueError unless 1e-30 ≤ low ≤ high < 1e30.
+    """
 
     low: float
     high: float
@@ -80,7 +89,10 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """Normal with `mean` and standard deviation `sd`; a draw never lies further than 7 sd away."""
+    """Normal with `mean` and standard deviation `sd`; a draw never lies further than 7 sd away.
+
+    Raises ValueError for sd < 0 and for numbers that are not finite.
+    """
 
     mean: float
     sd: float

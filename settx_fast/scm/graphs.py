@@ -24,6 +24,8 @@ class ErdosRenyi:
 
     Give one of the two, drawn per dataset: `edge_probability`, or `expected_in_degree` d, the mean number of parents,
     which means the probability min(1, 2d/(V − 1)).
+
+    Raises ValueError for both or none, a degree outside [0, 1e6] or a probability outside [0, 1].
     """
 
     expected_in_degree: Parameter | None = None
@@ -49,6 +51,8 @@ class ScaleFree:
 
     An earlier variable is chosen with probability proportional to 1 + its number of edges. With `hubs="out"` hubs are
     causes (edges point to the newer variable), with `"in"` they are effects.
+
+    Raises ValueError unless edges_per_variable lies in 1…4096 and hubs is one of the two.
     """
 
     edges_per_variable: int | tuple[int, int] = 2
@@ -64,7 +68,10 @@ class ScaleFree:
 
 @dataclass(frozen=True)
 class StochasticBlock:
-    """Variables fall into `blocks` at random; edges are likelier `within` a block (Holland et al. 1983)."""
+    """Variables fall into `blocks` at random; edges are likelier `within` a block (Holland et al. 1983).
+
+    Raises ValueError unless blocks lies in 1…4096 and both probabilities in [0, 1].
+    """
 
     blocks: int | tuple[int, int] = 3
     within: Parameter = 0.5
@@ -83,6 +90,8 @@ class WattsStrogatz:
     """A small world (Watts & Strogatz 1998): a ring with `neighbours` on either side, edges rewired at random.
 
     Every edge moves one end with probability `rewiring`. The ring is independent of the causal order.
+
+    Raises ValueError unless neighbours lies in 1…4096 and rewiring in [0, 1].
     """
 
     neighbours: int | tuple[int, int] = 1
@@ -98,7 +107,10 @@ class WattsStrogatz:
 
 @dataclass(frozen=True)
 class Geometric:
-    """Variables are random points of the unit square, joined where closer than `radius` (Penrose 2003)."""
+    """Variables are random points of the unit square, joined where closer than `radius` (Penrose 2003).
+
+    Raises ValueError unless the radius lies in [0, 2].
+    """
 
     radius: Parameter = 0.3
 
@@ -114,6 +126,8 @@ class Bipartite:
     """Causes and effects: an edge from every cause to every effect with `probability` (Newman et al. 2001).
 
     The share `causes` of the variables, rounded, are causes.
+
+    Raises ValueError unless both lie in [0, 1].
     """
 
     probability: Parameter = 0.5
@@ -139,6 +153,8 @@ class Pattern:
     """The three ways that variables can be related: "chain" 0 → 1 → 2 …, "fork" 0 → all, "collider" all → last.
 
     (Pearl 2009, section 1.2.3.) The order is hidden by a permutation; a `UserGraph` has a fixed one.
+
+    Raises ValueError for another kind.
     """
 
     kind: Literal["chain", "fork", "collider"]
@@ -155,6 +171,8 @@ class Layered:
     """Shaped like a multilayer perceptron (the prior of TabPFN, Hollmann et al. 2023, arXiv:2207.01848).
 
     Variables fall into `layers` of equal size; every pair of neighbouring layers is joined with `probability`.
+
+    Raises ValueError unless layers lies in 1…4096 and the probability in [0, 1].
     """
 
     layers: int | tuple[int, int] = 3
@@ -174,6 +192,8 @@ class UserGraph:
 
     Edges without a weight draw it from `Prior.weight`. An array is taken as in `from_adjacency` if it holds 0 and 1
     only, else as in `from_weights`; a networkx graph as in `from_networkx`.
+
+    Raises ValueError unless every edge joins two different variables; a `Prior` refuses cycles.
     """
 
     edges: tuple[Edge, ...]
@@ -194,6 +214,8 @@ class UserGraph:
         """The graph with an edge i → j wherever adjacency[i, j] is 1: a square matrix of 0 and 1, or bool.
 
         Of a data frame that names rows and columns alike, variables have these names.
+
+        Raises ValueError for another shape than (V, V) or other entries.
         """
         matrix, names = _as_square(adjacency, "adjacency"), _names_of(adjacency, "adjacency")
         check(bool(np.isin(matrix, (0, 1)).all()), "adjacency", "entries 0 and 1", adjacency)
@@ -204,6 +226,8 @@ class UserGraph:
         """The graph with an edge i → j of weight weights[i, j] wherever that is not 0; a square matrix.
 
         Of a data frame that names rows and columns alike, variables have these names.
+
+        Raises ValueError for another shape than (V, V) or entries that are not finite.
         """
         matrix, names = _as_square(weights, "weights"), _names_of(weights, "weights")
         check(bool(np.isfinite(matrix).all()), "weights", "finite numbers", weights)
@@ -212,7 +236,10 @@ class UserGraph:
 
     @staticmethod
     def from_networkx(graph: Any, weight: str | None = "weight") -> UserGraph:
-        """The edges of a networkx DiGraph, by its nodes; an edge with the attribute `weight` has that weight."""
+        """The edges of a networkx DiGraph, by its nodes; an edge with the attribute `weight` has that weight.
+
+        Raises ValueError for what is no directed graph.
+        """
         is_graph = hasattr(graph, "edges") and hasattr(graph, "is_directed")
         check(is_graph and graph.is_directed(), "graph", "a directed networkx graph", type(graph).__name__)
         found = graph.edges(data=weight if weight is not None else "")

@@ -39,6 +39,8 @@ class Intervention:
     variables  numbers, names, or "target", "parents", "children" (of the target); None: `number` of them (int or
                range) at random
     on_target  whether a random choice may hit the target variable
+
+    Raises ValueError for another kind, a value that the kind does not take, and variables that are none.
     """
 
     kind: Kind
@@ -97,6 +99,8 @@ class Shifts:
                       set, do(v = the moved bias)
     recurring         False: all of it is drawn anew for every environment, but for probabilities and severity; then the
                       sources say nothing about what moves in the target environment
+
+    Raises ValueError for a probability outside [0, 1] and for strengths or moves beyond 1e6.
     """
 
     mutable: Parameter = (0.15, 0.7)

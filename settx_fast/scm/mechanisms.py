@@ -42,6 +42,8 @@ class MLP:
     arXiv:2207.01848.
     `hidden` units (int or range) in each of `layers` hidden layers (int or range, at most 3), both drawn per variable;
     activation: one of `FUNCTIONS`, or several, one of them drawn per variable.
+
+    Raises ValueError unless hidden lies in 1…4096, layers in 1…3, and the activation is known.
     """
 
     hidden: int | tuple[int, int] = 16
@@ -62,6 +64,8 @@ class Fourier:
     """Random Fourier features: f(z) = √(2/features) Σ_j a_j sin(ω_j · z + φ_j) (Rahimi & Recht 2007).
 
     With many features a draw of a Gaussian process with the kernel exp(−|z − z'|² / (2·length_scale²)).
+
+    Raises ValueError unless features lies in 1…4096 and the length scale in (0, 1e6].
     """
 
     features: int | tuple[int, int] = 100
@@ -81,6 +85,8 @@ class Elementwise:
     """f(z) = Σ g(z_p), a causal additive model (Bühlmann et al. 2014, arXiv:1310.1533), or Π g(z_p).
 
     function: one of `FUNCTIONS`, or several, one of them drawn per variable.
+
+    Raises ValueError for another function or combination.
     """
 
     function: FunctionName | tuple[FunctionName, ...] = "tanh"
@@ -99,6 +105,8 @@ class Quadratic:
     """f(z) = Σ z_p + Σ_{p ≤ q} c_pq z_p z_q: squares and interactions, a response surface (Box & Wilson 1951).
 
     c_pq ~ N(0, strength² / number of them).
+
+    Raises ValueError unless the strength lies in [0, 1e6].
     """
 
     strength: Parameter = 0.3
@@ -116,6 +124,8 @@ class Trees:
 
     A level asks whether one random parent z_p lies above a N(0, 1) threshold; the 2^depth leaves are N(0, 1/number).
     Oblivious trees: Prokhorenkova et al. 2018, arXiv:1706.09516. Trees as mechanisms: Qu et al. 2025, arXiv:2502.05564.
+
+    Raises ValueError unless number lies in 1…4096 and depth in 1…8.
     """
 
     number: int | tuple[int, int] = 4
@@ -134,6 +144,8 @@ class PostNonlinear:
     """x = g(bias + Σ z_p + noise), noise included (Zhang & Hyvärinen 2009, arXiv:1205.2599).
 
     A variable without parents stays bias + noise. function: one of `FUNCTIONS`, or several, one drawn per variable.
+
+    Raises ValueError for another function.
     """
 
     function: FunctionName | tuple[FunctionName, ...] = "tanh"

@@ -54,7 +54,10 @@ class UniformNoise:
 
 @dataclass(frozen=True)
 class StudentT:
-    """Student's t with `degrees` of freedom (> 2, drawn per variable), over its standard deviation (Bailey 1994)."""
+    """Student's t with `degrees` of freedom (> 2, drawn per variable), over its standard deviation (Bailey 1994).
+
+    Raises ValueError unless degrees lies in (2, 1e6].
+    """
 
     degrees: Parameter = (3.0, 10.0)
 
@@ -92,7 +95,10 @@ class Logistic:
 
 @dataclass(frozen=True)
 class ClippedCauchy:
-    """Cauchy, clipped at ±`limit` (drawn per variable), over its standard deviation."""
+    """Cauchy, clipped at ±`limit` (drawn per variable), over its standard deviation.
+
+    Raises ValueError unless the limit lies in [1e-30, 1e6].
+    """
 
     limit: Parameter = 10.0
 
@@ -115,6 +121,8 @@ class Mixture:
 
     Then mean 0 and variance 1. distance 0 and a large ratio give outliers, ratio 1 and a distance above 2 two modes.
     All drawn per variable.
+
+    Raises ValueError unless share lies in [0, 1], distance in ±1e3 and ratio in [0, 1e3].
     """
 
     share: Parameter = 0.5

@@ -31,6 +31,8 @@ class Hidden:
 
     Give one of the two: `number` of them (int or range), or the `probability` of every variable. Variables with two or
     more children come first; the target is never hidden, and one feature stays. `variables` restricts the choice.
+
+    Raises ValueError for both or none, and for a probability outside [0, 1].
     """
 
     number: int | tuple[int, int] | None = None
@@ -59,6 +61,8 @@ class Selection:
     threshold.
     The variable is drawn from `variables`; None: from all, hidden ones too, the target only with `on_target`.
     environments: where rows are selected, "source", "target" or "all".
+
+    Raises ValueError for a slope beyond ±1e3, a quantile outside [0, 1] or other environments.
     """
 
     slope: Parameter = SLOPE
@@ -84,6 +88,8 @@ class MeasurementError:
     """Independent Gaussian errors on what is seen of a variable, `scale` sd wide (Fuller 1987).
 
     Every one of `variables` (None: all, the target only with `on_target`) has them with `probability`.
+
+    Raises ValueError for a scale outside [0, 1e3] or a probability outside [0, 1].
     """
 
     scale: Parameter = (0.1, 0.5)
@@ -109,6 +115,8 @@ class Levels:
     on a logarithmic scale, in random order; on the target it makes unbalanced classes: Levels(2, imbalance=(1, 20),
     probability=1, variables=("target",)). Shares are those of the pilot rows. `probability`, `variables` and
     `on_target` as in `MeasurementError`.
+
+    Raises ValueError unless number lies in 2…32, imbalance in [1, 1e6] and the probability in [0, 1].
     """
 
     number: int | tuple[int, int] = (2, 5)
@@ -143,6 +151,8 @@ class Missing:
     slope  of the log odds of being lost per sd of what it depends on; drawn per variable
 
     `probability`, `variables`, `on_target` as in `MeasurementError`.
+
+    Raises ValueError for another kind, a rate outside [0, 0.99] or a slope beyond ±1e3.
     """
 
     kind: Loss = "mcar"

@@ -12,6 +12,8 @@ from settx_fast.scm.noises import Mixture, StudentT
 from settx_fast.scm.observation import Levels, Missing
 from settx_fast.scm.prior import PerVariable, Prior
 
+__all__ = ["chain", "lucas", "random", "random_linear", "recurring", "recurring_linear", "shifted"]
+
 
 def chain() -> Prior:
     """X → Y → Z, to be predicted Y; source and target differ in the noise of X and of Z.

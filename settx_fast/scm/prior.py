@@ -44,7 +44,10 @@ DEFAULT_WEIGHT = Uniform(0.5, 2.0, signed=True)
 
 @dataclass(frozen=True)
 class PerVariable:
-    """One distribution for every variable, in the order of the variables."""
+    """One distribution for every variable, in the order of the variables.
+
+    Raises ValueError where an entry is no number, (low, high) or distribution.
+    """
 
     values: tuple[Parameter, ...]
 

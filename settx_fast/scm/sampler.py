@@ -48,6 +48,8 @@ def sample(
     seed and first_index may there be tensors of one int64, which a graph reads anew whenever it replays.
 
     Raises ValueError naming field, expected and got, before anything is allocated.
+
+    Returns a `Batch`, whose values are (num_datasets, num_rows, V) float32.
     """
     where = check_device(device)
     seed_there = _check_number_there(seed, "seed", where)

@@ -9,7 +9,7 @@ import pytest
 from command import run, run_without
 from rich.console import Console
 
-from settx_fast.cli.doctor import Advice, Diagnosis, show
+from settx_fast.cli.doctor import Advice, Diagnosis, Path, show, verdict
 
 doctor = importlib.import_module("settx_fast.cli.doctor")  # the package has a command of that name
 
@@ -30,6 +30,43 @@ def test_doctor_names_the_path_of_every_operation_and_why(monkeypatch: pytest.Mo
     assert {path["path"].split(",")[0] for path in attention} == {"blockwise PyTorch", "library calls"}
     assert all("the kernels need cuda" in path["reason"] for path in attention)
     assert {"operation": "scm.sample", "device": "cpu", "path": "native C++", "reason": None} in found["paths"]
+
+
+GPU = {"cuda:0": "NVIDIA T4, capability 7.5, 15 GiB"}
+NATIVE = {"found": True, "cuda": True, "cuda_devices": 1}
+FUSED = Path("ISAB forward", "cuda", "fused Triton kernels", None)
+NOT_FUSED = Path("ISAB forward", "cuda", "library calls", "capability 7.5 is below 8.0")
+ON_CPU = Path("ISAB forward", "cpu", "blockwise PyTorch", "the kernels need cuda")
+
+
+@pytest.mark.parametrize(
+    ("path", "attention"),
+    [
+        (FUSED, "fused Triton kernels"),
+        (NOT_FUSED, "library calls (capability 7.5 is below 8.0)"),
+    ],
+)
+def test_the_brief_verdict_is_that_of_the_gpu(path: Path, attention: str) -> None:
+    assert verdict(Diagnosis({}, GPU, NATIVE, (ON_CPU, path), ())) == (
+        "GPU: NVIDIA T4, capability 7.5, 15 GiB",
+        f"set attention: {attention}",
+        "sampler: native C++, CUDA; CUDA devices: 1",
+    )
+
+
+def test_the_brief_verdict_without_gpu_and_native_module_says_so() -> None:
+    lost = {"found": False, "problem": "no module"}
+    assert verdict(Diagnosis({}, {}, lost, (ON_CPU,), ())) == (
+        "GPU: none that torch can use",
+        "set attention: blockwise PyTorch (the kernels need cuda)",
+        "sampler: none (no module)",
+    )
+
+
+def test_doctor_is_brief_where_that_is_asked_for() -> None:
+    result = run("doctor", "--brief")
+    assert result.exit_code == 0
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["GPU", "set attention", "sampler"]
 
 
 def test_doctor_without_the_native_module_says_how_to_build_it_and_exits_with_1() -> None:

@@ -51,8 +51,14 @@ LINEAR: dict[str, LinearFramework] = {
     "importance": ImportanceWeighting(),
     "average": EnvironmentAverage(),
 }
+"""The frameworks whose predictions are linear in the columns, by name."""
+
 FRAMEWORKS = tuple(LINEAR)
+"""Names, in the order of every axis of frameworks."""
+
 BOOSTED = "boosted"
+"""The name of gradient-boosted ERM, the one framework that is not linear."""
+
 TITLES = {
     "erm": "ERM on all columns",
     "mean": "the mean of the target",
@@ -71,6 +77,7 @@ TITLES = {
     "average": "average over environments",
     BOOSTED: "gradient-boosted ERM",
 }
+"""What frameworks are called in sentences, by name."""
 
 
 def estimator(name: str) -> Framework:

@@ -51,7 +51,7 @@ class LinearFramework(Framework):
         """Standardised moments of B datasets → coefficients (B, p) and intercepts (B,) in the same units."""
 
     def fit(self, X: Any, y: Any, environments: Any = None, X_deploy: Any = None) -> Self:
-        """As `Framework.fit`."""
+        """As `Framework.fit`; ValueError for shapes that do not fit together and values that are not finite."""
         *_, observed = self._checked(X, y, environments, X_deploy)
         sources = sources_of(observed)
         linear = self.solve(sources)
@@ -62,7 +62,10 @@ class LinearFramework(Framework):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """X (R, p) → (R,)."""
+        """X (R, p) → (R,).
+
+        Raises NotFittedError before `fit`.
+        """
         check_is_fitted(self)
         return validate_data(self, X, dtype=np.float64, reset=False) @ self.coef_ + self.intercept_
 

@@ -24,7 +24,7 @@ class BoostedErm(Framework):
         self.seed = seed
 
     def fit(self, X: Any, y: Any, environments: Any = None, X_deploy: Any = None) -> Self:
-        """As `Framework.fit`; environments and deployment rows are checked and not used."""
+        """As `Framework.fit`; environments and deployment rows are checked (ValueError) and not used."""
         X, y, _ = self._checked(X, y, environments, X_deploy)
         self.model_ = HistGradientBoostingRegressor(
             max_iter=self.trees,
@@ -36,6 +36,9 @@ class BoostedErm(Framework):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """X (R, p) → (R,)."""
+        """X (R, p) → (R,).
+
+        Raises NotFittedError before `fit`.
+        """
         check_is_fitted(self)
         return self.model_.predict(validate_data(self, X, dtype=np.float64, reset=False))

@@ -28,7 +28,7 @@ class StableSubset(Erm):
     """
 
     def columns(self, sources: Sources) -> Tensor:
-        """What is left."""
+        """(B, p) bool: what is left."""
         used = sources.present
         fold = LeaveOneOutRisk(sources, self.penalty)
         for _ in range(used.shape[1]):

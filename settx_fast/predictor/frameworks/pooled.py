@@ -53,7 +53,7 @@ class CausalErm(Erm):
         return poor(super().__sklearn_tags__())
 
     def columns(self, sources: Sources) -> Tensor:
-        """Predicted causes."""
+        """(B, p) bool: predicted causes."""
         return predict_roles(sources).cause
 
 
@@ -61,7 +61,7 @@ class AnticausalErm(Erm):
     """ERM on predicted causes and effects (Schölkopf et al. 2012, arXiv:1206.6471), roles by `predict_roles`."""
 
     def columns(self, sources: Sources) -> Tensor:
-        """Predicted causes and effects."""
+        """(B, p) bool: predicted causes and effects."""
         roles = predict_roles(sources)
         return roles.cause | roles.effect
 
@@ -70,7 +70,7 @@ class BlanketErm(Erm):
     """ERM on the predicted Markov blanket, outside which no column says more (Koller and Sahami 1996)."""
 
     def columns(self, sources: Sources) -> Tensor:
-        """Columns whose partial correlation with the target is significant."""
+        """(B, p) bool: columns whose partial correlation with the target is significant."""
         return predict_roles(sources).blanket
 
 

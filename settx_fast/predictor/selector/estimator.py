@@ -26,7 +26,10 @@ class FrameworkSelector(Framework):
         self.model = model
 
     def fit(self, X: Any, y: Any, environments: Any = None, X_deploy: Any = None) -> Self:
-        """Choose and fit; arguments as `Framework.fit`. Raises FileNotFoundError if there is no trained model."""
+        """Choose and fit; arguments as `Framework.fit`. Raises FileNotFoundError if there is no trained model.
+
+        ValueError for shapes that do not fit together and values that are not finite.
+        """
         X, y, observed = self._checked(X, y, environments, X_deploy)
         names = getattr(self, "feature_names_in_", [f"x{column}" for column in range(X.shape[1])])
         self.recommendation_: Recommendation = recommend(observed, list(names), Selector.load(self.model))
@@ -37,11 +40,17 @@ class FrameworkSelector(Framework):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """X (R, p) → (R,), by the chosen framework."""
+        """X (R, p) → (R,), by the chosen framework.
+
+        Raises NotFittedError before `fit`.
+        """
         check_is_fitted(self)
         return self.estimator_.predict(validate_data(self, X, dtype=np.float64, reset=False))
 
     def explain(self) -> str:
-        """What speaks for the choice, a sentence a line."""
+        """What speaks for the choice, a sentence a line.
+
+        Raises NotFittedError before `fit`.
+        """
         check_is_fitted(self)
         return "\n".join(self.recommendation_.reasons)

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CLOSED_FORM = "closed form"
+"""In `SourceProperties.method`: exact, from the tables of the SCM."""
+
 MONTE_CARLO = "monte carlo"
+"""In `SourceProperties.method`: from fresh rows of the SCM."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,6 +9,8 @@ from settx_fast.scm.properties.graph import children, is_target, parents, presen
 from settx_fast.scm.properties.moments import Moments, at_target
 
 FRAMEWORKS = ("erm", "causal", "anticausal")
+"""Least squares on all visible features; on the parents; on parents and children."""
+
 PINV_RTOL = 1e-12
 
 
@@ -77,6 +79,8 @@ def chain_anticausal_wins(
 
     So the effect helps as long as its own noise does not grow too far beyond what the source showed; a regression that
     saw much of it (large η_s) trusts Z less and forgives more. Where γε = 0 both risks are ε² and neither wins.
+
+    Arguments and result have any shape (...) that broadcasts.
     """
     parameters = (gamma, epsilon, eta_source, eta_target)
     gamma, epsilon, eta_source, eta_target = (torch.as_tensor(p, dtype=torch.float64) for p in parameters)
