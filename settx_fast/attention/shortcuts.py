@@ -81,6 +81,8 @@ def key_of(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], 
         return None
     if (type(x) is not Tensor and type(x) is not Parameter) or x.layout is not torch.strided or x.is_nested:
         return None
+    if x.dim() != 3:
+        return None
     dtype, device = x.dtype, x.device
     if is_autocast_on(device):
         return None

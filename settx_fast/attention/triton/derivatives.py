@@ -60,7 +60,7 @@ ISAB = Operation(
     operators.isab, operators.isab_backward, traces.isab, traces.isab_backward, sets=4, middle=1, needs_x=True
 )
 AGGREGATE = Operation(
-    operators.aggregate, operators.aggregate_backward, traces.aggregate, traces.aggregate_backward, sets=3, middle=1,
+    operators.aggregate, operators.aggregate_backward, traces.aggregate, traces.aggregate_backward, sets=3, middle=2,
     keeps_output=True, read_grad=Tensor.contiguous,
 )  # fmt: skip
 BROADCAST = Operation(
@@ -124,7 +124,9 @@ class Fused(torch.autograd.Function):
                 operation.backward_trace, operation.kept - 1, grad, tensors[0], given, *static
             )  # fmt: skip
         dx, *own, flat = made
-        found: list[Tensor | None] = [*own, *cut(flat)]
+        middle = tensors[operation.kept :]
+        found: list[Tensor | None] = [None if t is None else g for t, g in zip(middle, own, strict=False)]
+        found += cut(flat)
         if not operation.all_weights:
             found = _spread(found, operation.middle, ctx.specs)
         return None, None, None, dx, *[None] * (operation.sets - 1), *found
