@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from settx_fast.attention.arguments import expected_shapes
-from settx_fast.attention.block import BlockSpec, BlockWeights
+from settx_fast.attention.block import NO_WEIGHTS, BlockSpec, BlockWeights
 
 __all__ = [
     "CPU_SHAPES",
@@ -47,6 +47,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "postnorm-wide": {"norm": "rms", "output_projection": True, "activation": "gelu", "ffn_dim": 48},
 }
 """Options of `BlockSpec` that together use every value of every field; residual="input" needs C = D."""
+
+
+_MODERN: dict[str, Any] = {**TABULAR, "norm": "rms", "bias": False, "key_norm": True}
+LOWERED: dict[str, dict[str, Any]] = {
+    "no norm bias": {**TABULAR, "norm_bias": False},
+    "no bias": {"norm": "layer", "bias": False},
+    "norm of keys": {**TABULAR, "key_norm": True},
+    "modern": _MODERN,
+    "modern-projected": {"norm": "layer", "norm_first": True, "key_norm": True, "bias": False, "norm_bias": False},
+}
+"""Options that operators do not carry but whose equal they know."""
+COMPOSED: dict[str, dict[str, Any]] = {
+    "norm of heads": {**_MODERN, "qk_norm": "rms"},
+    "layer norm of heads": {"qk_norm": "layer"},
+    "no bias in norm of heads": {**TABULAR, "qk_norm": "layer", "norm_bias": False},
+    "swiglu": {**_MODERN, "activation": "swiglu"},
+    "geglu": {"activation": "geglu"},
+    "reglu": {"norm": "layer", "activation": "reglu", "ffn_dim": 24, "bias": False},
+    "liglu": {**TABULAR, "activation": "liglu"},
+    "norm after": {**TABULAR, "post_norm": True},
+    "rms norm after": {"norm": "rms", "post_norm": True, "output_projection": True},
+}
+"""Options that are done by library calls."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +189,7 @@ def make_weights(
         tensors[name] = torch.randn(shape, generator=generator) / math.sqrt(fan_in) + name.startswith("g")
     # unit-normal q and k have scores of std √E · scale; w_k alone carries the sharpening, since q is a residual too
     tensors["w_k"] *= score_std / (math.sqrt(dim // spec.num_heads) * spec.score_scale(dim))
-    return BlockWeights(**tensors)
+    return NO_WEIGHTS._replace(**tensors)
 
 
 def _log_uniform_lengths(shape: Shape, generator: torch.Generator) -> Tensor:

@@ -19,6 +19,7 @@ def enter(name: str, x: Tensor, lengths: Tensor | None, mask: Tensor | None) -> 
     """Sets of the argument `name`, and the map that brings an output of their layout back to the caller's.
 
     A mask becomes lengths: elements are stably reordered so that those of the set come first (a set has no order).
+    Several leading dimensions become one.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
@@ -28,6 +29,12 @@ def enter(name: str, x: Tensor, lengths: Tensor | None, mask: Tensor | None) -> 
     if x.is_nested:
         return _enter_jagged(name, x, lengths is not None or mask is not None)
     check_set(name, x)
+    if x.dim() > 3:
+        lead = x.shape[:-2]
+        lengths = None if lengths is None else _flat(f"lengths of {name}", lengths, lead)
+        mask = None if mask is None else _flat(f"mask of {name}", mask, x.shape[:-1], keep=1)
+        sets, restore = enter(name, flat_sets(x), lengths, mask)
+        return sets, lambda out: restore(out).unflatten(0, lead)
     if mask is not None:
         _check_mask(name, mask, x)
         return _enter_masked(x, mask)
@@ -36,11 +43,16 @@ def enter(name: str, x: Tensor, lengths: Tensor | None, mask: Tensor | None) -> 
     return Sets(x, lengths), _identity
 
 
-def context_of(sets: Sets, lengths: Tensor | int | None, mask: Tensor | None) -> Sets:
-    """The first `lengths` rows of padded sets: one number for all, or one each (B,); None: all rows."""
+def context_of(sets: Sets, lengths: Tensor | int | None, mask: Tensor | None, lead: torch.Size | None = None) -> Sets:
+    """The first `lengths` rows of padded sets: one number for all, or one each (B,); None: all rows.
+
+    `lead`: the leading dimensions that the sets came with, where these were several.
+    """
     name = "context_lengths"
     if lengths is None:
         return sets
+    if lead is not None and isinstance(lengths, Tensor):
+        lengths = _flat(name, lengths, lead)
     if mask is not None:
         raise ValueError(f"{name}: expected no mask beside it, which leaves no first rows")
     if sets.offsets is not None:
@@ -55,6 +67,19 @@ def context_of(sets: Sets, lengths: Tensor | int | None, mask: Tensor | None) ->
     else:
         lengths = torch.full(sets.rows.shape[:1], lengths, device=sets.rows.device)
     return sets._replace(lengths=lengths if sets.lengths is None else lengths.minimum(sets.lengths))
+
+
+def flat_sets(x: Tensor) -> Tensor:
+    """(…, N, C) as (B, N, C)."""
+    return x.flatten(0, -3) if x.dim() > 3 else x
+
+
+def _flat(name: str, tensor: Tensor, shape: torch.Size, keep: int = 0) -> Tensor:
+    """A tensor of this shape with all leading dimensions as one, the last `keep` left as they are."""
+    if not isinstance(tensor, Tensor) or tensor.shape != shape:
+        got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, got {got}")
+    return tensor.flatten(0, -1 - keep)
 
 
 def _identity(out: Tensor) -> Tensor:
@@ -89,8 +114,8 @@ def _enter_masked(x: Tensor, mask: Tensor) -> tuple[Sets, Restore]:
 
 
 def check_set(name: str, x: Tensor, like: Tensor | None = None) -> None:
-    """Raise unless x is a floating (B, N, C) tensor, of the dtype and device of `like`."""
-    if x.dim() != 3:
+    """Raise unless x is a floating (…, N, C) tensor of three dimensions or more, of the dtype and device of `like`."""
+    if x.dim() < 3:
         raise ValueError(f"{name}: expected shape (B, N, C), got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"{name}: expected a floating-point tensor, got {x.dtype}")
@@ -116,6 +141,29 @@ def check_batches(query: Sets, key: Sets) -> None:
         raise ValueError(f"query: expected a batch of 1 or {key.num_sets} (as key), got {query.num_sets}")
     if query.lengths is not None or query.offsets is not None:
         raise ValueError("query: expected no lengths, mask or jagged layout where all key sets share it")
+
+
+def check_inducing(inducing: Tensor, sets: Sets) -> None:
+    """Raise unless inducing is (1, M, D) or has M points for every set, in the dtype and on the device of the sets."""
+    check_set("inducing", inducing, like=sets.rows)
+    if inducing.shape[0] not in (1, sets.num_sets):
+        raise ValueError(f"inducing: expected shape (1, M, D) or ({sets.num_sets}, M, D), got {tuple(inducing.shape)}")
+
+
+def entered_scale(scale: Tensor, query: Sets, masked: bool, num_sets: int, dim: int) -> Tensor:
+    """Factors of projected queries as (1 or B, M, D); raise where they do not belong to such queries."""
+    name = "query_scale"
+    if not isinstance(scale, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(scale).__name__}")
+    if query.packed or masked:
+        raise ValueError(f"{name}: expected padded queries without a mask, whose rows it belongs to one by one")
+    scale = flat_sets(autocast(scale))
+    check_set(name, scale, like=query.rows)
+    rest = query.rows.shape[1], dim
+    if scale.shape[1:] != rest or scale.shape[0] not in (1, num_sets):
+        shapes = " or ".join(str((sets, *rest)) for sets in sorted({1, num_sets}))
+        raise ValueError(f"{name}: expected shape {shapes}, got {tuple(scale.shape)}")
+    return scale
 
 
 def _dtype(value: object) -> object:
@@ -160,8 +208,10 @@ def check_block(name: str, weights: BlockWeights, spec: BlockSpec, query: Tensor
         raise ValueError(f"{name}: expected a width divisible by {spec.num_heads} heads, got {dim}")
     if spec.residual == "input" and dim_query != dim:
         raise ValueError(f"{name}: residual='input' expects a query {dim} wide, got {dim_query}")
-    if spec.norm_first and spec.norm != "none" and dim_query != dim_key:
-        raise ValueError(f"{name}: norm_first expects query and key of one width, got {dim_query} and {dim_key}")
+    if spec.norm_first and spec.norm != "none" and not spec.key_norm and dim_query != dim_key:
+        raise ValueError(
+            f"{name}: norm_first expects query and key of one width, or key_norm, got {dim_query} and {dim_key}"
+        )
     for field, shape in expected_shapes(spec, dim_query, dim_key, dim).items():
         tensor = getattr(weights, field)
         if (None if tensor is None else tuple(tensor.shape)) != shape:
@@ -177,7 +227,7 @@ def check_block(name: str, weights: BlockWeights, spec: BlockSpec, query: Tensor
 def expected_shapes(spec: BlockSpec, dim_query: int, dim_key: int, dim: int) -> dict[str, tuple[int, ...] | None]:
     """Shape of every field of the `BlockWeights` that `spec` needs, None for a field it does not use."""
     ffn = spec.ffn_dim or dim
-    first = dim_query if spec.norm_first else dim
+    first, head = dim_query if spec.norm_first else dim, dim // spec.num_heads
     shapes: dict[str, tuple[int, ...]] = {
         "w_q": (dim, dim_query),
         "b_q": (dim,),
@@ -195,6 +245,12 @@ def expected_shapes(spec: BlockSpec, dim_query: int, dim_key: int, dim: int) -> 
         "b0": (first,),
         "g1": (dim,),
         "b1": (dim,),
+        "g0_k": (dim_key,),
+        "b0_k": (dim_key,),
+        "w_g": (ffn, dim),
+        "b_g": (ffn,),
+        **{f"{kind}_{name}": (head,) for kind in "gs" for name in "qk"},
+        **{f"{kind}_{name}": (dim,) for kind in "gs" for name in "po"},
     }
     return {name: shape if name in spec.weight_names else None for name, shape in shapes.items()}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from settx_fast.attention import blockwise, composed, reference
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.derivatives import is_transformed
+from settx_fast.attention.lowering import why_not_lowered
 from settx_fast.attention.sets import Sets
 
 Impl = Literal["reference", "blockwise", "composed", "triton"]
@@ -38,21 +39,25 @@ class Implementation(Protocol):
     """What an implementation receives: checked and normalised arguments (see `Sets`).
 
     A query or inducing set of batch 1 is shared by all sets of the key. Rows outside a query set are zero in the
-    output, which has the layout of the query: (B, N, D) or packed (R, D).
+    output, which has the layout of the query: (B, N, D) or packed (R, D). `query_scale` (1 or B, M, D) are factors of
+    the projected queries where scores are made of them.
     """
 
-    def attention_block(self, query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+    def attention_block(
+        self, query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec, query_scale: Tensor | None = None
+    ) -> Tensor:
         """MAB(query, key)."""
 
     def induced_set_attention(
         self,
         x: Sets,
         context: Sets,  # the rows of x that are read, fewer of each set
-        inducing: Tensor,  # (1, M, D)
+        inducing: Tensor,  # (1 or B, M, D)
         weights_a: BlockWeights,
         spec_a: BlockSpec,
         weights_b: BlockWeights,
         spec_b: BlockSpec,
+        query_scale: Tensor | None = None,
     ) -> Tensor:
         """MAB_b(x, MAB_a(inducing, context))."""
 
@@ -63,6 +68,7 @@ def choose(
     num_latents: int,
     *blocks: tuple[BlockWeights, BlockSpec],
     ragged_latents: bool = False,
+    scaled_rows: bool = False,
     offsets: Tensor | None = None,
 ) -> Implementation:
     """The implementation that `impl` names, or the best for a call (see `why_not_triton` for its arguments).
@@ -71,14 +77,14 @@ def choose(
     """
     siblings: dict[str, Implementation] = {"reference": reference, "blockwise": blockwise, "composed": composed}
     if impl is None:
-        return _best(x, num_latents, blocks, ragged_latents, offsets)
+        return _best(x, num_latents, blocks, ragged_latents, scaled_rows, offsets)
     if impl not in siblings and impl != "triton":
         raise ValueError(f"impl: expected None, 'triton' or one of {sorted(siblings)}, got {impl!r}")
     reason = None
     if impl == "triton":
-        reason = why_not_triton(x, num_latents, *blocks, ragged_latents=ragged_latents)
+        reason = why_not_triton(x, num_latents, *blocks, ragged_latents=ragged_latents, scaled_rows=scaled_rows)
     elif impl == "blockwise":
-        reason = next(_reasons_of_operators(blocks), None)
+        reason = next(_reasons_of_operators(blocks, scaled_rows), None)
     if reason is not None:
         raise ValueError(f"impl: {impl!r} cannot take this call: {reason}")
     return _triton() if impl == "triton" else siblings[impl]
@@ -89,15 +95,16 @@ def _best(
     num_latents: int,
     blocks: tuple[tuple[BlockWeights, BlockSpec], ...],
     ragged_latents: bool,
+    scaled_rows: bool,
     offsets: Tensor | None,
 ) -> Implementation:
     if is_transformed():
         return reference
     on_cuda = x.device.type == "cuda"
     if on_cuda:
-        reason = why_not_triton(x, num_latents, *blocks, ragged_latents=ragged_latents)
+        reason = why_not_triton(x, num_latents, *blocks, ragged_latents=ragged_latents, scaled_rows=scaled_rows)
     else:
-        reason = next(_reasons_of_operators(blocks), None)
+        reason = next(_reasons_of_operators(blocks, scaled_rows), None)
     if reason is not None:
         if not torch.compiler.is_compiling():
             _log_once(reason)
@@ -162,22 +169,31 @@ def _log_once(reason: str) -> None:
 
 
 def why_not_triton(
-    x: Tensor, num_latents: int, *blocks: tuple[BlockWeights, BlockSpec], ragged_latents: bool = False
+    x: Tensor,
+    num_latents: int,
+    *blocks: tuple[BlockWeights, BlockSpec],
+    ragged_latents: bool = False,
+    scaled_rows: bool = False,
 ) -> str | None:
     """The reason why the fused kernels cannot take a call, or None when they can.
 
-    `x` holds the rows of the long side, (B, N, C) or packed (R, C); `num_latents` is the size M of the short side, and
-    `ragged_latents` says that it is a key of which some rows do not count.
+    `x` holds the rows of the long side, (B, N, C) or packed (R, C); `num_latents` is the size M of the short side,
+    `ragged_latents` says that it is a key of which some rows do not count, `scaled_rows` that the long side are queries
+    with factors.
     """
-    return next(_reasons(x, num_latents, blocks, ragged_latents), None)
+    return next(_reasons(x, num_latents, blocks, ragged_latents, scaled_rows), None)
 
 
 def _reasons(
-    x: Tensor, num_latents: int, blocks: tuple[tuple[BlockWeights, BlockSpec], ...], ragged_latents: bool
+    x: Tensor,
+    num_latents: int,
+    blocks: tuple[tuple[BlockWeights, BlockSpec], ...],
+    ragged_latents: bool,
+    scaled_rows: bool,
 ) -> Iterator[str]:
     if (missing := _missing(x.device.type, x.device.index)) is not None:
         yield missing
-    yield from _reasons_of_operators(blocks)
+    yield from _reasons_of_operators(blocks, scaled_rows)
     if x.dtype not in DTYPES:
         yield f"the dtype is {x.dtype}, the kernels know {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}"
     if x.stride(-1) != 1 and x.shape[-1] > 1:
@@ -202,12 +218,15 @@ def _reasons(
             yield f"a weight is not {x.dtype}, as the elements are"
 
 
-def _reasons_of_operators(blocks: tuple[tuple[BlockWeights, BlockSpec], ...]) -> Iterator[str]:
+def _reasons_of_operators(blocks: tuple[tuple[BlockWeights, BlockSpec], ...], scaled_rows: bool) -> Iterator[str]:
     """What no operator of ours does, neither kernels nor tiles."""
     if is_transformed():
         yield "torch.func and forward-mode derivatives follow impl='composed' and impl='reference' only"
     if any(spec.drops for _, spec in blocks):
         yield "weights of attention are dropped, which impl='composed' and impl='reference' do"
+    if scaled_rows:
+        yield "the longer sets are queries with factors"
+    yield from filter(None, (why_not_lowered(weights, spec) for weights, spec in blocks))
 
 
 def _missing(device: str, index: int | None) -> str | None:

@@ -8,19 +8,32 @@ from torch import Tensor
 
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.derivatives import Refined, is_transformed
-from settx_fast.attention.layers import attend, finish, first_norm, join_heads, softmax, split_heads
+from settx_fast.attention.layers import (
+    attend,
+    finish,
+    first_key_norm,
+    first_norm,
+    join_heads,
+    scoring_heads,
+    softmax,
+    split_heads,
+)
 from settx_fast.attention.sets import Sets
 
 
-def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+def attention_block(
+    query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec, query_scale: Tensor | None = None
+) -> Tensor:
     """MAB(query, key), see `functional.attention_block`."""
     w = weights
     q_in, q_valid = query.padded().cleaned()
     k_in, k_valid = key.padded().cleaned()
     q = F.linear(first_norm(q_in, w, spec), w.w_q, w.b_q)
-    k_read = first_norm(k_in, w, spec)
+    k_read = first_key_norm(k_in, w, spec)
     k, v = F.linear(k_read, w.w_k, w.b_k), F.linear(k_read, w.w_v, w.b_v)
-    out = finish(q if spec.residual == "projected" else q_in, _attend(q, k, v, k_valid, spec), w, spec)
+    q_heads, k_heads = scoring_heads(q, k, w, spec, query_scale)
+    attended = _attend(q_heads, k_heads, split_heads(v, spec.num_heads), k_valid, spec, spec.score_scale(q.shape[-1]))
+    out = finish(q if spec.residual == "projected" else q_in, attended, w, spec)
     return query.packed_like(out if q_valid is None else out.masked_fill(~q_valid, 0))
 
 
@@ -32,28 +45,32 @@ def induced_set_attention(
     spec_a: BlockSpec,
     weights_b: BlockWeights,
     spec_b: BlockSpec,
+    query_scale: Tensor | None = None,
 ) -> Tensor:
     """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
-    hidden = attention_block(Sets(inducing), context, weights_a, spec_a)
+    hidden = attention_block(Sets(inducing), context, weights_a, spec_a, query_scale)
     return attention_block(x, Sets(hidden), weights_b, spec_b)
 
 
-def attention_weights(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
+def attention_weights(
+    query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec, query_scale: Tensor | None = None
+) -> Tensor:
     """What every head reads, (B, h, N_q, N_k) of padded sets, see `functional.attention_weights`."""
     w = weights
     q_in, q_valid = query.padded().cleaned()
     k_in, k_valid = key.padded().cleaned()
-    q = F.linear(first_norm(q_in, w, spec), w.w_q, w.b_q) * spec.score_scale(w.w_q.shape[0])
-    k = F.linear(first_norm(k_in, w, spec), w.w_k, w.b_k)
-    scores = split_heads(q, spec.num_heads) @ split_heads(k, spec.num_heads).mT
+    q = F.linear(first_norm(q_in, w, spec), w.w_q, w.b_q)
+    k = F.linear(first_key_norm(k_in, w, spec), w.w_k, w.b_k)
+    q_heads, k_heads = scoring_heads(q, k, w, spec, query_scale)
+    scores = q_heads * spec.score_scale(w.w_q.shape[0]) @ k_heads.mT
     read = softmax(scores, None if k_valid is None else k_valid.mT[:, None])
     return read if q_valid is None else read.masked_fill(~q_valid[:, None], 0)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None, spec: BlockSpec) -> Tensor:
-    """Concatenated heads (B, Q, D) of q (B or 1, Q, D) over k, v (B, N, D), of which k_valid (B, N, 1) count."""
-    scale, dropout = spec.score_scale(q.shape[-1]), spec.dropout if spec.drops else 0.0
-    q, k, v = (split_heads(t, spec.num_heads) for t in (q.expand(k.shape[0], -1, -1), k, v))
+def _attend(q: Tensor, k: Tensor, v: Tensor, k_valid: Tensor | None, spec: BlockSpec, scale: float) -> Tensor:
+    """Concatenated heads (B, Q, D) of q (B or 1, h, Q, e) over k, v (B, h, N, e), of which k_valid (B, N, 1) count."""
+    dropout = spec.dropout if spec.drops else 0.0
+    q = q.expand(k.shape[0], -1, -1, -1)
     valid = None if k_valid is None else k_valid.mT[:, None]  # (B, 1, 1, N)
     if is_transformed() or k.shape[2] == 0:
         return join_heads(attend(q * scale, k, v, valid, dropout))

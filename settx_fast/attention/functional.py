@@ -13,9 +13,11 @@ from settx_fast.attention.arguments import (
     check_batches,
     check_block,
     check_fits,
-    check_set,
+    check_inducing,
     context_of,
     enter,
+    entered_scale,
+    flat_sets,
 )
 from settx_fast.attention.block import NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast.attention.casting import autocast_together
@@ -34,6 +36,7 @@ def attention_block(
     query_mask: Tensor | None = None,
     key_lengths: Tensor | None = None,
     key_mask: Tensor | None = None,
+    query_scale: Tensor | None = None,
     impl: Impl | None = None,
 ) -> Tensor:
     """Multihead attention block MAB(query, key): every query element reads the whole key set.
@@ -41,13 +44,15 @@ def attention_block(
     query (B, N_q, C_q), or (1, N_q, C_q) for one that all key sets share; key (B, N_k, C_k); either may be a jagged
     nested tensor, or ragged through lengths (B,) or a bool mask (B, N), True for an element. Returns (B, N_q, D) in
     the dtype of query, jagged where query is; rows outside a query set are zero. An empty key set adds nothing.
+    `query_scale` (1 or B, N_q, D) is multiplied onto the projected queries (after their norm) where scores are made of
+    them; what is added to the query is not. B may be several leading dimensions, of all that has them.
     `impl` forces an implementation, which then never falls back.
 
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
     """
     key_met = None
-    if query_lengths is query_mask is key_mask is None:
+    if query_lengths is query_mask is key_mask is query_scale is None and getattr(query, "ndim", 0) == 3:
         key_met = key_of(key, key_lengths, (query, *weights), "attention_block", spec, impl)
         known = None if key_met is None else shortcuts.CALLS.get(key_met)
         if known is not None:
@@ -60,12 +65,22 @@ def attention_block(
     check_fits("key", keys.rows, weights.w_k)
     check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
     check_batches(queries, keys)
+    if query_scale is not None:
+        query_scale = entered_scale(query_scale, queries, query_mask is not None, keys.num_sets, weights.w_q.shape[0])
     long, short = (queries, keys) if queries.rows.shape[-2] > keys.rows.shape[-2] else (keys, queries)
-    ragged = short is keys and not (short.lengths is None and short.offsets is None)
-    chosen = choose(impl, long.rows, short.longest, (weights, spec), ragged_latents=ragged, offsets=long.offsets)
+    chosen = choose(
+        impl,
+        long.rows,
+        short.longest,
+        (weights, spec),
+        ragged_latents=short is keys and not (short.lengths is None and short.offsets is None),
+        scaled_rows=long is queries and query_scale is not None,
+        offsets=long.offsets,
+    )
     if key_met is not None and hasattr(chosen, "shortcut"):
         shortcuts.CALLS.put(key_met, chosen.attention_block)
-    return restore(chosen.attention_block(queries, keys, weights, spec))
+    out = restore(chosen.attention_block(queries, keys, weights, spec, query_scale))
+    return out.unflatten(0, key.shape[:-2]) if query.dim() == 3 < key.dim() else out
 
 
 def induced_set_attention(
@@ -79,40 +94,46 @@ def induced_set_attention(
     lengths: Tensor | None = None,
     mask: Tensor | None = None,
     context_lengths: Tensor | int | None = None,
+    query_scale: Tensor | None = None,
     impl: Impl | None = None,
 ) -> Tensor:
     """Induced set attention ISAB(x) = MAB_b(x, MAB_a(inducing, x)), linear in the number of elements.
 
-    x (B, N, C) or a jagged nested tensor, inducing (1, M, D). `lengths` (B,) or a bool `mask` (B, N), True for an
-    element, make the sets ragged: what lies outside has no influence, its output and its gradient are zero.
-    `context_lengths`, a number or (B,), has the inducing points read only so many first rows of padded sets, as where
-    test rows must not be seen; all rows read the inducing points. Returns (B, N, D) in the dtype of x, jagged where x
-    is. `impl` forces an implementation, which then never falls back.
+    x (B, N, C) or a jagged nested tensor, inducing (1, M, D), or (B, M, D) of every set's own. `lengths` (B,) or a bool
+    `mask` (B, N), True for an element, make the sets ragged: what lies outside has no influence, its output and its
+    gradient are zero. `context_lengths`, a number or (B,), has the inducing points read only so many first rows of
+    padded sets, as where test rows must not be seen; all rows read the inducing points. `query_scale` (1 or B, M, D) is
+    multiplied onto the projected inducing points where MAB_a makes scores of them, as scalable softmax does
+    (arXiv:2501.19399). B may be several leading dimensions. Returns (B, N, D) in the dtype of x, jagged where x is.
+    `impl` forces an implementation, which then never falls back.
 
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
     parameters = (inducing, *weights_a, *weights_b)
     key = None
-    if mask is None and context_lengths is None:
+    is_plain = inducing.shape[0] == 1 and spec_a.lowered is spec_a and spec_b.lowered is spec_b
+    if is_plain and mask is context_lengths is query_scale is None:
         key = key_of(x, lengths, parameters, "induced_set_attention", spec_a, spec_b, impl)
         known = None if key is None else shortcuts.CALLS.get(key)
         if known is not None:
             return known(x, lengths, parameters)
     weights_a, weights_b, (inducing, *_) = autocast_together(weights_a, weights_b, NO_WEIGHTS._replace(w_q=inducing))
     sets, restore = enter("x", x, lengths, mask)
-    context = context_of(sets, context_lengths, mask)
+    context = context_of(sets, context_lengths, mask, x.shape[:-2] if x.dim() > 3 else None)
     check_fits("x", sets.rows, weights_a.w_k)
-    check_set("inducing", inducing, like=sets.rows)
-    if inducing.shape[0] != 1:
-        raise ValueError(f"inducing: expected shape (1, M, D), got {tuple(inducing.shape)}")
+    inducing = flat_sets(inducing)
+    check_inducing(inducing, sets)
+    if query_scale is not None:
+        query_scale = entered_scale(query_scale, Sets(inducing), False, sets.num_sets, weights_a.w_q.shape[0])
     check_block("weights_a", weights_a, spec_a, inducing, sets.rows.shape[-1])
     check_block("weights_b", weights_b, spec_b, sets.rows, dim_key=weights_a.w_q.shape[0])
     blocks = (weights_a, spec_a), (weights_b, spec_b)
     chosen = choose(impl, sets.rows, inducing.shape[1], *blocks, offsets=sets.offsets)
     if key is not None and (shortcut := getattr(chosen, "shortcut", None)) is not None:
         shortcuts.CALLS.put(key, shortcut(sets, inducing, weights_a, spec_a, weights_b, spec_b))
-    return restore(chosen.induced_set_attention(sets, context, inducing, weights_a, spec_a, weights_b, spec_b))
+    arguments = sets, context, inducing, weights_a, spec_a, weights_b, spec_b
+    return restore(chosen.induced_set_attention(*arguments, query_scale))
 
 
 def attention_weights(
@@ -125,6 +146,7 @@ def attention_weights(
     query_mask: Tensor | None = None,
     key_lengths: Tensor | None = None,
     key_mask: Tensor | None = None,
+    query_scale: Tensor | None = None,
 ) -> Tensor:
     """How much every query element of a block reads of every key element: (B, H, N_q, N_k), for sets of modest size.
 
@@ -134,6 +156,8 @@ def attention_weights(
 
     Raises ValueError for a wrong shape, TypeError for a wrong dtype or kind.
     """
+    if key.dim() > 3 and not key.is_nested:
+        raise ValueError(f"key: expected one leading dimension, got shape {tuple(key.shape)}")
     weights = weights.map(autocast)
     queries, restore_queries = enter("query", query, query_lengths, query_mask)
     keys, restore_keys = enter("key", key, key_lengths, key_mask)
@@ -141,7 +165,9 @@ def attention_weights(
     check_fits("key", keys.rows, weights.w_k)
     check_block("weights", weights, spec, queries.rows, keys.rows.shape[-1])
     check_batches(queries, keys)
-    read = composed.attention_weights(queries, keys, weights, spec)
+    if query_scale is not None:
+        query_scale = entered_scale(query_scale, queries, query_mask is not None, keys.num_sets, weights.w_q.shape[0])
+    read = composed.attention_weights(queries, keys, weights, spec, query_scale)
     if query_mask is not None:
         read = _along(read, 2, restore_queries)
     return read if key_mask is None else _along(read, 3, restore_keys)
@@ -164,6 +190,7 @@ def set_mean(
     sets, _ = enter("x", x, lengths, mask)
     rows, valid = sets.padded().cleaned()
     encoded = encoder(rows)
-    if valid is None:
-        return encoded.mean(-2)
-    return encoded.masked_fill(~valid, 0).sum(-2) / valid.sum(-2).clamp(min=1)
+    if valid is not None:
+        encoded = encoded.masked_fill(~valid, 0)
+    mean = encoded.mean(-2) if valid is None else encoded.sum(-2) / valid.sum(-2).clamp(min=1)
+    return mean.unflatten(0, x.shape[:-2]) if x.dim() > 3 else mean

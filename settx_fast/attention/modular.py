@@ -15,19 +15,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from settx_fast.attention.arguments import check_batches, enter
+from settx_fast.attention.arguments import check_batches, enter, entered_scale
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.choice import Impl
 
 # in the order of `BlockWeights`
-_LAYERS = ("fc_q", "fc_k", "fc_v", "fc_o", "fc_p", "fc_o2", "ln0", "ln1")
+_LAYERS = (
+    "fc_q",
+    "fc_k",
+    "fc_v",
+    "fc_o",
+    "fc_p",
+    "fc_o2",
+    "ln0",
+    "ln1",
+    "ln0_k",
+    "fc_g",
+    "ln_q",
+    "ln_k",
+    "ln_p",
+    "ln_o",
+)
 _NORMS: dict[str, Any] = {"none": None, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 _log = logging.getLogger(__name__)
 
 
 class ModularBlock(nn.Module):
-    """A block of layers fc_q fc_k fc_v fc_o, some also fc_p fc_o2 ln0 ln1, computed by calling them."""
+    """A block of layers fc_q fc_k fc_v fc_o and others of `_LAYERS`, computed by calling them."""
 
     if TYPE_CHECKING:
         fc_q: nn.Module
@@ -38,19 +53,27 @@ class ModularBlock(nn.Module):
         fc_o2: nn.Module
         ln0: nn.Module
         ln1: nn.Module
+        ln0_k: nn.Module
+        fc_g: nn.Module
+        ln_q: nn.Module
+        ln_k: nn.Module
+        ln_p: nn.Module
+        ln_o: nn.Module
 
     def __init__(self, spec: BlockSpec, dim: int) -> None:
         super().__init__()
         self.spec = spec
         self._spec_without_dropout = replace(spec, dropout=0.0)
-        self._plain = tuple(zip(_LAYERS, _plain_classes(spec), strict=True))
+        self._dim = dim
+        self._plain = tuple(zip(_LAYERS, layer_classes(spec).values(), strict=True))
+        self._has_bias = {nn.Linear: spec.bias, nn.LayerNorm: spec.norm_bias, nn.RMSNorm: False}
         # what TorchScript, which knows no spec, reads of it
         self._constants = (
             spec.num_heads,
             spec.score_scale(dim),
             spec.norm_first,
             spec.residual == "projected",
-            spec.activation == "gelu",
+            spec.activation,
             spec.dropout,
         )
 
@@ -72,7 +95,7 @@ class ModularBlock(nn.Module):
             if type(layer) is not plain or has_hooks(layer):
                 return None
             weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
-            if weight is None or (bias is None and plain is not nn.RMSNorm):
+            if weight is None or (bias is not None) is not self._has_bias[plain]:
                 return None
             if plain is not nn.Linear and layer.eps != eps:
                 return None
@@ -87,7 +110,7 @@ class ModularBlock(nn.Module):
                 return f"{name} is a {type(layer).__name__}"
             if layer is not None and has_hooks(layer):
                 return f"{name} has a hook"
-        return "a hook is on all modules, or a layer lacks a weight, a bias or the block's norm_eps"
+        return "a hook is on all modules, or a layer lacks a weight, the block's norm_eps or has other biases"
 
     def call_modules(
         self,
@@ -97,6 +120,7 @@ class ModularBlock(nn.Module):
         query_mask: Tensor | None,
         key_lengths: Tensor | None,
         key_mask: Tensor | None,
+        query_scale: Tensor | None,
         *,
         impl: Impl | None,
     ) -> Tensor:
@@ -111,22 +135,35 @@ class ModularBlock(nn.Module):
             raise ValueError(f"impl: {impl!r} cannot take this call: {reason}, which only impl='composed' follows")
         is_full = not query.is_nested and query_lengths is query_mask is key_lengths is key_mask is None
         if is_full and torch.jit.is_tracing():
-            return self.through_modules(query, key)  # nothing here that a trace would warn of
+            return self.through_modules(query, key, None, query_scale)  # nothing here that a trace would warn of
         queries, restore = enter("query", query, query_lengths, query_mask)
         keys, _ = enter("key", key, key_lengths, key_mask)
         check_batches(queries, keys)
         q_in, q_valid = queries.padded().cleaned()
-        out = self.through_modules(q_in, *keys.padded().cleaned()).to(q_in.dtype)
-        return restore(queries.packed_like(out if q_valid is None else out.masked_fill(~q_valid, 0)))
+        if query_scale is not None:
+            query_scale = entered_scale(query_scale, queries, query_mask is not None, keys.num_sets, self._dim)
+        out = self.through_modules(q_in, *keys.padded().cleaned(), query_scale).to(q_in.dtype)
+        out = restore(queries.packed_like(out if q_valid is None else out.masked_fill(~q_valid, 0)))
+        return out.unflatten(0, key.shape[:-2]) if query.dim() == 3 < key.dim() else out
 
-    def through_modules(self, query: Tensor, key: Tensor, key_valid: Optional[Tensor] = None) -> Tensor:  # noqa: UP045
+    def through_modules(
+        self,
+        query: Tensor,
+        key: Tensor,
+        key_valid: Optional[Tensor] = None,  # noqa: UP045
+        query_scale: Optional[Tensor] = None,  # noqa: UP045
+    ) -> Tensor:
         """MAB(query, key) of padded sets, of whose keys key_valid (B, N, 1) count (None: all)."""
-        heads, scale, norm_first, projected, gelu, dropout = self._constants
+        heads, scale, norm_first, projected, activation, dropout = self._constants
         q_read, k_read = query, key
         if norm_first:
-            q_read, k_read = self._norm0(query), self._norm0(key)
+            q_read, k_read = self._norm0(query), self._norm_keys(key)
         q, k, v = self.fc_q(q_read), self.fc_k(k_read), self.fc_v(k_read)
-        q_heads, k_heads, v_heads = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v)]
+        q_heads, k_heads, v_heads = [t.unflatten(-1, (heads, -1)).transpose(-3, -2) for t in (q, k, v)]
+        if hasattr(self, "ln_q"):
+            q_heads, k_heads = self.ln_q(q_heads), self.ln_k(k_heads)
+        if query_scale is not None:
+            q_heads = q_heads * query_scale.unflatten(-1, (heads, -1)).transpose(-3, -2)
         scores = q_heads @ k_heads.transpose(-2, -1) * scale
         if key_valid is None:
             weights = scores.softmax(-1)
@@ -134,26 +171,47 @@ class ModularBlock(nn.Module):
             outside = ~key_valid.transpose(1, 2).unsqueeze(1)
             empty = outside.all(-1, keepdim=True)  # reads all of its zeros, so that no softmax is NaN, and drops them
             weights = scores.masked_fill(outside & ~empty, float("-inf")).softmax(-1).masked_fill(outside, 0.0)
-        attended = (F.dropout(weights, dropout, self.training) @ v_heads).transpose(1, 2).flatten(2)
+        attended = (F.dropout(weights, dropout, self.training) @ v_heads).transpose(-3, -2).flatten(-2)
         if hasattr(self, "fc_p"):
             attended = self.fc_p(attended)
+        if hasattr(self, "ln_p"):
+            attended = self.ln_p(attended)
         out = (q if projected else query) + attended
         if norm_first:
-            return out + self._feed_forward(self._norm1(out), gelu)
+            return out + self._feed_forward(self._norm1(out), activation)
         out = self._norm0(out)
-        return self._norm1(out + self._feed_forward(out, gelu))
+        return self._norm1(out + self._feed_forward(out, activation))
 
-    def _feed_forward(self, x: Tensor, gelu: bool) -> Tensor:
+    def _feed_forward(self, x: Tensor, activation: str) -> Tensor:
         hidden = self.fc_o(x)
-        hidden = F.gelu(hidden) if gelu else F.relu(hidden)
+        if hasattr(self, "fc_g"):
+            hidden = hidden * self._activate(self.fc_g(x), activation)
+        else:
+            hidden = self._activate(hidden, activation)
         if hasattr(self, "fc_o2"):
             hidden = self.fc_o2(hidden)
+        if hasattr(self, "ln_o"):
+            hidden = self.ln_o(hidden)
         return hidden
+
+    def _activate(self, x: Tensor, activation: str) -> Tensor:
+        if activation == "relu" or activation == "reglu":
+            x = F.relu(x)
+        elif activation == "gelu" or activation == "geglu":
+            x = F.gelu(x)
+        elif activation == "swiglu":
+            x = F.silu(x)
+        return x
 
     def _norm0(self, x: Tensor) -> Tensor:
         if hasattr(self, "ln0"):
             x = self.ln0(x)
         return x
+
+    def _norm_keys(self, x: Tensor) -> Tensor:
+        if hasattr(self, "ln0_k"):
+            return self.ln0_k(x)
+        return self._norm0(x)
 
     def _norm1(self, x: Tensor) -> Tensor:
         if hasattr(self, "ln1"):
@@ -173,9 +231,13 @@ def _log_once(reason: str) -> None:
     _log.info("computed through the block's modules, which saves all activations: %s", reason)
 
 
-def _plain_classes(spec: BlockSpec) -> tuple[Any, ...]:
-    """The class of each of `_LAYERS` when nobody replaced it, None for one that the block has not."""
+def layer_classes(spec: BlockSpec) -> dict[str, Any]:
+    """The class of each layer in the order of `BlockWeights` when nobody replaced it, None for one the block lacks."""
     norm = _NORMS[spec.norm]
+    heads_norm, added_norm = _NORMS[spec.qk_norm], norm if spec.post_norm else None
     projection = nn.Linear if spec.output_projection else None
     second = nn.Linear if spec.ffn_dim is not None else None
-    return nn.Linear, nn.Linear, nn.Linear, nn.Linear, projection, second, norm, norm
+    own = norm if spec.key_norm else None
+    gate = nn.Linear if spec.gated else None
+    classes = (nn.Linear,) * 4 + (projection, second, norm, norm, own, gate, heads_norm, heads_norm)
+    return dict(zip(_LAYERS, (*classes, added_norm, added_norm), strict=True))

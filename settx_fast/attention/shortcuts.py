@@ -89,6 +89,8 @@ def key_of(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], 
         return None
     if (type(x) is not Tensor and type(x) is not Parameter) or x.layout is not torch.strided or x.is_nested:
         return None
+    if x.dim() != 3:
+        return None
     dtype, device = x.dtype, x.device
     cast = cast_of(device)
     kind = dtype if cast is None or tensors[0] is None else tensors[0].dtype  # of the parameters

@@ -15,13 +15,18 @@ from settx_fast.attention.blockwise.aggregate import aggregate
 from settx_fast.attention.blockwise.broadcast import broadcast, query_weights, scalars
 from settx_fast.attention.blockwise.tiles import compute_dtype
 from settx_fast.attention.layers import finish, first_norm
+from settx_fast.attention.lowering import lowered
 from settx_fast.attention.sets import Sets
 
 
-def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
-    """MAB(query, key), see `functional.attention_block`."""
+def attention_block(
+    query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec, query_scale: Tensor | None = None
+) -> Tensor:
+    """MAB(query, key), see `functional.attention_block`; no factors of the queries where these are the longer sets."""
+    weights, spec = lowered(weights, spec)
     if query.offsets is None and (key.offsets is not None or query.rows.shape[1] <= key.rows.shape[1]):
-        return _aggregate_block(query, key, weights, spec)[0].to(query.rows.dtype)
+        return _aggregate_block(query, key, weights, spec, query_scale)[0].to(query.rows.dtype)
+    assert query_scale is None  # `choice` leaves that to others
     return _broadcast_block(query, key.padded(), weights, spec)
 
 
@@ -33,19 +38,25 @@ def induced_set_attention(
     spec_a: BlockSpec,
     weights_b: BlockWeights,
     spec_b: BlockSpec,
+    query_scale: Tensor | None = None,
 ) -> Tensor:
     """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
-    hidden, stand_in = _aggregate_block(Sets(inducing), context, weights_a, spec_a)
+    weights_a, spec_a = lowered(weights_a, spec_a)
+    weights_b, spec_b = lowered(weights_b, spec_b)
+    hidden, stand_in = _aggregate_block(Sets(inducing), context, weights_a, spec_a, query_scale)
     return _broadcast_block(x, Sets(hidden), weights_b, spec_b, stand_in)
 
 
-def _aggregate_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> tuple[Tensor, Tensor]:
+def _aggregate_block(
+    query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec, query_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The block for short queries, in the compute dtype, and the stand-in of `aggregate` for the key rows."""
     w = _cast(weights, key.rows)
     q_in, q_valid = query.cleaned()
     q_in = q_in.to(w.w_q.dtype)
     q = F.linear(first_norm(q_in, w, spec), w.w_q, w.b_q)
-    attended, stand_in = _attend(q, key, w, spec)
+    scored = q if query_scale is None else q * query_scale.to(q.dtype)
+    attended, stand_in = _attend(scored, key, w, spec)
     out = finish(q if spec.residual == "projected" else q_in, attended, w, spec)
     return out if q_valid is None else out.masked_fill(~q_valid, 0), stand_in
 
@@ -65,6 +76,8 @@ def _attend(q: Tensor, key: Sets, w: BlockWeights, spec: BlockSpec) -> tuple[Ten
     else:
         w_kv = torch.cat([w.w_k, w.w_v])
         attended, _, stand_in = aggregate(*key_args, queries, w_kv, gain, bias, spec.norm, spec.norm_eps)
+    assert w.b_v is not None  # lowered
+    assert w.b_k is not None
     # b_k shifts all scores of a query alike and changes nothing; it enters so that its gradient is zero, not absent
     attended = attended.transpose(1, 2).flatten(2) + w.b_v * _nonempty(key, attended) + 0 * w.b_k
     return attended, stand_in
@@ -86,6 +99,7 @@ def _broadcast_block(
     w = _cast(weights, query.rows)
     k_in, _ = key.cleaned()
     k_in = first_norm(k_in.to(w.w_q.dtype), w, spec)
+    assert w.b_k is not None  # lowered
     k = F.linear(k_in, w.w_k) * spec.score_scale(w.w_q.shape[0]) + 0 * w.b_k
     k, v = (t.unflatten(-1, (spec.num_heads, -1)).transpose(1, 2) for t in (k, F.linear(k_in, w.w_v, w.b_v)))
     rows = query.rows

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from settx_fast.attention.block import BlockSpec, BlockWeights
 from settx_fast.attention.layers import first_norm
+from settx_fast.attention.lowering import lowered
 from settx_fast.attention.sets import Sets
 from settx_fast.attention.triton import traces
 from settx_fast.attention.triton.derivatives import AGGREGATE, BROADCAST, ISAB, fused, launched
@@ -22,10 +23,14 @@ from settx_fast.attention.triton.plans import planned
 from settx_fast.attention.triton.traces import present
 
 
-def attention_block(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
-    """MAB(query, key), see `functional.attention_block`."""
+def attention_block(
+    query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec, query_scale: Tensor | None = None
+) -> Tensor:
+    """MAB(query, key), see `functional.attention_block`; no factors of the queries where these are the longer sets."""
+    weights, spec = lowered(weights, spec)
     if query.offsets is None and (key.offsets is not None or query.rows.shape[1] <= key.rows.shape[1]):
-        return _aggregate(query, key, weights, spec)
+        return _aggregate(query, key, weights, spec, query_scale)
+    assert query_scale is None  # `choice` leaves that to others
     return _broadcast(query, key, weights, spec)
 
 
@@ -37,8 +42,14 @@ def induced_set_attention(
     spec_a: BlockSpec,
     weights_b: BlockWeights,
     spec_b: BlockSpec,
+    query_scale: Tensor | None = None,
 ) -> Tensor:
     """MAB_b(x, MAB_a(inducing, context)), see `functional.induced_set_attention`."""
+    weights_a, spec_a = lowered(weights_a, spec_a)
+    weights_b, spec_b = lowered(weights_b, spec_b)
+    if query_scale is not None or inducing.shape[0] != 1:
+        hidden = _aggregate(Sets(inducing), context, weights_a, spec_a, query_scale)
+        return _broadcast(x, Sets(hidden), weights_b, spec_b)
     weights = [*present(weights_a), *present(weights_b)]
     return fused(ISAB, f"{spec_a.text}; {spec_b.text}", *x, context.lengths, inducing, *weights)
 
@@ -63,10 +74,13 @@ def shortcut(
     return call
 
 
-def _aggregate(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec) -> Tensor:
-    """Few queries read many elements."""
+def _aggregate(query: Sets, key: Sets, weights: BlockWeights, spec: BlockSpec, scale: Tensor | None) -> Tensor:
+    """Few queries read many elements; every query row has its row of `scale`, if given."""
     rows, valid = query.cleaned()
-    out = fused(AGGREGATE, spec.text, *key, rows, *present(weights))
+    if scale is not None:
+        sets = max(rows.shape[0], scale.shape[0])
+        rows, scale = rows.expand(sets, -1, -1), scale.expand(sets, -1, -1)
+    out = fused(AGGREGATE, spec.text, *key, rows, scale, *present(weights))
     return out if valid is None else out.masked_fill(~valid, 0)
 
 

@@ -61,7 +61,7 @@ ISAB = Operation(
     operators.isab, operators.isab_backward, traces.isab, traces.isab_backward, sets=4, middle=1, needs_x=True
 )
 AGGREGATE = Operation(
-    operators.aggregate, operators.aggregate_backward, traces.aggregate, traces.aggregate_backward, sets=3, middle=1,
+    operators.aggregate, operators.aggregate_backward, traces.aggregate, traces.aggregate_backward, sets=3, middle=2,
     keeps_output=True, read_grad=Tensor.contiguous,
 )  # fmt: skip
 BROADCAST = Operation(
@@ -139,7 +139,9 @@ class Fused(torch.autograd.Function):
         dx, *own, flat = made
         if ctx.parameters is not None:
             *own, flat = (grad.to(ctx.parameters[0].dtype) for grad in (*own, flat))
-        found: list[Tensor | None] = [*own, *cut(flat)]
+        middle = tensors[operation.kept :]
+        found: list[Tensor | None] = [None if t is None else g for t, g in zip(middle, own, strict=False)]
+        found += cut(flat)
         if not operation.all_weights:
             found = _spread(found, operation.middle, ctx.specs)
         return *[None] * SETS, dx, *[None] * (operation.sets - 1), *found

@@ -27,9 +27,9 @@ def run(trace: Trace, inputs: list[Tensor | None], *static: Hashable) -> list[Te
     return planned(trace, inputs, *static)([t for t in inputs if t is not None])
 
 
-def contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
+def contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The tensors in row-major order."""
-    return [t.contiguous() for t in tensors]
+    return [None if t is None else t.contiguous() for t in tensors]
 
 
 def readable(grad: Tensor) -> Tensor:
@@ -76,16 +76,17 @@ def _(grad, rows, lengths, offsets, context_lengths, saved, inducing, weights, s
 
 @operator("settx_fast::triton_aggregate")
 def aggregate(
-    rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, query: Tensor, weights: Sequence[Tensor], specs: str
-) -> tuple[Tensor, Tensor]:
-    """MAB(query, sets) for few queries, and what its backward reads beside it."""
-    out, saved = run(traces.aggregate, [rows, lengths, offsets, *contiguous([query, *weights])], specs)
+    rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, query: Tensor, scale: Tensor | None,
+    weights: Sequence[Tensor], specs: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """MAB(query, sets) for few queries, and what its backward reads beside it; `scale`: factors of the queries."""
+    out, saved = run(traces.aggregate, [rows, lengths, offsets, *contiguous([query, scale, *weights])], specs)
     return out, saved
 
 
 @register_fake(aggregate)
-def _(rows, lengths, offsets, query, weights, specs):
-    kept = traces.kept_of(Sets(rows, lengths, offsets), query, traces.stage_of(weights, specs))
+def _(rows, lengths, offsets, query, scale, weights, specs):
+    kept = traces.kept_of(Sets(rows, lengths, offsets), query, traces.stage_of(weights, specs), scale)
     out, *rest = pack(kept, query)
     return out, _buffer_of(rest, rows)
 
@@ -93,18 +94,19 @@ def _(rows, lengths, offsets, query, weights, specs):
 @operator("settx_fast::triton_aggregate_backward")
 def aggregate_backward(
     grad: Tensor, rows: Tensor, lengths: Tensor | None, offsets: Tensor | None, out: Tensor, saved: Tensor,
-    query: Tensor, weights: Sequence[Tensor], specs: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of the rows and of the query; flat, those of all weights."""
-    inputs = [grad.contiguous(), rows, lengths, offsets, out, saved, *contiguous([query, *weights])]
-    dx, dquery, flat = run(traces.aggregate_backward, inputs, specs)
-    return dx, dquery, flat
+    query: Tensor, scale: Tensor | None, weights: Sequence[Tensor], specs: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of the rows, the query and its factors (empty where there are none); flat, those of all weights."""
+    inputs = [grad.contiguous(), rows, lengths, offsets, out, saved, *contiguous([query, scale, *weights])]
+    dx, dquery, dscale, flat = run(traces.aggregate_backward, inputs, specs)
+    return dx, dquery, dscale, flat
 
 
 @register_fake(aggregate_backward)
-def _(grad, rows, lengths, offsets, out, saved, query, weights, specs):
-    cut = cut_of(traces.aggregate_backward, 4, grad, rows, [query, *weights], specs)
-    return torch.empty_like(rows), query.new_empty(query.shape), rows.new_empty(cut.size)
+def _(grad, rows, lengths, offsets, out, saved, query, scale, weights, specs):
+    cut = cut_of(traces.aggregate_backward, 4, grad, rows, [query, scale, *weights], specs)
+    dscale = query.new_empty(0 if scale is None else scale.shape)
+    return torch.empty_like(rows), query.new_empty(query.shape), dscale, rows.new_empty(cut.size)
 
 
 @operator("settx_fast::triton_broadcast")
@@ -145,25 +147,29 @@ def _buffer_of(kept: list[Tensor], like: Tensor) -> Tensor:
     return like.new_empty(size, dtype=torch.uint8)
 
 
-def cut_of(trace: Trace, between: int, grad: Tensor, rows: Tensor, tensors: Sequence[Tensor], *static: Hashable) -> Cut:
+def cut_of(
+    trace: Trace, between: int, grad: Tensor, rows: Tensor, tensors: Sequence[Tensor | None], *static: Hashable
+) -> Cut:
     """How gradients lie in the flat output of a backward operator, which is the same for every batch.
 
     `tensors` are those that have gradients, but the rows; `between` inputs lie between the rows and them.
     """
-    shapes = tuple((1, *map(int, t.shape[1:])) if t.ndim == 3 else tuple(map(int, t.shape)) for t in tensors)
+    shapes = tuple(None if t is None else tuple(map(int, t.shape)) for t in tensors)
+    shapes = tuple((1, *shape[1:]) if shape is not None and len(shape) == 3 else shape for shape in shapes)
     return _cut_of(trace, between, rows.dtype, int(grad.shape[-1]), int(rows.shape[-1]), shapes, static)
 
 
 @lru_cache(256)
 def _cut_of(
-    trace: Trace, between: int, dtype: torch.dtype, dim: int, width: int, shapes: tuple[tuple[int, ...], ...],
+    trace: Trace, between: int, dtype: torch.dtype, dim: int, width: int, shapes: tuple[tuple[int, ...] | None, ...],
     static: tuple[Hashable, ...],
 ) -> Cut:  # fmt: skip
     """By the trace for one set that has as many elements as there are latents, as a query has."""
+    assert shapes[0] is not None  # queries, or keys
     elements = shapes[0][1]
     with _disable_current_modes():
         grad, rows, *tensors = (
-            torch.empty(shape, dtype=dtype, device="meta")
+            None if shape is None else torch.empty(shape, dtype=dtype, device="meta")
             for shape in ((1, elements, dim), (1, elements, width), *shapes)
         )
         return note(trace, [grad, rows, *[None] * between, *tensors], *static).cut

@@ -64,9 +64,9 @@ def stage_of(weights: Sequence[Tensor], specs: str) -> Stage:
     return Stage(first, named(weights[:count], first), rest[0], named(weights[count:], rest[0]))
 
 
-def kept_of(sets: Sets, query: Tensor, stage: Stage) -> Aggregated:
+def kept_of(sets: Sets, query: Tensor, stage: Stage, scale: Tensor | None = None) -> Aggregated:
     """Room for what stage A leaves."""
-    return allocate(problem_of(sets, query.shape[1], stage), query, stage)
+    return allocate(problem_of(sets, query.shape[1], stage), query, stage, scale)
 
 
 def isab(inputs: Inputs, specs: str) -> Traced:
@@ -118,24 +118,25 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def aggregate(inputs: Inputs, specs: str) -> Traced:
     """MAB(query, sets) for few queries: the output; what else `pack` keeps is shared."""
-    rows, lengths, offsets, query, *weights = inputs
-    kept = aggregate_forward(Sets(rows, lengths, offsets), query, stage_of(weights, specs))
+    rows, lengths, offsets, query, scale, *weights = inputs
+    kept = aggregate_forward(Sets(rows, lengths, offsets), query, stage_of(weights, specs), scale)
     out, *rest = pack(kept, query)
     return Traced([out], rest)
 
 
 def aggregate_backward(inputs: Inputs, specs: str) -> Traced:
-    """Gradients of the rows and the query; those of all weights are shared."""
-    grad, rows, lengths, offsets, _, _, query, *weights = inputs
+    """Gradients of the rows, the query and its factors (empty for none); those of all weights are shared."""
+    grad, rows, lengths, offsets, _, _, query, scale, *weights = inputs
     stage, sets = stage_of(weights, specs), Sets(rows, lengths, offsets)
-    kept = kept_of(sets, query, stage)
+    kept = kept_of(sets, query, stage, scale)
     dx = torch.empty_like(rows)
     if lengths is not None:
         zero(dx)
-    gradients = stage_a.aggregate_backward(sets, query, stage, kept, grad, dx, add=False)
+    gradients = stage_a.aggregate_backward(sets, query, stage, kept, grad, dx, add=False, scale=scale)
+    dscale = query.new_empty(0) if gradients.scale is None else gradients.scale
     first, *rest = pack(kept, query)
     shared = present(unpack_gradients(gradients, stage)[0])
-    return Traced([dx, gradients.query], shared, {4: [first], 5: rest}, rows.dtype)
+    return Traced([dx, gradients.query, dscale], shared, {4: [first], 5: rest}, rows.dtype)
 
 
 def broadcast(inputs: Inputs, spec: str) -> Traced:

@@ -114,7 +114,9 @@ def test_operators_pass_opcheck(device: torch.device) -> None:
     keys, values = torch.randn(2, 2, 3, 16, device=device).requires_grad_().unbind()
     context = torch.tensor([3, 2], device=device)
     torch.library.opcheck(operators.isab, (inputs.x, lengths, None, context, inputs.inducing, [*a, *b], specs))
-    torch.library.opcheck(operators.aggregate, (inputs.x, lengths, None, inputs.inducing, a, inputs.spec_a.text))
+    for scale in (None, torch.rand(1, 3, 16, device=device).requires_grad_()):
+        arguments = (inputs.x, lengths, None, inputs.inducing, scale, a, inputs.spec_a.text)
+        torch.library.opcheck(operators.aggregate, arguments)
     torch.library.opcheck(operators.broadcast, (inputs.x, lengths, None, keys, values, b, inputs.spec_b.text))
 
 

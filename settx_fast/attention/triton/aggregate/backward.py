@@ -41,12 +41,14 @@ class QueryGrads(NamedTuple):
     query: Tensor
     normed: Tensor
     input: Tensor
+    scale: Tensor | None  # of the factors (rows, D), where there are any
 
 
 class Gradients(NamedTuple):
     """Gradients of stage A's inputs but the elements, as few tensors; `unpack_gradients` tells them apart."""
 
     query: Tensor
+    scale: Tensor | None
     latent_matrices: Tensor  # flat, in the order of `latent_shapes`
     vectors: Tensor  # (VECTORS, widest)
     query_matrices: Tensor  # flat, in the order of `query_shapes`
@@ -109,7 +111,7 @@ def like_weights(gradients: dict[str, Tensor], weights: BlockWeights) -> BlockWe
 
 def aggregate_backward(
     sets: Sets, query: Tensor, stage: Stage, saved: Aggregated, grad: Tensor | tuple[Tensor, Tensor],
-    dx: Tensor | None, add: bool,
+    dx: Tensor | None, add: bool, scale: Tensor | None = None,
 ) -> Gradients:  # fmt: skip
     """Backward of `aggregate_forward` from the gradient of its output, or of the next block's keys and values.
 
@@ -120,7 +122,7 @@ def aggregate_backward(
     grads, vector_parts = finish_backward(saved, grad, problem, stage)
     matrix_parts = latent_products(saved, grads, grad, problem, stage)
     dfolded, projections, dnorm = attend_backward(sets, query.shape[0] != 1, saved, grads, dx, add, problem, stage)
-    query_grads, query_parts = queries_backward(query, saved, dfolded, grads, problem, stage)
+    query_grads, query_parts = queries_backward(query, scale, saved, dfolded, grads, problem, stage)
     query_matrices, query_vectors = sum_parts(
         query.dtype, query_products(saved, query_grads, problem, stage), query_parts
     )
@@ -128,7 +130,9 @@ def aggregate_backward(
         for total, part in zip(query_vectors[row_backward_kernels.G0.value :, : problem.C], dnorm, strict=True):
             add_(total, part)
     matrices, vectors = sum_parts(query.dtype, matrix_parts, vector_parts)
-    return Gradients(query_grads.input, matrices[0], vectors, query_matrices[0], query_vectors, projections)
+    return Gradients(
+        query_grads.input, query_grads.scale, matrices[0], vectors, query_matrices[0], query_vectors, projections
+    )
 
 
 def finish_backward(
@@ -220,8 +224,9 @@ def tile_arguments(tile: Tile) -> dict[str, int]:
 
 
 def queries_backward(
-    query: Tensor, saved: Aggregated, dfolded: Tensor, grads: LatentGrads, problem: Problem, stage: Stage
-) -> tuple[QueryGrads, Tensor]:
+    query: Tensor, scale: Tensor | None, saved: Aggregated, dfolded: Tensor, grads: LatentGrads, problem: Problem,
+    stage: Stage,
+) -> tuple[QueryGrads, Tensor]:  # fmt: skip
     """From the parts of the folded queries' gradients to the query rows, and the parts of the vectors'."""
     num_sets, M, width = query.shape
     rows = num_sets * M
@@ -232,6 +237,7 @@ def queries_backward(
     to = QueryGrads(
         query.new_empty(problem.H, rows, problem.C) if problem.absorbed else None,
         torch.empty_like(saved.queries.query), dnormed, torch.empty_like(query) if normed else dnormed,
+        None if scale is None else torch.empty_like(scale),
     )  # fmt: skip
     tile = row_tile(problem, rows, width)
     programs = triton.cdiv(rows, tile.rows)
@@ -240,7 +246,8 @@ def queries_backward(
     parts = query.new_empty(row_backward_kernels.QUERY_VECTORS, programs, widest, dtype=parts_dtype)
     launch(
         row_backward_kernels.queries_backward_kernel, programs,
-        dfolded, residual, query, stage.weights, to, parts, rows, M, stage.spec.score_scale(problem.D) * LOG2_E, widest,
+        dfolded, residual, query, scale, saved.queries.query, stage.weights, to, parts, rows, M,
+        stage.spec.score_scale(problem.D) * LOG2_E, widest,
         stage.spec, width, problem.C, problem.D, problem.absorbed,
         BLOCK_CQ=padded(width), **row_arguments(problem, tile),
     )  # fmt: skip

@@ -26,6 +26,7 @@ class Queries(NamedTuple):
 
     normed: Tensor  # (rows, C_q) under norm_first, else the input itself
     query: Tensor  # (rows, D)
+    scaled: Tensor  # (rows, D): times their factors, where they have any and keys are folded into them; else `query`
     folded: Tensor  # (sets · H · M, C or E)
 
 
@@ -96,13 +97,15 @@ def problem_of(sets: Sets, num_queries: int, stage: Stage) -> Problem:
     )  # fmt: skip
 
 
-def allocate(problem: Problem, query: Tensor, stage: Stage) -> Aggregated:
+def allocate(problem: Problem, query: Tensor, stage: Stage, scale: Tensor | None = None) -> Aggregated:
     """Room for all that `aggregate_forward` computes; a stage that the block has not is the one before."""
     spec, normed = stage.spec, stage.spec.norm != "none"
     num_sets, M = query.shape[:2]
+    projected = query.new_empty(num_sets, M, problem.D)
     queries = Queries(
         torch.empty_like(query) if stage.normed_inputs else query,
-        query.new_empty(num_sets, M, problem.D),
+        projected,
+        projected if scale is None or not problem.absorbed else torch.empty_like(projected),
         query.new_empty(num_sets, problem.H * M, problem.C if problem.absorbed else problem.E),
     )
     attended, sum0, sum1, before = (query.new_empty(problem.num_sets, M, problem.D) for _ in range(4))
@@ -128,15 +131,18 @@ def pack(saved: Aggregated, query: Tensor) -> list[Tensor]:
     return list({id(t): t for t in saved.leaves() if t is not None and t is not query}.values())
 
 
-def aggregate_forward(sets: Sets, query: Tensor, stage: Stage) -> Aggregated:
-    """MAB(query, sets): query (B or 1, M, C_q) contiguous, one for all sets when its batch is 1."""
+def aggregate_forward(sets: Sets, query: Tensor, stage: Stage, scale: Tensor | None = None) -> Aggregated:
+    """MAB(query, sets): query (B or 1, M, C_q) contiguous, one for all sets when its batch is 1.
+
+    `scale`, of the query's batch and (…, M, D), are factors of the projected queries where scores are made of them.
+    """
     problem = problem_of(sets, query.shape[1], stage)
-    to = allocate(problem, query, stage)
+    to = allocate(problem, query, stage, scale)
     rows, width = query.shape[0] * problem.M, query.shape[2]
     tile = row_tile(problem, rows, width)
     launch(
         row_kernels.prepare_kernel, triton.cdiv(rows, tile.rows) * problem.H,
-        query, stage.weights, to.queries, rows, problem.M, stage.spec.score_scale(problem.D) * LOG2_E,
+        query, scale, stage.weights, to.queries, rows, problem.M, stage.spec.score_scale(problem.D) * LOG2_E,
         stage.spec, width, problem.C, problem.D, problem.absorbed, BLOCK_CQ=padded(width),
         **row_arguments(problem, tile),
     )  # fmt: skip

@@ -101,6 +101,6 @@ def query_products_kernel(
         # Σ_rows Q_hᵀ dG_h
         head = tl.cast(num_rows, tl.int64) * C
         chosen, tile, out_ptr = choose(
-            chosen, tile, out_ptr, queries.query, D // H, D, grads.folded, head, H, D // H, C, BLOCK
+            chosen, tile, out_ptr, queries.scaled, D // H, D, grads.folded, head, H, D // H, C, BLOCK
         )  # fmt: skip
     add_product(chosen, split, num_splits, num_rows, BLOCK, STEP, PRECISION)

@@ -230,7 +230,7 @@ def values_backward(
 
 @triton.jit(do_not_specialize=["num_rows"])
 def queries_backward_kernel(
-    dfolded_ptr, dresidual_ptr, input_ptr, w, to, parts_ptr, num_rows, M, FACTOR, WIDEST,
+    dfolded_ptr, dresidual_ptr, input_ptr, scale_ptr, query_ptr, w, to, parts_ptr, num_rows, M, FACTOR, WIDEST,
     spec: tl.constexpr, CQ: tl.constexpr, C: tl.constexpr, D: tl.constexpr, ABSORBED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_CQ: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -261,6 +261,10 @@ def queries_backward_kernel(
                 )
             else:
                 grad = load_rows(dfolded_ptr, folded_rows, rows_ok, e, E) * FACTOR
+            if scale_ptr is not None:  # of what was folded, Q times its factors
+                q = tl.load(query_ptr + place, mask=ok, other=0.0).to(tl.float32)
+                tl.store(to.scale + place, (grad * q).to(to.scale.dtype.element_ty), mask=ok)
+                grad *= tl.load(scale_ptr + place, mask=ok, other=0.0).to(tl.float32)
             if spec.residual == "projected":
                 grad += tl.load(dresidual_ptr + place, mask=ok, other=0.0).to(tl.float32)
             tl.store(to.query + place, grad.to(to.query.dtype.element_ty), mask=ok)

@@ -15,7 +15,7 @@ from settx_fast.attention.triton.primitives import activate, load_vector, multip
 
 @triton.jit(do_not_specialize=["num_rows"])
 def prepare_kernel(
-    input_ptr, w, to, num_rows, M, FACTOR,
+    input_ptr, scale_ptr, w, to, num_rows, M, FACTOR,
     spec: tl.constexpr, CQ: tl.constexpr, C: tl.constexpr, D: tl.constexpr, ABSORBED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_CQ: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -25,18 +25,21 @@ def prepare_kernel(
     h = tl.program_id(0) % H
     rows = (tl.program_id(0) // H).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     prepare(
-        input_ptr, w, to, rows, rows < num_rows, h, M, FACTOR,
+        input_ptr, scale_ptr, w, to, rows, rows < num_rows, h, M, FACTOR,
         spec, CQ, C, D, ABSORBED, BLOCK_CQ, BLOCK_E, BLOCK_K, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit
 def prepare(
-    input_ptr, w, to, rows, rows_ok, h, M, FACTOR,
+    input_ptr, scale_ptr, w, to, rows, rows_ok, h, M, FACTOR,
     spec: tl.constexpr, CQ: tl.constexpr, C: tl.constexpr, D: tl.constexpr, ABSORBED: tl.constexpr,
     BLOCK_CQ: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Head h of Q and of the folded queries, from query rows (rows, CQ); every head stores the same normed rows."""
+    """Head h of Q and of the folded queries, from query rows (rows, CQ); every head stores the same normed rows.
+
+    `scale_ptr` (rows, D), if given, are factors of Q where it is folded.
+    """
     H: tl.constexpr = spec.num_heads
     E: tl.constexpr = D // H
     NORM: tl.constexpr = spec.norm
@@ -49,7 +52,12 @@ def prepare(
         q = dot_rows(to.normed, CQ, rows, rows_ok, w.w_q, CQ, 1, h * E + e, e < E, CQ, BLOCK_K, PRECISION)
         q += load_vector(w.b_q, h * E + e, e < E)[None, :]
         ok = rows_ok[:, None] & (e < E)[None, :]
-        tl.store(to.query + rows[:, None] * D + h * E + e[None, :], q.to(to.query.dtype.element_ty), mask=ok)
+        place = rows[:, None] * D + h * E + e[None, :]
+        tl.store(to.query + place, q.to(to.query.dtype.element_ty), mask=ok)
+        if scale_ptr is not None:
+            q *= tl.load(scale_ptr + place, mask=ok, other=0.0).to(tl.float32)
+            if ABSORBED:
+                tl.store(to.scaled + place, q.to(to.scaled.dtype.element_ty), mask=ok)
         if not ABSORBED:
             store_rows(to.folded, folded_rows, rows_ok, e, E, q * FACTOR)
     if ABSORBED:
@@ -58,7 +66,7 @@ def prepare(
             c = start + tl.arange(0, BLOCK_K)
             # (rows, BLOCK_K): Q_h Wk_h
             folded = dot_rows(
-                to.query + h * E, D, rows, rows_ok, w.w_k + h * E * C, 1, C, c, c < C, E, BLOCK_E, PRECISION
+                to.scaled + h * E, D, rows, rows_ok, w.w_k + h * E * C, 1, C, c, c < C, E, BLOCK_E, PRECISION
             )
             store_rows(to.folded, folded_rows, rows_ok, c, C, folded * FACTOR)
 

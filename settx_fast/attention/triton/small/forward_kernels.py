@@ -30,8 +30,9 @@ def small_kernel(
     m = tl.arange(0, BLOCK_M).to(tl.int64)
     for h in range(H):
         prepare(
-            input_ptr, w, to.queries, m, m < M, h, M, FACTOR, spec, D, C, D, True, BLOCK_D, BLOCK_E, BLOCK_K, PRECISION
-        )
+            input_ptr, None, w, to.queries, m, m < M, h, M, FACTOR,
+            spec, D, C, D, True, BLOCK_D, BLOCK_E, BLOCK_K, PRECISION,
+        )  # fmt: skip
     tl.debug_barrier()
     num_rows = H * M
     columns = tl.arange(0, BLOCK_C)

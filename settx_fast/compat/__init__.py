@@ -1,0 +1,62 @@
+"""Set Transformers of other packages on our blocks: their weights in, a module of ours out, or their model patched.
+
+`from_pyg`, `from_tabicl`, `from_tabpfn` and `from_bayesflow` copy weights into modules of `settx_fast.nn`;
+`patch_tabicl` and `patch_tabpfn` have the column embedder of a model compute by our blocks from where its weights are;
+`SetTransformerAggregation` is PyG's, on `index` or `ptr`, without padding. The packages are imported when a function is
+called; ImportError says what to install. `docs/clients.md` has the versions that are tested and what is not covered.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from settx_fast.compat.bayesflow import from_bayesflow
+    from settx_fast.compat.pyg import SetTransformerAggregation, from_pyg
+    from settx_fast.compat.scaling import QueryScaling, ScaledISAB
+    from settx_fast.compat.tabicl import from_tabicl, patch_tabicl
+    from settx_fast.compat.tabpfn import from_tabpfn, patch_tabpfn
+
+__all__ = [
+    "QueryScaling",
+    "ScaledISAB",
+    "SetTransformerAggregation",
+    "from_bayesflow",
+    "from_pyg",
+    "from_tabicl",
+    "from_tabpfn",
+    "patch_tabicl",
+    "patch_tabpfn",
+]
+
+_HOMES = {
+    "QueryScaling": ("scaling", None),
+    "ScaledISAB": ("scaling", None),
+    "SetTransformerAggregation": ("pyg", "torch_geometric"),
+    "from_pyg": ("pyg", "torch_geometric"),
+    "from_bayesflow": ("bayesflow", "bayesflow"),
+    "from_tabicl": ("tabicl", "tabicl"),
+    "patch_tabicl": ("tabicl", "tabicl"),
+    "from_tabpfn": ("tabpfn", "tabpfn"),
+    "patch_tabpfn": ("tabpfn", "tabpfn"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Exports are imported on first use, and the package that each is for with it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, package = _HOMES[name]
+    try:
+        module = import_module(f"settx_fast.compat.{home}")
+    except ModuleNotFoundError as error:
+        if package is None or error.name is None or error.name.split(".")[0] != package:
+            raise
+        raise ModuleNotFoundError(
+            f"settx_fast.compat.{name} needs {package}, which is not installed: pip install {package}", name=package
+        ) from error
+    globals()[name] = getattr(module, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
