@@ -7,8 +7,8 @@ SANITIZED := $(addprefix tests/scm/test_,fuzz.py sampler.py draws.py mechanisms.
 CPP_SOURCES := $(filter %.cpp %.h %.cu %.inc,$(NATIVE_SOURCES))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test lint format native-test sanitize coverage kernels-check browser pretrained bench gpu docs test-docs \
-	tutorials clean
+.PHONY: install demo test test-clients lint format native-test sanitize coverage kernels-check browser pretrained bench gpu \
+	docs test-docs tutorials clean
 
 install: .venv/installed
 
@@ -22,10 +22,21 @@ demo: install
 	$(BIN)/python examples/demo.py --out runs/demo
 
 # One interpreter thread per worker: two workers on two cores, not four threads.
-test: install lint native-test browser
+# The clients' packages are imported in a process of their own: some change settings of PyTorch for all.
+test: install lint native-test browser build/clients
 	$(BIN)/python -m benchmarks.kernels_check --covering
 	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks/ --benchmark-only
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --ignore tests/compat
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/compat
+
+# The packages whose blocks settx_fast.compat knows, beside the environment and without what they depend on.
+build/clients: constraints-clients.txt .venv/installed
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ --requirement constraints-clients.txt
+	touch $@
+
+test-clients: build/clients
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/compat
 
 lint: install
 	$(BIN)/ruff check .

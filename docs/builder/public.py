@@ -14,6 +14,7 @@ MODULES = (
     "settx_fast",
     "settx_fast.nn",
     "settx_fast.functional",
+    "settx_fast.compat",
     "settx_fast.scm",
     "settx_fast.scm.presets",
     "settx_fast.scm.properties",

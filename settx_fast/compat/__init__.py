@@ -29,31 +29,30 @@ __all__ = [
 ]
 
 _HOMES = {
-    "QueryScaling": ("scaling", None),
-    "ScaledISAB": ("scaling", None),
-    "SetTransformerAggregation": ("pyg", "torch_geometric"),
-    "from_pyg": ("pyg", "torch_geometric"),
-    "from_bayesflow": ("bayesflow", "bayesflow"),
-    "from_tabicl": ("tabicl", "tabicl"),
-    "patch_tabicl": ("tabicl", "tabicl"),
-    "from_tabpfn": ("tabpfn", "tabpfn"),
-    "patch_tabpfn": ("tabpfn", "tabpfn"),
+    "QueryScaling": "scaling",
+    "ScaledISAB": "scaling",
+    "SetTransformerAggregation": "pyg",
+    "from_pyg": "pyg",
+    "from_bayesflow": "bayesflow",
+    "from_tabicl": "tabicl",
+    "patch_tabicl": "tabicl",
+    "from_tabpfn": "tabpfn",
+    "patch_tabpfn": "tabpfn",
 }
+_PACKAGES = ("torch_geometric", "tabicl", "tabpfn", "bayesflow", "keras")
 
 
 def __getattr__(name: str) -> Any:
     """Exports are imported on first use, and the package that each is for with it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home, package = _HOMES[name]
     try:
-        module = import_module(f"settx_fast.compat.{home}")
+        module = import_module(f"settx_fast.compat.{_HOMES[name]}")
     except ModuleNotFoundError as error:
-        if package is None or error.name is None or error.name.split(".")[0] != package:
+        if error.name not in _PACKAGES:
             raise
-        raise ModuleNotFoundError(
-            f"settx_fast.compat.{name} needs {package}, which is not installed: pip install {package}", name=package
-        ) from error
+        message = f"settx_fast.compat.{name} needs {error.name}, which is not installed: pip install {error.name}"
+        raise ModuleNotFoundError(message, name=error.name) from error
     globals()[name] = getattr(module, name)
     return globals()[name]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from settx_fast import functional
 from settx_fast.testing import LOWERED, TABULAR, Shape, assert_step_close_to_oracle, make_inputs
 
-ABSORBED = Shape(3, 70, 16, 16, 2, 3)
-PROJECTED = Shape(3, 40, 32, 32, 4, 20, TABULAR)
+ABSORBED = Shape(3, 40, 16, 16, 2, 3)
+PROJECTED = Shape(3, 24, 16, 16, 2, 20, TABULAR)
 SHAPES = {"absorbed": ABSORBED, "projected": PROJECTED, "absorbed, tabular": replace(ABSORBED, options=TABULAR)}
 
 
@@ -53,17 +53,17 @@ def _assert_matches_oracle(shape: Shape, device: torch.device, scales: int, own:
 def test_factors_of_queries_match_the_oracle(name: str, scales: int, device: torch.device) -> None:
     shape = SHAPES[name]
     sizes = [shape.elements, shape.elements - 9, 5]
-    _assert_matches_oracle(shape, device, scales, False, lengths=sizes, context_lengths=[33, 12, 7])
+    _assert_matches_oracle(shape, device, scales, False, lengths=sizes, context_lengths=[21, 12, 7])
 
 
 def test_factors_and_inducing_points_of_every_sets_own(device: torch.device) -> None:
     _assert_matches_oracle(ABSORBED, device, 0, True)
-    _assert_matches_oracle(ABSORBED, device, 1, True, lengths=[70, 1, 30])
+    _assert_matches_oracle(ABSORBED, device, 1, True, lengths=[40, 1, 30])
 
 
 @pytest.mark.parametrize("name", LOWERED)
 def test_options_that_come_down_to_the_kernels_match_the_oracle(name: str, device: torch.device) -> None:
-    _assert_matches_oracle(replace(ABSORBED, options=LOWERED[name]), device, 1, False, lengths=[70, 0, 37])
+    _assert_matches_oracle(replace(ABSORBED, options=LOWERED[name]), device, 1, False, lengths=[40, 0, 37])
 
 
 def test_factors_take_an_operator_and_a_plan_alike(device: torch.device) -> None:
