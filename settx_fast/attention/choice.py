@@ -31,6 +31,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # again. Beyond the second number where an element has many scores, times its width: tiles write scores, which PyTorch's
 # attention never does, so that only room speaks for tiles (measured with `benchmarks.run --only saving`).
 SAVED_BYTES, SAVED_BYTES_OF_MANY_SCORES, MANY_SCORES = 96 * 2**20, 256 * 2**20, 2
+# Without a gradient only the first stage's tiles write scores; library calls win where those are yet more.
+MANY_SCORES_FORWARD = 4
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +132,7 @@ def _is_written_down() -> bool:
 def _worth_saving(
     x: Tensor, num_latents: int, blocks: tuple[tuple[BlockWeights, BlockSpec], ...], offsets: Tensor | None
 ) -> bool:
-    """Whether a CPU is faster on x by saving activations than by recomputing them, and has room for it.
+    """Whether a CPU is faster on x by library calls, which allocate all activations, than by tiles, and has room.
 
     Never under a compiler: a choice by size would bind the graph to the sizes it saw.
     """
@@ -141,7 +143,7 @@ def _worth_saving(
     over_itself = len(blocks) == 1 and num_latents > MAX_LATENTS
     if over_itself and offsets is None:  # two long sides: tiles save nothing there but scores, which nobody keeps
         return True
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() and scores < MANY_SCORES_FORWARD * dim:
         return False
     room = SAVED_BYTES_OF_MANY_SCORES if scores >= MANY_SCORES * dim else SAVED_BYTES
     return saved_bytes(x, spec, dim, offsets, over_itself=over_itself) <= room
