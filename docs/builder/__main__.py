@@ -13,10 +13,15 @@ WRITTEN = (".md", ".css", ".svg", ".png")
 
 
 def main() -> None:
-    """Stop where the reference lacks something; else write what is written by hand, then what is generated."""
-    docs, out = ROOT / "docs", ROOT / "build" / "pages"
-    if found := public.problems(docs / "reference"):
+    """Stop where the reference lacks something, else write."""
+    if found := public.problems(ROOT / "docs" / "reference"):
         sys.exit("The reference is incomplete:\n" + "\n".join(found))
+    write(ROOT / "build" / "pages")
+
+
+def write(out: Path) -> None:
+    """What is written by hand, then what is generated, in a folder that holds nothing else."""
+    docs = ROOT / "docs"
     shutil.rmtree(out, ignore_errors=True)
     pages: dict[str, str | bytes] = {
         "reference/cli.md": cli_page.page(),
