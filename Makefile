@@ -91,7 +91,7 @@ build/triton-3.6: install
 # build/pretrained and build/properties hold is not done again. SCALE=8 draws eight times the examples; SEED, EPOCHS, WORKERS.
 SCALE ?= 1
 SEED ?= 0
-EPOCHS ?= 9
+EPOCHS ?= 12
 WORKERS ?= $(shell nproc)
 pretrained: install build/properties/model.safetensors
 	OMP_NUM_THREADS=1 $(BIN)/python -m settx_fast.predictor.selector.pretraining \

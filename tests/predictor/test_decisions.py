@@ -1,6 +1,7 @@
 """The evaluation of decisions: real tables, ways to choose, and the page."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,13 +9,18 @@ import pytest
 import torch
 
 from settx_fast import scm
-from settx_fast.predictor.decisions import evaluation, real_tables
+from settx_fast.predictor.decisions import evaluation, real_tables, speed
 from settx_fast.predictor.decisions.choices import ORACLE, RANDOM, Choosers, geometric
 from settx_fast.predictor.decisions.page import page
 from settx_fast.predictor.decisions.real_tables import FEWEST_ROWS, REAL_TABLES, RealTable, example_of
 from settx_fast.predictor.frameworks import FRAMEWORKS
+from settx_fast.predictor.selector import shipped
+from settx_fast.predictor.selector.decision import calibrate
 from settx_fast.predictor.selector.examples import draw
+from settx_fast.predictor.selector.network import NetworkConfig, SelectorNetwork
+from settx_fast.predictor.selector.shipped import Selector
 from settx_fast.predictor.selector.tables import measured_in_deployment
+from settx_fast.predictor.selector.training import guesses
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +111,30 @@ def test_trees_that_saw_the_datasets_choose_better_than_any_fixed_framework(exam
 
 @pytest.fixture
 def small_world(monkeypatch):
-    """Two real tables, small SCMs, no trained model."""
+    """Two real tables, small SCMs, no shipped model."""
     monkeypatch.setattr(evaluation, "REAL_TABLES", {name: REAL_TABLES[name] for name in ("penguins", "salaries")})
     monkeypatch.setattr(evaluation, "VARIABLES", 5)
     monkeypatch.setattr(evaluation, "SOURCES", 3)
     monkeypatch.setattr(evaluation, "ROWS", 120)
     monkeypatch.setattr(evaluation, "TREE_STEPS", 3)
     monkeypatch.setattr(evaluation, "TRAINING_ROWS", (100, 150))
-    monkeypatch.setattr(evaluation, "_selector", lambda model: None)
+    monkeypatch.setattr(shipped, "SHIPPED", Path("absent"))
+    monkeypatch.setattr(speed, "TABLES", ("penguins", "salaries"))
+    monkeypatch.setattr(speed, "TOGETHER", 4)
+    monkeypatch.setattr(speed, "ALONE", 2)
+
+
+@pytest.fixture
+def model(tmp_path, examples):
+    """A selector that has learned nothing but which tables are like its own."""
+    torch.manual_seed(0)
+    network = SelectorNetwork(NetworkConfig(hidden=8, layers=1, num_heads=2, summary=8))
+    network.standardise(examples.descriptors)
+    guess = guesses(network, examples)
+    calibration = calibrate(guess, examples.log_risk, examples.descriptors.dataset)
+    path = tmp_path / "models" / "selector.safetensors"
+    Selector(network, replace(calibration, margin=0.1), {}).save(path)
+    return path
 
 
 def test_an_evaluation_is_the_same_from_kept_datasets_and_its_page_has_every_choice(tmp_path, small_world):
@@ -131,6 +153,42 @@ def test_an_evaluation_is_the_same_from_kept_datasets_and_its_page_has_every_cho
         assert text.count(f"\n| {name} |") == 3, name
     assert "No trained model was at hand" in text
     assert max(len(steps), 1) == 2 * (7 + 1 + 2)
+
+
+def test_with_a_model_the_page_has_its_choices_intervals_and_speed(tmp_path, small_world, model):
+    found = evaluation.evaluate(
+        tmp_path / "work", num_datasets=12, num_training=40, model=model, progress=lambda step: None
+    )
+    assert set(found.calibration) == {"held out", *found.shifted, "real tables"}
+    for shares in found.calibration.values():
+        assert all(0 <= share <= 1 for share in shares.values())
+    assert all(seconds > 0 for seconds in found.speed.values())
+    text = page(found, "settx-fast evaluate")
+    for name in ("shipped model", "shipped model without caution"):
+        assert text.count(f"\n| {name} |") == 3, name
+    assert "No trained model" not in text
+    assert f"{1000 * found.speed['predicted in a batch']:.1f} ms each" in text
+
+
+def test_what_is_timed_leaves_every_source_out_of_every_framework(monkeypatch):
+    fitted = []
+
+    class Counted:
+        def __init__(self, name):
+            self.name = name
+
+        def fit(self, X, y, environments, X_deploy):
+            fitted.append((self.name, len(X), len(X_deploy), tuple(np.unique(environments))))
+            return self
+
+        def predict(self, X):
+            return X[:, 0]
+
+    monkeypatch.setattr(speed, "estimator", Counted)
+    environment = np.repeat([0, 1, 2, 3], [3, 4, 5, 6])
+    speed._fit_all_left_out(np.zeros((18, 2)), np.zeros(18), environment, environment < 3)
+    folds = [(9, 3, (1, 2)), (8, 4, (0, 2)), (7, 5, (0, 1))]
+    assert fitted == [(name, *fold) for name in FRAMEWORKS for fold in folds]
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path):

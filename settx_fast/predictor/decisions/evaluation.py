@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,18 @@ from torch import Tensor
 from settx_fast import scm
 from settx_fast.predictor.decisions.choices import Choosers, geometric
 from settx_fast.predictor.decisions.real_tables import REAL_TABLES, example_of
-from settx_fast.predictor.frameworks import FRAMEWORKS, estimator
-from settx_fast.predictor.selector import descriptors
+from settx_fast.predictor.decisions.speed import speed
+from settx_fast.predictor.frameworks import FRAMEWORKS
+from settx_fast.predictor.selector import (
+    across,
+    column_descriptors,
+    descriptors,
+    fits,
+    framework_descriptors,
+    source_descriptors,
+)
 from settx_fast.predictor.selector.examples import Examples, draw_file, joined, read
 from settx_fast.predictor.selector.shipped import Selector
-from settx_fast.predictor.selector.tables import recommend_for
-from settx_fast.predictor.table import Table
 
 VARIABLES, SOURCES = 12, 6
 ROWS = 1000
@@ -32,7 +36,7 @@ TREE_STEPS = 100  # of boosting
 AT_ONCE = 512  # datasets in a file
 HELD_OUT, FOR_TRAINING = 7 << 33, 11 << 33  # seeds: none that a model was trained on
 RESAMPLED = 2000
-TIMED_TABLES = ("grunfeld", "crime", "midwest")
+DESCRIBED_BY = (across, column_descriptors, descriptors, fits, framework_descriptors, source_descriptors)
 
 Progress = Callable[[str], None]
 
@@ -106,7 +110,7 @@ def evaluate(
         },
         ratio_to_erm=_ratios(regrets),
         calibration={name: choosers.calibration(examples) for name, examples in sets.items()} if selector else {},
-        speed=_speed(model) if selector else None,
+        speed=speed(model) if selector else None,
     )
 
 
@@ -135,7 +139,7 @@ def drawn(
 
 def _hash_of(prior: scm.Prior, rows: tuple[int, int], seed: int) -> str:
     """Eight characters that change with what examples are drawn from and how they are described."""
-    code = Path(descriptors.__file__).read_text()
+    code = [Path(str(module.__file__)).read_text() for module in DESCRIBED_BY]
     return sha256(f"{prior.to_json()} {rows} {seed} {scm.STREAM_VERSION} {FRAMEWORKS} {code}".encode()).hexdigest()[:8]
 
 
@@ -163,33 +167,3 @@ def _ratios(regrets: dict[str, dict[str, Tensor]]) -> dict[str, tuple[float, flo
         low, high = np.quantile(total[drawn].sum(1) / count[drawn].sum(1), (0.05, 0.95))
         result[name] = (float(np.exp(total.sum() / count.sum())), float(np.exp(low)), float(np.exp(high)))
     return result
-
-
-def _speed(model: Path | None) -> dict[str, float]:
-    """Seconds a table, medians: a recommendation, and every framework fitted without every source, in scikit-learn."""
-    tables = [next(REAL_TABLES[name].tables()) for name in TIMED_TABLES]
-    ours = [_seconds(partial(recommend_for, _unlabelled(table), model)) for table in tables]
-    theirs = [_seconds(partial(_fit_all_left_out, table)) for table in tables]
-    return {"shipped model": float(np.median(ours)), "every framework, leave one out": float(np.median(theirs))}
-
-
-def _unlabelled(table: Table) -> Table:
-    return replace(table, target=np.where(table.is_deploy, np.nan, table.target))
-
-
-def _fit_all_left_out(table: Table) -> None:
-    sources = ~table.is_deploy
-    for name in FRAMEWORKS:
-        for left_out in np.unique(table.environment[sources]):
-            rows, rest = table.environment == left_out, sources & (table.environment != left_out)
-            model = estimator(name).fit(
-                table.features[rest], table.target[rest], table.environment[rest], table.features[rows]
-            )
-            model.predict(table.features[rows])
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    call()
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start

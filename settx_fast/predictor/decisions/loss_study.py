@@ -24,8 +24,9 @@ from settx_fast.predictor.decisions.evaluation import (
 )
 from settx_fast.predictor.losses import LOSSES, Loss, loss_named, penalty
 from settx_fast.predictor.selector.decision import ERM, mean_regret
+from settx_fast.predictor.selector.descriptors import flat
 from settx_fast.predictor.selector.examples import Examples
-from settx_fast.predictor.selector.measure import WORST, best_fixed, flat
+from settx_fast.predictor.selector.measure import WORST, best_fixed
 
 PENALTIES = {"none": (0.0, 0.0), "l1": (1.0, 0.0), "l2": (0.0, 1.0), "elastic": (0.5, 0.5)}
 """Shares of the two penalties' strengths."""
@@ -146,7 +147,7 @@ class _Data:
 
     @classmethod
     def of(cls, training: Examples, held_out: Examples) -> _Data:
-        inputs = [torch.from_numpy(flat(examples.descriptors)).float() for examples in (training, held_out)]
+        inputs = [flat(examples.descriptors) for examples in (training, held_out)]
         mean, deviation = inputs[0].mean(0), inputs[0].std(0).clamp(min=1e-3)
         seen, unseen = ((values - mean) / deviation for values in inputs)
         return cls(seen.clamp(-10, 10), _ratios(training), unseen.clamp(-10, 10), held_out)

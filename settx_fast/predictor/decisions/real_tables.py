@@ -17,8 +17,10 @@ import pandas as pd
 import torch
 
 from settx_fast.predictor.frameworks import risks, sources_of
-from settx_fast.predictor.selector.descriptors import FLOOR, describe, fits_of
+from settx_fast.predictor.selector.across import FLOOR
+from settx_fast.predictor.selector.descriptors import describe
 from settx_fast.predictor.selector.examples import Examples
+from settx_fast.predictor.selector.fits import fits_of
 from settx_fast.predictor.selector.tables import MOST_COLUMNS, MOST_SOURCES, observe_table
 from settx_fast.predictor.table import Table, table_from_frame
 

@@ -10,6 +10,8 @@ from settx_fast.predictor.frameworks.linear import Linear, choose, masked_system
 from settx_fast.predictor.frameworks.pooled import Erm
 from settx_fast.predictor.frameworks.sources import Sources, mixture
 
+STANDSTILL = 1e-12  # of weights in one step
+
 
 class Coral(LinearFramework):
     """Correlation alignment: source features are given the deployment's mean and covariance, then ERM.
@@ -77,8 +79,9 @@ def simplex_least_squares(gram: Tensor, gradient: Tensor, allowed: Tensor, steps
     Accelerated projected gradients (Beck and Teboulle 2009) with restarts where the momentum points uphill.
     """
     length = 1 / torch.linalg.matrix_norm(gram, ord=2).clamp(min=1e-12)[:, None]
-    now = project_to_simplex(torch.zeros_like(gradient), allowed)
-    ahead, inertia = now, torch.ones_like(length)
+    found = project_to_simplex(torch.zeros_like(gradient), allowed)
+    moving = torch.arange(len(found))
+    now, ahead, inertia = found, found, torch.ones_like(length)
     for _ in range(steps):
         slope = (gram @ ahead[..., None]).squeeze(-1) - gradient
         after = project_to_simplex(ahead - length * slope, allowed)
@@ -86,8 +89,15 @@ def simplex_least_squares(gram: Tensor, gradient: Tensor, allowed: Tensor, steps
         grown = (1 + (1 + 4 * inertia.square()).sqrt()) / 2
         momentum = torch.where(restart, 0.0, (inertia - 1) / grown)
         inertia = torch.where(restart, 1.0, grown)
-        now, ahead = after, after + momentum * (after - now)
-    return now
+        change, now, ahead = (after - now).abs().amax(1), after, after + momentum * (after - now)
+        found[moving] = now
+        rest = change > STANDSTILL
+        if not rest.any():
+            break
+        if not rest.all():
+            state = (moving, gram, gradient, allowed, length, now, ahead, inertia)
+            moving, gram, gradient, allowed, length, now, ahead, inertia = (tensor[rest] for tensor in state)
+    return found
 
 
 def project_to_simplex(point: Tensor, allowed: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from itertools import product
 
 import numpy as np
@@ -29,15 +30,17 @@ class StableSubset(Erm):
 
     def columns(self, sources: Sources) -> Tensor:
         """(B, p) bool: what is left."""
-        used = sources.present
+        used = sources.present.clone()
         fold = LeaveOneOutRisk(sources, self.penalty)
+        active = torch.arange(len(used))
         for _ in range(used.shape[1]):
-            now, without = fold.without_each(used)
-            best, column = without.masked_fill(~used, torch.inf).min(1)
+            now, without = fold.without_each(used[active])
+            best, column = without.masked_fill(~used[active], torch.inf).min(1)
             drop = best < (1 - LEAST_GAIN) * now
             if not drop.any():
                 break
-            used = used & ~(torch.nn.functional.one_hot(column, used.shape[1]).bool() & drop[:, None])
+            active, fold = active[drop], fold.part(drop)
+            used[active, column[drop]] = False
         return used
 
 
@@ -46,15 +49,20 @@ class LeaveOneOutRisk:
 
     def __init__(self, sources: Sources, penalty: float) -> None:
         fold = leave_one_out(sources)
-        self.shape = sources.rows.shape
         self.share = sources.equal_share
-        self.ridge = row_ridge(fold.sources, penalty)
-        _, self.covariance = mixture(fold.sources.mean, fold.sources.covariance, fold.sources.share)
+        _, covariance = mixture(fold.sources.mean, fold.sources.covariance, fold.sources.share)
         second = fold.covariance + fold.mean[:, :, None] * fold.mean[:, None, :]  # around the rest's mean, which is 0
-        self.second, self.cross = second[:, :-1, :-1], second[:, :-1, -1]
-        self.square = second[:, -1, -1]
-        self.unit = fold.unit.square()
-        self.present = fold.sources.present
+        each = (row_ridge(fold.sources, penalty), covariance, second, fold.unit.square(), fold.sources.present)
+        self.ridge, self.covariance, self.second, self.unit, self.present = (
+            tensor.unflatten(0, sources.rows.shape) for tensor in each
+        )
+
+    def part(self, index: Tensor) -> LeaveOneOutRisk:
+        """Of the datasets at index."""
+        chosen = copy(self)
+        for name, tensor in vars(self).items():
+            setattr(chosen, name, tensor[index])
+        return chosen
 
     def without_each(self, used: Tensor) -> tuple[Tensor, Tensor]:
         """used (B, p) bool → risk of ERM on these (B,), and without each column (B, p), in the target's units."""
@@ -66,17 +74,17 @@ class LeaveOneOutRisk:
 
     def by_source(self, used: Tensor) -> tuple[Tensor, Tensor]:
         """The same for every source left out: (B, K) and (B, K, p)."""
-        used = used.repeat_interleave(self.shape[1], 0) & self.present
+        used = used[:, None] & self.present
         gram, cross = masked_system(self.covariance, used, self.ridge)
         inverse = torch.linalg.inv(gram)
         coefficients = (inverse @ cross[..., None]).squeeze(-1)
         step = coefficients / inverse.diagonal(dim1=-2, dim2=-1)
-        without = coefficients[:, None, :] - step[:, :, None] * inverse  # row j: column j dropped
-        without = torch.where(used[:, :, None], without, coefficients[:, None, :])
-        every = torch.cat([coefficients[:, None], without], 1)  # (B · K, 1 + p, p)
-        risk = ((every @ self.second) * every).sum(-1) - 2 * (every @ self.cross[..., None]).squeeze(-1)
-        risk = (risk + self.square[:, None]).clamp(min=0.0) * self.unit[:, None]
-        risk = risk.unflatten(0, self.shape)
+        without = coefficients[..., None, :] - step[..., None] * inverse  # row j: column j dropped
+        without = torch.where(used[..., None], without, coefficients[..., None, :])
+        every = torch.cat([coefficients[..., None, :], without], -2)  # (B, K, 1 + p, p)
+        features, cross, square = self.second[..., :-1, :-1], self.second[..., :-1, -1], self.second[..., -1, -1]
+        risk = ((every @ features) * every).sum(-1) - 2 * (every @ cross[..., None]).squeeze(-1)
+        risk = (risk + square[..., None]).clamp(min=0.0) * self.unit[..., None]
         return risk[..., 0], risk[..., 1:]
 
 

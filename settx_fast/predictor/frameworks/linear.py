@@ -11,6 +11,7 @@ from torch import Tensor
 from settx_fast.predictor.frameworks.sources import Sources
 
 STEPS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)  # lengths that are tried
+STANDSTILL = 1e-13  # of what is minimised, relative, in one step
 
 
 class Linear(NamedTuple):
@@ -137,6 +138,10 @@ def descend(
         second = (image * direction[:, None]).sum(-1)
         along = (risks.vector * direction[:, None]).sum(-1)
         candidates = point.risk[:, None] + length * first[:, None] + length.square() * second[:, None]
-        best = value(candidates, point.linear[:, None] + length * along[:, None]).nan_to_num(nan=torch.inf).argmin(1)
+        values = value(candidates, point.linear[:, None] + length * along[:, None]).nan_to_num(nan=torch.inf)
+        least, best = values.min(1)
+        goes_on = values[:, 0] - least > STANDSTILL * values[:, 0].abs()
         point = risks.at(point.theta + length[0, best] * direction)
+        if not goes_on.any():
+            break
     return Linear(point.theta[:, :-1], point.theta[:, -1])

@@ -17,7 +17,7 @@ MARGINS = tuple(0.01 * step for step in range(31))
 NO_MOST = ("labelled rows", "rows of the deployment", "rows of the smallest source")
 NO_LEAST = ("rows of the deployment",)
 ROUNDING = 2**-10  # of the half precision in which examples are kept
-OUTSIDE = 1e-3  # share of held-out datasets beyond a trait's limits, on each side
+OUTSIDE = 1e-4  # share of training datasets beyond a trait's limits, on each side
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Calibration:
 
 
 def calibrate(guess: Guess, log_risk: Tensor, dataset: Tensor) -> Calibration:
-    """From the guesses for held-out datasets, their true log risks (B, F) and traits (B, len(TRAITS)).
+    """From the guesses for B held-out datasets, their true log risks (B, F); traits (D, len(TRAITS)) of training's.
 
     Intervals: conformalised quantile regression (Romano, Patterson and Candès 2019, arXiv:1905.03222). The margin is
     the largest whose regret is at most 2 % above the least.

@@ -8,7 +8,8 @@ import torch
 from scipy import special
 
 from settx_fast.predictor.frameworks import FRAMEWORKS
-from settx_fast.predictor.selector.descriptors import Fits, regressions
+from settx_fast.predictor.selector.across import regressions
+from settx_fast.predictor.selector.fits import Fits
 
 LEVEL = 0.001
 SHOWN = 5

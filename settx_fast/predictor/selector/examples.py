@@ -13,7 +13,9 @@ from torch import Tensor
 
 from settx_fast import scm
 from settx_fast.predictor.frameworks import Sources, risks
-from settx_fast.predictor.selector.descriptors import FLOOR, Descriptors, describe, fits_of
+from settx_fast.predictor.selector.across import FLOOR
+from settx_fast.predictor.selector.descriptors import Descriptors, describe
+from settx_fast.predictor.selector.fits import fits_of
 from settx_fast.predictor.selector.truth import execute
 
 AT_ONCE = 128
@@ -54,10 +56,8 @@ def of_batch(batch: scm.Batch, has_deployment: bool = True) -> Examples:
     sources = executed.sources
     if not has_deployment:
         sources = sources._replace(deploy_rows=torch.zeros_like(sources.deploy_rows))
-    size = sources.is_there.sum(1) * sources.present.sum(1)
     parts = []
-    for index in torch.nonzero(batch.is_finite).flatten()[size[batch.is_finite].argsort()].split(ALIKE):
-        trimmed, columns = _trimmed(sources.part(index))
+    for index, trimmed, columns in alike(sources, torch.nonzero(batch.is_finite).flatten()):
         fits = fits_of(trimmed)
         mean, covariance = executed.target_mean[index], executed.target_covariance[index]
         seen = mean[:, columns], covariance[:, columns][:, :, columns]
@@ -65,6 +65,13 @@ def of_batch(batch: scm.Batch, has_deployment: bool = True) -> Examples:
         parts.append(Examples(describe(fits), true, role[index][:, columns[:-1]]))
     examples = joined(parts)
     return examples.part(examples.log_risk.isfinite().all(1))
+
+
+def alike(sources: Sources, index: Tensor) -> Iterator[tuple[Tensor, Sources, Tensor]]:
+    """Datasets at index in groups of similar size: their numbers, they, and their columns, the target last."""
+    size = sources.is_there.sum(1) * (sources.present.shape[1] + 1) + sources.present.sum(1)  # by sources, then columns
+    for group in index[size[index].argsort()].split(ALIKE):
+        yield group, *_trimmed(sources.part(group))
 
 
 def _trimmed(sources: Sources) -> tuple[Sources, Tensor]:

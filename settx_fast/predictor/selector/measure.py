@@ -12,8 +12,9 @@ from torch import Tensor
 
 from settx_fast.predictor.frameworks import FRAMEWORKS
 from settx_fast.predictor.selector.decision import ERM, Calibration, decide, interval, mean_regret, unlike
-from settx_fast.predictor.selector.descriptors import LEFT_OUT, Descriptors
+from settx_fast.predictor.selector.descriptors import Descriptors, flat
 from settx_fast.predictor.selector.examples import Examples
+from settx_fast.predictor.selector.framework_descriptors import LEFT_OUT
 from settx_fast.predictor.selector.network import Guess
 from settx_fast.predictor.targets import ROLES
 
@@ -43,8 +44,8 @@ class Trees:
     means and maxima of those of columns and sources. The least prediction is chosen.
     """
 
-    def __init__(self, examples: Examples, iterations: int = 200, seed: int = 0) -> None:
-        inputs = flat(examples.descriptors)
+    def __init__(self, examples: Examples, iterations: int = 100, seed: int = 0) -> None:
+        inputs = flat(examples.descriptors).numpy()
         ratios = (examples.log_risk - examples.log_risk[:, ERM : ERM + 1]).clamp(-WORST, WORST).numpy()
         options: dict[str, Any] = {"max_iter": iterations, "learning_rate": 0.08, "min_samples_leaf": 20}
         self.models = [
@@ -55,20 +56,10 @@ class Trees:
 
     def choose(self, descriptors: Descriptors) -> Tensor:
         """(B,): the framework of least predicted risk."""
-        inputs = flat(descriptors)
+        inputs = flat(descriptors).numpy()
         others = [model.predict(inputs) for model in self.models]
         others.insert(ERM, np.zeros(len(inputs)))
         return torch.from_numpy(np.stack(others, 1).argmin(1))
-
-
-def flat(descriptors: Descriptors) -> np.ndarray:
-    """(B, ·): one row of numbers for each dataset."""
-    parts = [descriptors.frameworks.flatten(1), descriptors.dataset]
-    for values, mask in ((descriptors.columns, descriptors.is_column), (descriptors.sources, descriptors.is_source)):
-        there = mask[..., None]
-        parts.append((values * there).sum(1) / there.sum(1).clamp(min=1))
-        parts.append(values.masked_fill(~there, -torch.inf).amax(1).clamp(min=-1e3))
-    return torch.cat(parts, 1).numpy()
 
 
 def record(
@@ -100,6 +91,15 @@ def record(
         "interval coverage": float(((truth >= low) & (truth <= high)).double().mean()),
         "roles AUROC": _auroc(guess, examples),
     }
+
+
+def roles_record(
+    guess: Guess, examples: Examples, guess_of_independent: Guess, independent: Examples
+) -> dict[str, float | None]:
+    """Macro AUROC of roles on `examples`; mean probability of "unrelated" for what is unrelated in `independent`."""
+    unrelated = ROLES.index("unrelated")
+    probability = guess_of_independent.roles[independent.role == unrelated].softmax(-1)[:, unrelated]
+    return {"roles AUROC, linear": _auroc(guess, examples), "unrelated, independent": float(probability.mean())}
 
 
 def _regrets(truth: Tensor, chosen: dict[str, Tensor]) -> dict[str, float]:

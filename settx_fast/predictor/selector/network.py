@@ -11,22 +11,29 @@ from torch import Tensor, nn
 from settx_fast.nn import SAB
 from settx_fast.predictor.features import Observed
 from settx_fast.predictor.frameworks import FRAMEWORKS
-from settx_fast.predictor.selector.descriptors import TRAITS, Descriptors
+from settx_fast.predictor.selector.descriptors import TRAITS, Descriptors, flat
 from settx_fast.predictor.selector.rows import RowsEncoder, RowsInput, rows_input
 from settx_fast.predictor.targets import ROLES
 
-WIDTHS = {"frameworks": 30, "columns": 28, "sources": 28, "dataset": len(TRAITS)}
+WIDTHS = {"frameworks": 43, "columns": 56, "sources": 28, "dataset": len(TRAITS)}
+FLAT = len(FRAMEWORKS) * WIDTHS["frameworks"] + 2 * (WIDTHS["columns"] + WIDTHS["sources"]) + WIDTHS["dataset"]
 LEVELS = (0.05, 0.5, 0.95)
 IN_SAMPLE, DATASET_ERM = 0, TRAITS.index("ERM's error in sample, share of the target's variance")
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """hidden: width of a token; layers of attention; descriptors, rows: what is read, at least one of them."""
+    """hidden: width of a token; layers of attention; descriptors, rows: what is read, at least one of them.
+
+    summary: width of the layers beside attention that read all descriptors of a dataset at once, 0: none; dropout: in
+    these.
+    """
 
     hidden: int = 96
     layers: int = 4
     num_heads: int = 4
+    summary: int = 256
+    dropout: float = 0.1
     descriptors: bool = True
     rows: bool = False
     row_hidden: int = 32
@@ -47,20 +54,23 @@ class Seen(NamedTuple):
 class Guess(NamedTuple):
     """Natural logarithms of risks in units of the target's variance over the source rows.
 
-    log_risk (B, F): expected; quantiles (B, F, 3): 5 %, 50 %, 95 %, ascending; roles (B, p, 4): logits of `ROLES`.
+    log_risk (B, F): expected; quantiles (B, F, 3): 5 %, 50 %, 95 %, ascending; roles (B, p, 4): logits of `ROLES`;
+    doubt (B, F): log standard deviation of the log risk less ERM's.
     """
 
     log_risk: Tensor
     quantiles: Tensor
     roles: Tensor
+    doubt: Tensor
 
 
 class SelectorNetwork(nn.Module):
     """Tokens of the dataset, its frameworks, columns and sources, which attend to each other (`SAB`).
 
-    A framework's answer is a residual on its error in sample, a column's the role it seems to have. The order of
-    frameworks means something, that of columns and sources does not. Reading rows, columns get what `RowsEncoder` makes
-    of them; without descriptors tokens hold nothing else.
+    A framework's answer is a residual on its error in sample, a column's the role it seems to have. To a framework's
+    answer that of a multilayer perceptron on all descriptors (`descriptors.flat`) is added. The order of frameworks
+    means something, that of columns and sources does not. Reading rows, columns get what `RowsEncoder` makes of them;
+    without descriptors tokens hold nothing else.
     """
 
     def __init__(self, config: NetworkConfig | None = None) -> None:
@@ -75,7 +85,7 @@ class SelectorNetwork(nn.Module):
             "activation": "gelu",
             "scale": "head",
         }
-        for name, size in WIDTHS.items():
+        for name, size in {**WIDTHS, "flat": FLAT}.items():
             self.register_buffer(f"mean_{name}", torch.zeros(size))
             self.register_buffer(f"deviation_{name}", torch.ones(size))
         self.embed = nn.ModuleDict({name: nn.Linear(size, width) for name, size in WIDTHS.items()})
@@ -86,19 +96,21 @@ class SelectorNetwork(nn.Module):
             SAB(width, width, config.num_heads, ffn_dim=2 * width, **block) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1 + len(LEVELS)))
+        answers = 2 + len(LEVELS)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, answers))
+        self.summary = _perceptron(config, answers) if config.summary and config.descriptors else None
         self.role = nn.Linear(width, len(ROLES))
 
     @torch.no_grad()
     def standardise(self, descriptors: Descriptors) -> None:
         """Take the mean and standard deviation of these datasets' descriptors as the units of the input."""
-        for name in WIDTHS:
-            values = getattr(descriptors, name).double()
-            if name in ("columns", "sources"):
-                values = values[descriptors.is_column if name == "columns" else descriptors.is_source]
-            flat = values.flatten(0, -2)
-            self.get_buffer(f"mean_{name}").copy_(flat.mean(0))
-            self.get_buffer(f"deviation_{name}").copy_(flat.std(0).clamp(min=1e-3))
+        units = {name: getattr(descriptors, name).flatten(0, -2) for name in ("frameworks", "dataset")}
+        units["columns"] = descriptors.columns[descriptors.is_column]
+        units["sources"] = descriptors.sources[descriptors.is_source]
+        units["flat"] = flat(descriptors)
+        for name, values in units.items():
+            self.get_buffer(f"mean_{name}").copy_(values.double().mean(0))
+            self.get_buffer(f"deviation_{name}").copy_(values.double().std(0).clamp(min=1e-3))
 
     def read(self, observed: Observed, descriptors: Descriptors) -> Seen:
         """What this network reads of a dataset."""
@@ -119,14 +131,33 @@ class SelectorNetwork(nn.Module):
             tokens = block(tokens, mask=mask)
         tokens = self.norm(tokens)
         answers = self.head(tokens[:, : len(FRAMEWORKS)])
+        if self.summary is not None:
+            answers = answers + self.summary(self._standard("flat", flat(given))).view(answers.shape)
         base = given.frameworks[..., IN_SAMPLE] if self.config.descriptors else torch.zeros_like(answers[..., 0])
         risk = base + answers[..., 0]
-        quantiles = (risk.detach()[..., None] + answers[..., 1:]).sort(-1).values
+        quantiles = (risk.detach()[..., None] + answers[..., 2:]).sort(-1).values
         first = len(FRAMEWORKS) + 1
-        return Guess(risk, quantiles, self.role(tokens[:, first : first + given.columns.shape[1]]))
+        roles = self.role(tokens[:, first : first + given.columns.shape[1]])
+        return Guess(risk, quantiles, roles, answers[..., 1])
 
     def _embedded(self, name: str, values: Tensor, kind: int) -> Tensor:
         if not self.config.descriptors:
             return self.kind[kind].expand(*values.shape[:-1], -1)
+        return self.embed[name](self._standard(name, values)) + self.kind[kind]
+
+    def _standard(self, name: str, values: Tensor) -> Tensor:
         standard = (values.float() - self.get_buffer(f"mean_{name}")) / self.get_buffer(f"deviation_{name}")
-        return self.embed[name](standard.clamp(-6.0, 6.0)) + self.kind[kind]
+        return standard.clamp(-6.0, 6.0)
+
+
+def _perceptron(config: NetworkConfig, answers: int) -> nn.Sequential:
+    width = config.summary
+    return nn.Sequential(
+        nn.Linear(FLAT, width),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(width, width),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(width, len(FRAMEWORKS) * answers),
+    )

@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,15 +18,15 @@ import torch
 from settx_fast import scm
 from settx_fast.predictor.selector.decision import calibrate
 from settx_fast.predictor.selector.examples import Examples, draw_file, joined, read, read_all
-from settx_fast.predictor.selector.measure import Trees, best_fixed, record
+from settx_fast.predictor.selector.measure import Trees, best_fixed, record, roles_record
 from settx_fast.predictor.selector.model_card import model_card
 from settx_fast.predictor.selector.network import NetworkConfig, SelectorNetwork
 from settx_fast.predictor.selector.shipped import SHIPPED, Selector
 from settx_fast.predictor.selector.training import Schedule, guesses, train
 
-HELD_OUT = 1 << 32  # added to the seed
-TREES_FROM = 24_000  # examples that the trees it is compared with are fitted to
-NETWORK = NetworkConfig(hidden=48, layers=2)
+HELD_OUT, BETWEEN_PARTS = 1 << 32, 1 << 40  # added to the seed
+TREES_FROM = 8000  # examples that the trees it is compared with are fitted to
+NETWORK = NetworkConfig(hidden=32, layers=1, num_heads=2, summary=256)
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,44 @@ class Job(NamedTuple):
 def parts(scale: float) -> dict[str, tuple[Part, ...]]:
     """What is trained on, calibrated on and tested on, `scale` times the shipped model's number of training files."""
     small, large = scm.presets.recurring(12, 6), scm.presets.recurring(30, 20)
-    rows = (100, 4000)
+    linear = replace(scm.presets.recurring_linear(10, 4), num_variables=(5, 10), source_environments=4)
+    rows, many = (100, 4000), (4000, 20_000)
     return {
-        "train": (
-            Part("small", small, max(round(256 * scale), 1), 128, rows),
-            Part("large", large, max(round(16 * scale), 1), 32, rows),
+        "roles": (
+            Part("linear", linear, 4, 128, (1000, 1000)),
+            Part("independent", _with_independent_columns(), 1, 128, (1000, 1000)),
         ),
-        "calibrate": (Part("small", small, 16, 128, rows), Part("large", large, 4, 32, rows)),
+        "train": (
+            Part("small", small, max(round(272 * scale), 1), 128, rows),
+            Part("large", large, max(round(8 * scale), 1), 32, rows),
+            Part("long", small, max(round(8 * scale), 1), 64, many),
+        ),
+        "calibrate": (
+            Part("small", small, 16, 128, rows),
+            Part("large", large, 4, 32, rows),
+            Part("long", small, 1, 64, many),
+        ),
         "test": (Part("small", small, 16, 128, (1000, 1000)),),
     }
+
+
+def _with_independent_columns() -> scm.Prior:
+    """Linear SCMs in which the only columns that are unrelated to the target Y, I and J, are independent of it."""
+    graph = scm.UserGraph((("A", "Y"), ("B", "Y"), ("Y", "C"), ("D", "C")))
+    names = ("A", "B", "C", "D", "I", "J", "Y")
+    return replace(
+        scm.presets.recurring_linear(10, 4),
+        num_variables=len(names), names=names, graph=graph, target="Y", source_environments=4,
+    )  # fmt: skip
 
 
 def jobs(work: Path, scale: float, seed: int) -> Iterator[Job]:
     """Every file, those for calibration and test first; streams of examples do not overlap."""
     for number, (use, several) in enumerate(reversed(parts(scale).items())):
-        own = (seed + HELD_OUT * (use != "train") + number) % 2**64
+        first = seed + HELD_OUT * (use != "train") + number
         order = sorted((k / part.files, n, k) for n, part in enumerate(several) for k in range(part.files))
         for _, n, k in order:
-            part = several[n]
+            part, own = several[n], (first + BETWEEN_PARTS * n) % 2**64
             digest = hashlib.sha256(f"{part.prior.to_json()} {part.rows} {own}".encode()).hexdigest()[:8]
             yield Job(work / use / f"{part.name}-{digest}-{k:04}.safetensors", part, own, k * part.size)
 
@@ -97,30 +117,39 @@ def pretrain(
     name = hashlib.sha256(f"{config} {schedule} {len(files)}".encode()).hexdigest()[:8]
     kinds = read_all(files)
     network = train(kinds, config, schedule, work / f"checkpoint-{name}.pt", validation=held_out, workers=workers)
-    selector = measured(network, held_out, test, kinds, schedule)
+    linear, independent = read_all(_files(work, "roles", scale, schedule.seed))
+    roles = roles_record(guesses(network, linear), linear, guesses(network, independent), independent)
+    selector = measured(network, held_out, test, kinds, schedule, roles)
     selector.save(out)
     out.with_name("MODEL_CARD.md").write_text(model_card(selector, out.stat().st_size))
     return selector
 
 
 def measured(
-    network: SelectorNetwork, held_out: Examples, test: Examples, kinds: Sequence[Examples], schedule: Schedule
+    network: SelectorNetwork,
+    held_out: Examples,
+    test: Examples,
+    kinds: Sequence[Examples],
+    schedule: Schedule,
+    roles: dict[str, float | None],
 ) -> Selector:
-    """The network, calibrated on `held_out`, with its record on `test`."""
-    calibration = calibrate(guesses(network, held_out), held_out.log_risk, held_out.descriptors.dataset)
+    """The network, calibrated on `held_out`, with its record on `test` and that of roles."""
+    traits = torch.cat([kind.descriptors.dataset for kind in kinds])
+    calibration = calibrate(guesses(network, held_out), held_out.log_risk, traits)
     seen = max(kinds, key=len).part(slice(0, TREES_FROM))
     trees = Trees(seen)
     found = record(test, guesses(network, test), calibration, best_fixed(seen), trees)
     about = {
         "priors": [part.prior.to_json() for part in parts(1.0)["train"]],
         "training datasets": sum(map(len, kinds)),
+        "trees fitted to": len(seen),
         "epochs": schedule.epochs,
         "seed": schedule.seed,
         "margin": calibration.margin,
         "torch": torch.__version__,
         "stream version": scm.STREAM_VERSION,
     }
-    return Selector(network, calibration, found | about)
+    return Selector(network, calibration, found | roles | about)
 
 
 def _files(work: Path, use: str, scale: float, seed: int) -> list[Path]:

@@ -14,8 +14,9 @@ from settx_fast.predictor.features import Observed
 from settx_fast.predictor.frameworks import FRAMEWORKS, TITLES, sources_of
 from settx_fast.predictor.saving import save
 from settx_fast.predictor.selector.decision import ERM, decide, interval, unlike
-from settx_fast.predictor.selector.descriptors import TRAITS, Fits, describe, fits_of
+from settx_fast.predictor.selector.descriptors import TRAITS, describe
 from settx_fast.predictor.selector.evidence import evidence
+from settx_fast.predictor.selector.fits import Fits, fits_of
 from settx_fast.predictor.selector.shipped import Selector
 from settx_fast.predictor.wording import number
 

@@ -14,21 +14,23 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional as F
 
-from settx_fast.predictor.selector.decision import mean_regret
+from settx_fast.predictor.selector.decision import ERM, mean_regret
 from settx_fast.predictor.selector.examples import Examples, batches
 from settx_fast.predictor.selector.network import LEVELS, Guess, NetworkConfig, Seen, SelectorNetwork
 
 TEMPERATURE = 0.1  # of the choice whose expected regret is learned, in log risk
-SHARES = {"risk": 1.0, "regret": 2.0, "interval": 0.5, "role": 0.1}
+SHARES = {"risk": 1.0, "level": 0.2, "regret": 2.0, "interval": 0.5, "role": 0.3}
+MOST_DOUBT = 3.0  # |log| of a deviation
+MOST_RATIO = 3.0  # |log| of a risk over ERM's
 
 
 @dataclass(frozen=True)
 class Schedule:
     """epochs over the files, datasets in a batch, peak learning rate (AdamW, one cycle), weight decay, seed."""
 
-    epochs: int = 9
+    epochs: int = 12
     batch_size: int = 256
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     seed: int = 0
 
@@ -78,6 +80,7 @@ def _train(
     first = _restore(checkpoint, network, optimizer, cycle)
     with _together(rank, workers, checkpoint.with_suffix(".meet")):
         for epoch in range(first, schedule.epochs):
+            torch.manual_seed(schedule.seed + epoch)  # of dropout
             network.train()
             total = 0.0
             for examples in batches(kinds, schedule.batch_size, schedule.seed + epoch):
@@ -127,11 +130,18 @@ def _add_up(network: SelectorNetwork, workers: int) -> None:
 
 
 def loss(guess: Guess, examples: Examples) -> Tensor:
-    """What is learned: risks beside each other and their level, the regret of choosing by them, intervals, roles."""
+    """What is learned: risks over ERM's, their level, the regret of choosing by them, intervals, roles.
+
+    Risks over ERM's by the likelihood of a normal whose deviation is learned too: where nobody can know, errors count
+    for little (`settx-fast compare` holds it against other losses).
+    """
     truth = examples.log_risk
     offset = guess.log_risk - truth
-    level = offset.mean(1, keepdim=True)
-    risk = F.huber_loss(offset - level, torch.zeros_like(offset)) + 0.2 * F.huber_loss(level, torch.zeros_like(level))
+    level = F.huber_loss(offset.mean(1), torch.zeros_like(offset[:, 0]))
+    doubt = guess.doubt.clamp(-MOST_DOUBT, MOST_DOUBT)
+    ratio = (truth - truth[:, ERM : ERM + 1]).clamp(-MOST_RATIO, MOST_RATIO)
+    against = (guess.log_risk - guess.log_risk[:, ERM : ERM + 1] - ratio) / doubt.exp()
+    risk = (0.5 * against.square() + doubt)[:, torch.arange(offset.shape[1]) != ERM].mean()
     choice = (-guess.log_risk / TEMPERATURE).softmax(1)
     regret = (choice * (truth - truth.min(1, keepdim=True).values)).sum(1).mean()
     error = truth[..., None] - guess.quantiles
@@ -140,7 +150,7 @@ def loss(guess: Guess, examples: Examples) -> Tensor:
     known = examples.role >= 0
     role = F.cross_entropy(guess.roles.mT, examples.role, ignore_index=-1, reduction="none")
     role = (role.sum(1) / known.sum(1).clamp(min=1)).mean()
-    costs = {"risk": risk, "regret": regret, "interval": interval, "role": role}
+    costs = {"risk": risk, "level": level, "regret": regret, "interval": interval, "role": role}
     return torch.stack([SHARES[name] * cost for name, cost in costs.items()]).sum()
 
 

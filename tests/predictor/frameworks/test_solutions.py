@@ -21,6 +21,7 @@ from settx_fast.predictor.frameworks import (
     InvariantCausalPrediction,
     Irm,
     Mean,
+    Sources,
     StableSubset,
     VRex,
     WithinEnvironments,
@@ -247,6 +248,14 @@ def test_stable_subset_is_greedy_elimination_by_leave_one_source_out_risk(seed: 
         kept.remove(column)
     model = StableSubset().fit(rows.X, rows.y, rows.environments)
     assert np.flatnonzero(model.coef_).tolist() == kept
+
+
+def test_stable_subset_of_a_batch_is_that_of_each_dataset() -> None:
+    every = [sources(make_rows(seed, 4, columns=6)) for seed in range(8)]
+    alone = [StableSubset().columns(each) for each in every]
+    assert len({int(columns.sum()) for columns in alone}) > 2  # datasets are done at different times
+    batch = Sources(*(torch.cat(tensors) for tensors in zip(*every, strict=True)))
+    assert torch.equal(StableSubset().columns(batch), torch.cat(alone))
 
 
 def test_stable_subset_drops_an_effect_whose_mechanism_moves_and_keeps_the_cause() -> None:

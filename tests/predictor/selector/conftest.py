@@ -21,7 +21,7 @@ def examples() -> Examples:
 @pytest.fixture(scope="session")
 def network(examples: Examples) -> SelectorNetwork:
     torch.manual_seed(0)
-    network = SelectorNetwork(NetworkConfig(hidden=16, layers=2, num_heads=2))
+    network = SelectorNetwork(NetworkConfig(hidden=16, layers=2, num_heads=2, summary=16))
     network.standardise(examples.descriptors)
     return network.eval()
 

@@ -13,7 +13,7 @@ F = len(FRAMEWORKS)
 
 def guess_of(log_risk: torch.Tensor, half: float = 0.5) -> Guess:
     quantiles = torch.stack([log_risk - half, log_risk, log_risk + half], -1)
-    return Guess(log_risk, quantiles, torch.zeros(len(log_risk), 2, 4))
+    return Guess(log_risk, quantiles, torch.zeros(len(log_risk), 2, 4), torch.zeros_like(log_risk))
 
 
 def test_erm_stays_unless_another_gains_more_than_the_margin() -> None:

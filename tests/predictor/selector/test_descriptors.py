@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
 
 from settx_fast.predictor.features import Observed
 from settx_fast.predictor.frameworks import FRAMEWORKS, estimator, sources_of
 from settx_fast.predictor.frameworks.base import as_observed, environment_ids
-from settx_fast.predictor.selector.descriptors import LEFT_OUT, Descriptors, describe, fits_of
+from settx_fast.predictor.selector.descriptors import Descriptors, describe
+from settx_fast.predictor.selector.fits import fits_of
+from settx_fast.predictor.selector.framework_descriptors import LEFT_OUT
 from tests.predictor.frameworks.rows import Rows, by_environment, make_rows
 
+ON_THE_GUESS = 35  # descriptors of a column: its slope on the guess of the target, in sources and in deployment
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 
@@ -81,3 +85,49 @@ def test_awkward_tables_have_finite_descriptors(awkward: str) -> None:
         keep = (rows.environments != "place 0") | (np.cumsum(rows.environments == "place 0") <= 2)
     found = descriptors(Rows(X[keep], rows.y[keep], rows.environments[keep], X_deploy))
     assert all(bool(part.isfinite().all()) for part in found)
+
+
+def test_expected_risks_are_those_of_every_sources_own_relation() -> None:
+    """If the target went with the columns in deployment as it does in one source: brute force on the rows."""
+    rows = make_rows(3, 3)
+    found = descriptors(rows).frameworks[0, :, -3:]
+    for f, name in enumerate(FRAMEWORKS):
+        model = estimator(name).fit(rows.X, rows.y, rows.environments, rows.X_deploy)
+        risks = []
+        for X, y in by_environment(rows):
+            own = LinearRegression().fit(X, y)
+            noise = np.mean((own.predict(X) - y) ** 2)
+            risks.append(noise + np.mean((own.predict(rows.X_deploy) - model.predict(rows.X_deploy)) ** 2))
+        expected = np.log(np.array(risks) / rows.y.var())
+        close = {"abs": 0.05, "rel": 0.02}  # the descriptors' regressions are ridged
+        assert float(found[f, 0]) == pytest.approx(expected.mean(), **close), name
+        assert float(found[f, 1]) == pytest.approx(expected.max(), **close), name
+        assert float(found[f, 2]) == pytest.approx(expected.min(), **close), name
+
+
+def test_a_column_whose_own_mechanism_moves_in_deployment_stands_out() -> None:
+    """The first causes the second, of which a third is made: the second's relation to the first turns around."""
+    random = np.random.default_rng(0)
+
+    def draw(number: int, slope: float) -> tuple[np.ndarray, np.ndarray]:
+        cause = random.normal(size=number)
+        y = cause + 0.5 * random.normal(size=number)
+        effect = slope * y + 0.5 * random.normal(size=number)
+        return np.column_stack([cause, effect, random.normal(size=number)]), y
+
+    X, y = draw(2000, 1.0)
+    environments = np.repeat(["a", "b"], 1000)
+    still, moved = (descriptors(Rows(X, y, environments, draw(2000, slope)[0])).columns[0] for slope in (1.0, -1.0))
+    usual, there, change = moved[:, ON_THE_GUESS : ON_THE_GUESS + 3].unbind(-1)
+    assert float(there[1]) < -0.5 < 0.5 < float(usual[1])
+    assert change.argmax() == 1
+    assert float(still[:, ON_THE_GUESS + 2].max()) < 0.1 < float(change[1])
+
+
+def test_coefficients_go_with_the_correlation() -> None:
+    rows = make_rows(4)
+    X = (rows.X - rows.X.mean(0)) / rows.X.std(0)
+    within = estimator("within").fit(X, rows.y / rows.y.std(), rows.environments)
+    sign = np.sign([np.corrcoef(column, rows.y)[0, 1] for column in X.T])
+    found = descriptors(rows).columns[0, :, FRAMEWORKS.index("within") - len(FRAMEWORKS)]
+    np.testing.assert_allclose(np.sinh(found.numpy()), within.coef_ * sign, rtol=1e-3, atol=1e-4)

@@ -85,8 +85,8 @@ def test_a_table_unlike_training_gets_erm_and_is_told_so(tmp_path: Path, selecto
 def test_it_says_which_columns_move() -> None:
     from settx_fast.predictor.frameworks import sources_of
     from settx_fast.predictor.frameworks.base import as_observed
-    from settx_fast.predictor.selector.descriptors import fits_of
     from settx_fast.predictor.selector.evidence import evidence
+    from settx_fast.predictor.selector.fits import fits_of
 
     random, size = np.random.default_rng(0), 500
     labels = np.repeat([0, 1, 2], size)
