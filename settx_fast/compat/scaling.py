@@ -61,7 +61,7 @@ class ScaledISAB(ISAB):
         *,
         query_scale: Tensor | None = None,
     ) -> Tensor:
-        """What the inducing points read of a set (B, N, dim_in), see `ISAB.encode`."""
+        """What the inducing points read of a set (B, N, dim_in), see `ISAB.encode`; ValueError for a query_scale."""
         if query_scale is not None:
             raise ValueError("query_scale: expected None, as the block makes its own")
         return super().encode(context, lengths, mask, query_scale=self._factors(_size_of(context, lengths, mask)))
