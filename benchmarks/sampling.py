@@ -222,7 +222,7 @@ def subjects() -> Iterator[Subject]:
         "datasets/s",
         lambda s: () if s.on_cuda else WHOLE,
         _whole,
-        WHOLE,
+        WHOLE[:1],
     )
     yield Subject(
         "sampler-growth",
