@@ -1,4 +1,4 @@
-"""Floors on the time of the named shapes' forward kernels on an H100, and what they were when last recorded."""
+"""Floors on the time of the named shapes' large kernels on an H100, and what they were when last recorded."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ TRAFFIC = {
     "scan_kernel": (1, 0),
     "broadcast_forward_kernel": (1, 1), "resident_forward_kernel": (1, 1),
     "attend_forward_kernel": (1, 1), "dense_forward_kernel": (1, 2),
+    "layers_pass_kernel": (1, 2), "attention_pass_kernel": (2, 1),
 }  # fmt: skip
 
 

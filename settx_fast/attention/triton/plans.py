@@ -75,6 +75,30 @@ class Layout:
                 self._places[storage._cdata] = base, self.sizes[base]
                 self.sizes[base] += aligned(storage.nbytes())
 
+    def share(self, base: int, launches: Sequence[Launch]) -> None:
+        """Storages of launches that have no place yet: two of them lie in the same bytes where no launch is between
+
+        the first and the last of both, the earlier ones as far to the front as they can.
+        """
+        used: dict[int, tuple[int, int, int]] = {}  # bytes, first and last launch
+        for number, step in enumerate(launches):
+            for tensor in tensors_of(step.args):
+                storage = tensor.untyped_storage()
+                if not storage.nbytes():
+                    self._places[storage._cdata] = 0, 0  # anywhere: nobody reads it
+                elif storage._cdata not in self._places:
+                    first = used.get(storage._cdata, (0, number, 0))[1]
+                    used[storage._cdata] = aligned(storage.nbytes()), first, number
+        placed: list[tuple[int, int, int]] = []  # start, end and last launch
+        for storage_id, (size, first, last) in used.items():  # in order of their first launch
+            start = 0
+            for begin, end, until in sorted(placed):
+                if until >= first and begin < start + size and start < end:
+                    start = end
+            self._places[storage_id] = base, start
+            placed.append((start, start + size, last))
+            self.sizes[base] = max(self.sizes[base], start + size)
+
     def place(self, tensor: Tensor) -> Place:
         """The place of a tensor."""
         if id(tensor) not in self._found:
@@ -162,7 +186,7 @@ def note(trace: Trace, inputs: Sequence[Tensor | None], *static: Hashable) -> No
             layout.put(base, tensors)
     buffer = layout.base(traced.shared) if traced.shared else None
     last = layout.base()
-    layout.put(last, [t for step in launches for t in tensors_of(step.args)])
+    layout.share(last, launches)
     scratch = last if layout.sizes[last] else None
     if scratch is None:
         layout.sizes.pop()

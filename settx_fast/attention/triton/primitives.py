@@ -132,6 +132,25 @@ def round_to_tf32(x):
 
 
 @triton.jit
+def pack_halves(high, low, dtype: tl.constexpr):
+    """Two fp32 numbers, rounded to a type of 16 bits, as one int32."""
+    top = high.to(dtype).to(tl.int16, bitcast=True).to(tl.int32) << 16
+    return top | (low.to(dtype).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF)
+
+
+@triton.jit
+def unpack_high(packed, dtype: tl.constexpr):
+    """The upper number of `pack_halves` in fp32."""
+    return (packed >> 16).to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+
+
+@triton.jit
+def unpack_low(packed, dtype: tl.constexpr):
+    """The lower number of `pack_halves` in fp32."""
+    return packed.to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+
+
+@triton.jit
 def activate(z, ACTIVATION: tl.constexpr):
     """relu(z) or z Φ(z), the exact GELU."""
     return tl.maximum(z, 0.0) if ACTIVATION == "relu" else z * (0.5 + 0.5 * tl.erf(z * SQRT_HALF))

@@ -84,6 +84,20 @@ def test_what_is_noted_is_not_run() -> None:
     assert log == ["run"]
 
 
+def test_temporaries_share_bytes_where_no_launch_needs_both() -> None:
+    first, second, third = (torch.empty(size, dtype=torch.uint8, device="meta") for size in (512, 256, 300))
+
+    def trace(inputs: list[torch.Tensor]) -> plans.Traced:
+        for used in ((first,), (first, second), (second, third), (third,)):
+            launch.launch(Kernel([]), 1, used)
+        return plans.Traced([torch.empty_like(inputs[0])])
+
+    call = plans.note(trace, [torch.empty(1, device="meta")])
+    places = [call.layout.place(t) for t in (first, second, third)]
+    assert [place.start for place in places] == [0, 512, 0]
+    assert call.layout.sizes[call.scratch] == 768
+
+
 def test_after_an_error_while_noting_kernels_run_again() -> None:
     log: list[str] = []
     with pytest.raises(ValueError, match="no room"), launch.noted():

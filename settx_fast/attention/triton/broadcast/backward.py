@@ -12,7 +12,9 @@ from torch import Tensor
 
 from settx_fast.attention.block import KEY_WEIGHTS, NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast.attention.sets import Sets
+from settx_fast.attention.triton import gpu
 from settx_fast.attention.triton.broadcast import backward_kernels
+from settx_fast.attention.triton.broadcast.resident_backward import resident_backward
 from settx_fast.attention.triton.broadcast.tiles import (
     CHUNK_ROWS,
     AttentionTiles,
@@ -21,7 +23,10 @@ from settx_fast.attention.triton.broadcast.tiles import (
     ForwardTiles,
     InputTiles,
     LayerTiles,
+    PassTiles,
     backward_tiles,
+    pass_tiles,
+    run_bytes,
     run_rows,
     stages_on,
 )
@@ -30,12 +35,14 @@ from settx_fast.attention.triton.launch import cast, launch, zero
 from settx_fast.attention.triton.primitives import contiguous
 from settx_fast.attention.triton.sets import Rows, num_blocks, rows_of
 
-SPLITS = 64  # programs that share the rows of one piece of a gradient
+MOST_BYTES = 192 * 2**20  # of all temporaries, as far as a run fits
+WEIGHT_BYTES = 28 * 2**20  # of them, for partial sums of the weights
+SPLITS = 64  # programs that share the rows of one piece of a gradient, as far as their sums fit
 
 
 def broadcast_backward(
     x: Sets, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, grad_out: Tensor, dx: Tensor,
-    tiles: BackwardTiles | None = None, chunk_rows: int = CHUNK_ROWS,
+    tiles: BackwardTiles | PassTiles | None = None, chunk_rows: int = CHUNK_ROWS,
 ) -> tuple[Tensor, Tensor, BlockWeights]:  # fmt: skip
     """Gradients of k, v (B, M, D) and of the weights that queries use, the others None; writes dx, laid out like x.
 
@@ -47,14 +54,27 @@ def broadcast_backward(
         dk, dv, *zeros = (zero(torch.empty_like(t)) for t in (k, v, *used.values()))
         return dk, dv, NO_WEIGHTS._replace(**dict(zip(used, zeros, strict=True)))
     block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
-    job = new_job(x, k, v, weights, block, tiles or backward_tiles(block), chunk_rows)
+    tiles = tiles or chosen_tiles(x, block, dx)
+    if isinstance(tiles, PassTiles):
+        return resident_backward(x, k, v, weights, block, grad_out, dx, tiles)
+    job = new_job(x, k, v, weights, block, tiles, chunk_rows)
     for first_run in range(0, job.num_runs, job.chunk_runs):
         job.backward(grad_out, dx, first_run, min(job.chunk_runs, job.num_runs - first_run))
     return cast(job.dk, k.dtype), cast(job.dv, k.dtype), job.weight_gradients()
 
 
+def chosen_tiles(x: Sets, block: Block, dx: Tensor) -> BackwardTiles | PassTiles:
+    """Tiles by rule; persistent programs read rows that follow one another."""
+    in_order = x.rows.stride(-2) == dx.stride(-2) == block.C
+    passes = pass_tiles(block, gpu.of(x.rows.device)) if in_order else None
+    return passes or backward_tiles(block)
+
+
 class Chunk(NamedTuple):
-    """Temporaries (rows, ·) of one chunk; `d_` is the gradient of what follows it. None where the block has none."""
+    """Temporaries (rows, ·) of one chunk; `d_` is the gradient of what follows it. None where the block has none.
+
+    The gradient of o lies where o did, that of q where q did unless several programs read one head's queries.
+    """
 
     x: Tensor  # C: the elements as the query projection reads them
     q: Tensor  # D: queries
@@ -75,7 +95,8 @@ def new_job(
     """Cut the sets into runs and the runs into chunks, by shapes alone."""
     rows = run_rows(x.longest, x.rows.shape[:-1].numel())
     runs = num_blocks(x, rows)
-    chunk_runs = min(runs, max(1, chunk_rows // rows))
+    room = MOST_BYTES - WEIGHT_BYTES - 8 * k.numel()  # less the gradients of keys and values while chunks add to them
+    chunk_runs = max(1, min(runs, chunk_rows // rows, room // run_bytes(block, tiles, rows, k.element_size())))
     return Job(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles, rows, runs, chunk_runs)
 
 
@@ -102,10 +123,11 @@ class Job:
         def rows(width: int) -> Tensor:
             return self.k.new_empty(self.chunk_runs * self.run_rows, width)
 
+        q, o = rows(block.D), rows(block.D)
         return Chunk(
-            x=rows(block.C), q=rows(block.D), a=rows(block.D) if spec.output_projection else None, o=rows(block.D),
-            u=rows(block.D), f=rows(hidden) if two_layers else None, d_o=rows(block.D), d_z=rows(hidden),
-            d_y=rows(block.D) if two_layers else None, d_q=rows(block.D),
+            x=rows(block.C), q=q, a=rows(block.D) if spec.output_projection else None, o=o,
+            u=rows(block.D), f=rows(hidden) if two_layers else None, d_o=o, d_z=rows(hidden),
+            d_y=rows(block.D) if two_layers else None, d_q=q if self.tiles.attention.alone else rows(block.D),
         )  # fmt: skip
 
     @cached_property
@@ -138,7 +160,7 @@ class Job:
     def weight_sums(self) -> Tensor:
         """Partial sums of all weights and biases, one after another."""
         width = sum(grad.shape[1] * (seen.shape[1] + 1) for grad, seen in self.products.values())
-        return self._fp32(min(SPLITS, self.chunk_runs), width)
+        return self._fp32(max(1, min(SPLITS, self.chunk_runs, WEIGHT_BYTES // (4 * width))), width)
 
     @cached_property
     def norm_sums(self) -> Tensor:

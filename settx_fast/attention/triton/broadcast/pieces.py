@@ -207,6 +207,14 @@ def load_rows(ptr, count, C: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constex
 
 
 @triton.jit
+def store_rows(ptr, tile, count):
+    """Write the first `count` rows of a tile (ROWS, D) to ptr."""
+    rows, columns = tl.arange(0, tile.shape[0]), tl.arange(0, tile.shape[1])
+    pointers = ptr + rows[:, None] * tile.shape[1] + columns[None, :]
+    tl.store(pointers, tile.to(ptr.dtype.element_ty), mask=(rows < count)[:, None])
+
+
+@triton.jit
 def load_pieces(ptr, count, D: tl.constexpr, ROWS: tl.constexpr):
     """As load_rows, in permuted pieces and fp32."""
     rows = own_rows(ROWS)

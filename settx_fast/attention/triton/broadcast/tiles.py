@@ -105,6 +105,16 @@ class PartedTiles:
 
 
 @dataclass(frozen=True)
+class PassTiles:
+    """The backward in two passes of persistent programs: see `resident_backward_kernels`."""
+
+    rows: int
+    group: int
+    warps: int
+    programs: int
+
+
+@dataclass(frozen=True)
 class LayerTiles:
     """Tile of the backward kernel of norms and layers; fields as above."""
 
@@ -126,6 +136,11 @@ class AttentionTiles:
     piece: int
     warps: int
     stages: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other program reads the queries whose gradient one writes."""
+        return self.piece == self.group_width
 
 
 @dataclass(frozen=True)
@@ -199,6 +214,18 @@ def parted_tiles(block: Block, of: gpu.Gpu) -> PartedTiles | None:
     return PartedTiles(attend, dense) if fits and 2 * (D * D + layers + dense.rows * D) <= of.shared else None
 
 
+def pass_tiles(block: Block, of: gpu.Gpu) -> PassTiles | None:
+    """Tiles of the backward in two passes, None where they do not fit: all heads' keys are one matrix, C is D."""
+    if of.arch // 10 != 9 or block.products != "half" or block.D not in (64, 128) or block.C != block.D:
+        return None
+    if block.spec.ffn_dim is not None or block.spec.output_projection:
+        return None
+    if 64 % block.E or block.spec.num_heads * block.keys > 128:
+        return None
+    wide = block.D == 128
+    return PassTiles(128 if wide else 64, 64 // block.E, 8 if wide else 4, (1 if wide else 2) * of.multiprocessors)
+
+
 def half_of(of: gpu.Gpu) -> int:
     """Bytes of shared memory for each of two programs on a multiprocessor, which has 1 KB more than one may use."""
     return of.shared // 2 - 512
@@ -247,3 +274,13 @@ def run_rows(longest: int, num_rows: int) -> int:
     """Rows of a run: short enough that some hundred programs share all rows, long enough that sums stay few."""
     wanted = min(longest, max(num_rows // 256, ROW_MULTIPLE), 1024)
     return max(ROW_MULTIPLE, triton.next_power_of_2(wanted))
+
+
+def run_bytes(block: Block, tiles: BackwardTiles, rows: int, itemsize: int) -> int:
+    """Bytes of a run's temporaries: what has a row axis, its share of the keys' gradients, the norms' of every tile."""
+    D, spec = block.D, block.spec
+    two_layers, hidden = spec.ffn_dim is not None, spec.ffn_dim or D
+    kept = 3 + spec.output_projection + two_layers + (not tiles.attention.alone)  # q, o, u and more, each D wide
+    width = block.C + kept * D + hidden * (1 + two_layers)
+    norms = rows // min(tiles.layers.rows, tiles.inputs.rows) * 2 * ((block.C if spec.norm_first else D) + D)
+    return rows * width * itemsize + 4 * (2 * block.M * D + norms)
