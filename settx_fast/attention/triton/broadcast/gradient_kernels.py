@@ -30,7 +30,7 @@ class Folded(NamedTuple):
     gain_sums: Tensor | None  # (IN,) fp32
     shift_sums: Tensor | None
     d_weight: Tensor
-    d_bias: Tensor
+    d_bias: Tensor | None  # there is always one
     d_gain: Tensor | None
     d_shift: Tensor | None
 
