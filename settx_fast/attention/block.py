@@ -54,8 +54,6 @@ class BlockSpec:
     """Whether there is dropout; a number would be a variable of what torch.compile makes."""
     text: str = field(init=False, repr=False, compare=False)
     """The fields before `dropout` in order, as operators carry them; they know no other."""
-    lowered: BlockSpec = field(init=False, repr=False, compare=False)
-    """What operators may be given instead, see `lowering`: itself where they carry all options in use."""
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -79,7 +77,13 @@ class BlockSpec:
         object.__setattr__(self, "text", " ".join(str(value) for value in values[:_CARRIED]))
         carried = self.bias and self.norm_bias and not self.key_norm
         lowered = self if carried else replace(self, bias=True, norm_bias=True, key_norm=False)
-        object.__setattr__(self, "lowered", lowered)
+        object.__setattr__(self, "_lowered", lowered)  # no field: `asdict` would not come to an end
+
+    @property
+    def lowered(self) -> BlockSpec:
+        """What operators may be given instead, see `lowering`: itself where they carry all options in use."""
+        found: BlockSpec = getattr(self, "_lowered")  # noqa: B009
+        return found
 
     @property
     def gated(self) -> bool:

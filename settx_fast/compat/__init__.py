@@ -49,10 +49,11 @@ def __getattr__(name: str) -> Any:
     try:
         module = import_module(f"settx_fast.compat.{_HOMES[name]}")
     except ModuleNotFoundError as error:
-        if error.name not in _PACKAGES:
+        package = (error.name or "").split(".")[0]
+        if package not in _PACKAGES:
             raise
-        message = f"settx_fast.compat.{name} needs {error.name}, which is not installed: pip install {error.name}"
-        raise ModuleNotFoundError(message, name=error.name) from error
+        message = f"settx_fast.compat.{name} needs {package}, which is not installed: pip install {package}"
+        raise ModuleNotFoundError(message, name=package) from error
     globals()[name] = getattr(module, name)
     return globals()[name]
 
