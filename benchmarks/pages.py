@@ -87,7 +87,7 @@ def _isab_rows(found: Readings) -> Iterator[tuple[str, str, str]]:
         beside = [f"{ours.ratio:.1f} × the original code (geometric mean over {len(ratios)} shapes: {mean:.1f} ×)"]
         if peer is not None and peer.provider != "original":
             beside.append(f"{ours.ratio / peer.ratio:.1f} × the best of the others ({peer.provider})")
-        yield f"ISAB, `{shape}`, {word}, {ours.dtype}", f"{ours.median:.3g} {ours.unit}{memory}", ", ".join(beside)
+        yield f"ISAB, `{shape}`, {word}, {ours.dtype}", f"{_number(ours.median)} {ours.unit}{memory}", ", ".join(beside)
 
 
 def _sampler_rows(found: Readings) -> Iterator[tuple[str, str, str]]:
@@ -104,7 +104,12 @@ def _sampler_rows(found: Readings) -> Iterator[tuple[str, str, str]]:
             beside.append(f"{ours.median / peer.median:.0f} × the fastest package ({peer.provider})")
         if "torch.randn" in rows:
             beside.append(f"{ours.median / rows['torch.randn'].median:.0%} of `torch.randn`, which draws normals alone")
-        yield f"sampler, {shape}", f"{ours.median / 1000:.3g} G values/s", ", ".join(beside)
+        rate = f"{_number(ours.median / 1000)} G" if found.is_gpu else f"{_number(ours.median)} M"
+        yield f"sampler, {shape}", f"{rate} values/s", ", ".join(beside)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _mib(r: Reading) -> str:
@@ -135,7 +140,7 @@ def _subject(found: Readings, subject: str) -> str:
         ours, first = by.get(OURS), next(iter(by.values()))
         cells = [shape, *(_cell(by.get(p), first, len(providers)) for p in providers)]
         if graphs:
-            cells.append(f"{graphs[shape].median:.3g}" if shape in graphs else "")
+            cells.append(_number(graphs[shape].median) if shape in graphs else "")
         fraction = "" if ours is None or isnan(ours.fraction) else f"{ours.fraction:.0%}"
         memory = "" if ours is None or isnan(ours.memory) else f"{ours.memory:,.0f} ({first.memory:,.0f})"
         has_floor, has_memory = has_floor or bool(fraction), has_memory or bool(memory)
@@ -153,7 +158,7 @@ def _subject(found: Readings, subject: str) -> str:
 def _cell(r: Reading | None, first: Reading, providers: int) -> str:
     if r is None:
         return "–"
-    number = f"{r.median:,.0f}" if r.median >= 1000 else f"{r.median:.3g}"
+    number = _number(r.median)
     return number if providers == 1 or r is first else f"{number} ({r.ratio:.2f} ×)"
 
 
