@@ -20,7 +20,8 @@ from settx_fast.predictor.model import SHIPPED
 from settx_fast.predictor.targets import FRAMEWORKS, ROLES
 
 
-def test_json_is_all_that_stdout_holds_and_has_the_promised_schema(table: Path, model: Path) -> None:
+def test_json_is_all_that_stdout_holds_and_has_the_promised_schema(table: Path, model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("prediction-*"))
     result = run(
         "predict", table, "--target", "y", "--environment", "site", "--deploy", "c", "--model", model, "--json"
     )
