@@ -129,7 +129,7 @@ def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "words": title, "code": _code, "known_effects": _known_effects}
-    environment.filters |= {"framework_title": TITLES.__getitem__}
+    environment.filters |= {"framework_title": TITLES.__getitem__, "ranked_title": TITLES_OF_ALL.__getitem__}
     environment.undefined = jinja2.StrictUndefined
     return environment.get_template("report.html.j2")
 
@@ -239,7 +239,6 @@ def _recommendations(directory: Path) -> Iterator[dict[str, Any]]:
         yield found | {
             "figure": figures.risks(names, risks, measured, best, found["variance"]),
             "title": names[best],
-            "titles": dict(zip((each["framework"] for each in ranking), names, strict=True)),
         }
 
 
