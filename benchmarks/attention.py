@@ -57,15 +57,15 @@ def _prepare(kind: str, training: bool, setting: Setting, name: str) -> Field:
     shape = shapes_of(setting.on_cuda)[name]
     inputs = make_inputs(shape, dtype=setting.dtype, device=setting.device)
     names = list(PROVIDERS)
-    found = Field(absent={each: "left to another run" for each in names if _waits(each, name, setting)})
+    found = Field(absent={each: "left to another run" for each in names if _waits(each, kind, name, setting)})
     return _fill(found, [each for each in names if each not in found.absent], Problem(kind, inputs, training))
 
 
-def _waits(provider: str, shape: str, setting: Setting) -> bool:
+def _waits(provider: str, kind: str, shape: str, setting: Setting) -> bool:
     """Whether a run leaves out what takes long: compilers, and the slowest peer but once."""
     if setting.eager and provider in COMPILING:
         return True
-    return setting.quick and provider in (*COMPILING, "BayesFlow") and shape != "dataset"
+    return setting.quick and provider in (*COMPILING, "BayesFlow") and (kind, shape) != ("isab", "dataset")
 
 
 def _fill(found: Field, names: list[str], problem: Problem) -> Field:

@@ -33,6 +33,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SAVED_BYTES, SAVED_BYTES_OF_MANY_SCORES, MANY_SCORES = 96 * 2**20, 256 * 2**20, 2
 # Without a gradient only the first stage's tiles write scores; library calls win where those are yet more.
 MANY_SCORES_FORWARD = 4
+# Without a gradient, projected elements up to which a call is mostly PyTorch's operations: tiles run more of them.
+SMALL_FORWARD = 2**20
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +146,7 @@ def _worth_saving(
     if over_itself and offsets is None:  # two long sides: tiles save nothing there but scores, which nobody keeps
         return True
     if not torch.is_grad_enabled() and scores < MANY_SCORES_FORWARD * dim:
-        return False
+        return padded_rows(x, offsets) * dim <= SMALL_FORWARD
     room = SAVED_BYTES_OF_MANY_SCORES if scores >= MANY_SCORES * dim else SAVED_BYTES
     return saved_bytes(x, spec, dim, offsets, over_itself=over_itself) <= room
 
@@ -156,13 +158,18 @@ def saved_bytes(
 
     Packed sets are padded to the longest; `over_itself`: so are their scores.
     """
-    rows, longest = x.shape[:-1].numel(), x.shape[-2]
-    if offsets is not None:
-        sizes = offsets.diff()
-        longest = int(sizes.max()) if len(sizes) else 0
-        rows = len(sizes) * longest
+    longest = x.shape[-2] if offsets is None else _longest(offsets)
     a_row = 8 * dim + 2 * (spec.ffn_dim or 0) + (spec.num_heads * longest if over_itself else 0)
-    return rows * a_row * x.element_size()
+    return padded_rows(x, offsets) * a_row * x.element_size()
+
+
+def padded_rows(x: Tensor, offsets: Tensor | None) -> int:
+    """Rows of x, (B, N, C) or packed (R, C), all sets as long as the longest."""
+    return x.shape[:-1].numel() if offsets is None else (len(offsets) - 1) * _longest(offsets)
+
+
+def _longest(offsets: Tensor) -> int:
+    return int(offsets.diff().max()) if len(offsets) > 1 else 0
 
 
 @cache

@@ -43,6 +43,16 @@ def test_without_a_gradient_only_a_great_many_scores_are_left_to_the_library() -
         assert _chosen(Shape(1, 100_000, 128, 128, 8, 128, TABULAR)) is blockwise
 
 
+def test_without_a_gradient_a_small_call_goes_to_the_library() -> None:
+    offsets = torch.arange(0, 9) * 1024
+    with torch.no_grad():
+        assert _chosen(Shape(8, 1024, 16, 128, 4, 32)) is composed
+        assert _chosen(Shape(8, 1025, 16, 128, 4, 32)) is blockwise
+        assert _chosen(Shape(8, 1024, 16, 128, 4, 32), torch.empty(8192, 16), offsets=offsets) is composed
+        offsets[1:] += 1
+        assert _chosen(Shape(8, 1024, 16, 128, 4, 32), torch.empty(8193, 16), offsets=offsets) is blockwise
+
+
 def test_packed_sets_count_as_what_they_are_padded_to() -> None:
     lengths = torch.full((512,), 16)
     rows, shape = torch.empty(int(lengths.sum()) + 4000 - 16, 64), Shape(512, 4000, 64, 64, 4, 16)
