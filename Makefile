@@ -95,7 +95,7 @@ EPOCHS ?= 12
 WORKERS ?= $(shell nproc)
 pretrained: install build/properties/model.safetensors
 	OMP_NUM_THREADS=1 $(BIN)/python -m settx_fast.predictor.selector.pretraining \
-		--scale $(SCALE) --seed $(SEED) --epochs $(EPOCHS) --workers $(WORKERS)
+		--scale $(SCALE) --seed $(SEED) --epochs $(EPOCHS) --members $(MEMBERS) --workers $(WORKERS)
 	$(BIN)/settx-fast evaluate build/properties --num-datasets 2000
 	mkdir -p settx_fast/predictor/pretrained/properties
 	cd build/properties && cp config.json model.safetensors evaluation.json ../../settx_fast/predictor/pretrained/properties

@@ -16,10 +16,11 @@ from settx_fast.predictor.data import observe
 from settx_fast.predictor.decisions.real_tables import REAL_TABLES
 from settx_fast.predictor.features import FeatureConfig, Observed
 from settx_fast.predictor.frameworks import FRAMEWORKS, estimator, sources_of
+from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.descriptors import describe
 from settx_fast.predictor.selector.examples import alike
 from settx_fast.predictor.selector.fits import fits_of
-from settx_fast.predictor.selector.network import Seen, SelectorNetwork
+from settx_fast.predictor.selector.network import Seen
 from settx_fast.predictor.selector.shipped import Selector
 from settx_fast.predictor.selector.tables import recommend_for
 from settx_fast.predictor.table import Table
@@ -52,7 +53,7 @@ def speed(model: Path | None) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _guess_together(observed: Observed, network: SelectorNetwork) -> None:
+def _guess_together(observed: Observed, network: Committee) -> None:
     for _, group, _ in alike(sources_of(observed), torch.arange(len(observed.target))):
         network(Seen(describe(fits_of(group))))
 

@@ -20,7 +20,8 @@ _LIMITS = """\
 def model_card(selector: Selector, size: int) -> str:
     """Markdown: what it is, what it was made of, what it is worth, and where it ends."""
     record, config = selector.record, selector.network.config
-    parameters = sum(parameter.numel() for parameter in selector.network.parameters())
+    members = list(selector.network.members)
+    parameters = sum(parameter.numel() for parameter in members[0].parameters())
     made_of = (
         f"{record['training datasets']:,} datasets, {record['epochs']} epochs, seed {record['seed']}, "
         f"torch {record['torch']}, sampler stream {record['stream version']}"
@@ -33,7 +34,7 @@ Predicts, for a table of rows from several environments, the risk in deployment 
 
 | | |
 |---|---|
-| network | {parameters:,} parameters, {size / 1e6:.2f} MB; {json.dumps(vars(config))} |
+| network | {len(members)} of {parameters:,} parameters, together, {size / 1e6:.2f} MB; {json.dumps(vars(config))} |
 | training | {made_of} |
 | prior | `scm.presets.recurring(12, 6)` and `scm.presets.recurring(30, 20)`; as JSON in the file's metadata |
 | made by | `make pretrained` |

@@ -16,15 +16,17 @@ from typing import NamedTuple
 import torch
 
 from settx_fast import scm
+from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.decision import calibrate
 from settx_fast.predictor.selector.examples import Examples, draw_file, joined, read, read_all
 from settx_fast.predictor.selector.measure import Trees, best_fixed, record, roles_record
 from settx_fast.predictor.selector.model_card import model_card
-from settx_fast.predictor.selector.network import NetworkConfig, SelectorNetwork
+from settx_fast.predictor.selector.network import NetworkConfig
 from settx_fast.predictor.selector.shipped import SHIPPED, Selector
 from settx_fast.predictor.selector.training import Schedule, guesses, train
 
 HELD_OUT, BETWEEN_PARTS = 1 << 32, 1 << 40  # added to the seed
+MEMBER = 1000  # added to the seed of training, for each member before
 TREES_FROM = 8000  # examples that the trees it is compared with are fitted to
 NETWORK = NetworkConfig(hidden=32, layers=1, num_heads=2, summary=256)
 
@@ -94,7 +96,7 @@ def jobs(work: Path, scale: float, seed: int) -> Iterator[Job]:
         order = sorted((k / part.files, n, k) for n, part in enumerate(several) for k in range(part.files))
         for _, n, k in order:
             part, own = several[n], (first + BETWEEN_PARTS * n) % 2**64
-            digest = hashlib.sha256(f"{part.prior.to_json()} {part.rows} {own}".encode()).hexdigest()[:8]
+            digest = _digest(part.prior.to_json(), part.rows, own)
             yield Job(work / use / f"{part.name}-{digest}-{k:04}.safetensors", part, own, k * part.size)
 
 
@@ -107,16 +109,25 @@ def draw_all(work: Path, scale: float, seed: int, workers: int) -> None:
 
 
 def pretrain(
-    work: Path, out: Path, scale: float, schedule: Schedule, config: NetworkConfig = NETWORK, workers: int = 1
+    work: Path,
+    out: Path,
+    scale: float,
+    schedule: Schedule,
+    config: NetworkConfig = NETWORK,
+    members: int = 1,
+    workers: int = 1,
 ) -> Selector:
     """Draw what is not drawn yet, train, calibrate, measure; write `out` and its model card beside it."""
     draw_all(work, scale, schedule.seed, workers)
     files = _files(work, "train", scale, schedule.seed)
     held_out = joined([read(file) for file in _files(work, "calibrate", scale, schedule.seed)])
     test = joined([read(file) for file in _files(work, "test", scale, schedule.seed)])
-    name = hashlib.sha256(f"{config} {schedule} {len(files)}".encode()).hexdigest()[:8]
     kinds = read_all(files)
-    network = train(kinds, config, schedule, work / f"checkpoint-{name}.pt", validation=held_out, workers=workers)
+    trained = []
+    for own in _schedules(schedule, members):
+        checkpoint = work / f"checkpoint-{_digest(config, own, len(files))}.pt"
+        trained.append(train(kinds, config, own, checkpoint, validation=held_out, workers=workers))
+    network = Committee(trained)
     linear, independent = read_all(_files(work, "roles", scale, schedule.seed))
     roles = roles_record(guesses(network, linear), linear, guesses(network, independent), independent)
     selector = measured(network, held_out, test, kinds, schedule, roles)
@@ -125,15 +136,24 @@ def pretrain(
     return selector
 
 
+def _schedules(schedule: Schedule, members: int) -> list[Schedule]:
+    """Of the members: seeds of their own."""
+    return [replace(schedule, seed=schedule.seed + MEMBER * number) for number in range(members)]
+
+
+def _digest(*what: object) -> str:
+    return hashlib.sha256(" ".join(map(str, what)).encode()).hexdigest()[:8]
+
+
 def measured(
-    network: SelectorNetwork,
+    network: Committee,
     held_out: Examples,
     test: Examples,
     kinds: Sequence[Examples],
     schedule: Schedule,
     roles: dict[str, float | None],
 ) -> Selector:
-    """The network, calibrated on `held_out`, with its record on `test` and that of roles."""
+    """The networks, calibrated on `held_out`, with their record on `test` and that of roles."""
     traits = torch.cat([kind.descriptors.dataset for kind in kinds])
     calibration = calibrate(guesses(network, held_out), held_out.log_risk, traits)
     seen = max(kinds, key=len).part(slice(0, TREES_FROM))
@@ -166,6 +186,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of training files")
     parser.add_argument("--epochs", type=int, default=Schedule.epochs)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--members", type=int, default=3, help="networks that are trained apart and answer together")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw examples")
     parser.add_argument("--draw-only", action="store_true")
     given = parser.parse_args()
@@ -174,7 +195,7 @@ def main() -> None:
         draw_all(given.work, given.scale, given.seed, given.workers)
     else:
         schedule = Schedule(epochs=given.epochs, seed=given.seed)
-        pretrain(given.work, given.out, given.scale, schedule, workers=given.workers)
+        pretrain(given.work, given.out, given.scale, schedule, NETWORK, given.members, given.workers)
 
 
 if __name__ == "__main__":

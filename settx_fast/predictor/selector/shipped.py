@@ -11,18 +11,19 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.decision import Calibration
 from settx_fast.predictor.selector.network import NetworkConfig, SelectorNetwork
 
-SCHEMA = "settx_fast.selector/1"
+SCHEMA = "settx_fast.selector/2"
 SHIPPED = Path(__file__).parent.parent / "pretrained" / "selector.safetensors"
 
 
 @dataclass(frozen=True)
 class Selector:
-    """A trained network, what held-out datasets say of it, and its record on them (`measure.record`)."""
+    """Trained networks, what held-out datasets say of them, and their record on them (`measure.record`)."""
 
-    network: SelectorNetwork
+    network: Committee
     calibration: Calibration
     record: dict[str, Any]
 
@@ -30,6 +31,7 @@ class Selector:
         """Write one safetensors file that holds all three."""
         about = {
             "schema": SCHEMA,
+            "members": str(len(self.network.members)),
             "network": json.dumps(asdict(self.network.config)),
             "calibration": json.dumps(asdict(self.calibration)),
             "record": json.dumps(self.record),
@@ -56,7 +58,8 @@ def _load(path: Path) -> Selector:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about.get("schema") != SCHEMA:
             raise ValueError(f"schema {about.get('schema')!r}")
-        network = SelectorNetwork(NetworkConfig(**json.loads(about["network"])))
+        config = NetworkConfig(**json.loads(about["network"]))
+        network = Committee([SelectorNetwork(config) for _ in range(int(about["members"]))])
         network.load_state_dict(tensors)
         calibration = Calibration(**{k: _tuple(v) for k, v in json.loads(about["calibration"]).items()})
         return Selector(network.eval(), calibration, json.loads(about["record"]))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional as F
 
+from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.decision import ERM, mean_regret
 from settx_fast.predictor.selector.examples import Examples, batches
 from settx_fast.predictor.selector.network import LEVELS, Guess, NetworkConfig, Seen, SelectorNetwork
@@ -155,8 +156,8 @@ def loss(guess: Guess, examples: Examples) -> Tensor:
 
 
 @torch.no_grad()
-def guesses(network: SelectorNetwork, examples: Examples, at_once: int = 1024) -> Guess:
-    """The network's guesses for all examples."""
+def guesses(network: SelectorNetwork | Committee, examples: Examples, at_once: int = 1024) -> Guess:
+    """What a network, or several together, guess for all examples."""
     network.eval()
     parts = [network(Seen(examples.part(slice(i, i + at_once)).descriptors)) for i in range(0, len(examples), at_once)]
     return Guess(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from settx_fast import scm
+from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.decision import Calibration
 from settx_fast.predictor.selector.descriptors import TRAITS
 from settx_fast.predictor.selector.examples import Examples, of_batch
@@ -29,7 +30,7 @@ def network(examples: Examples) -> SelectorNetwork:
 @pytest.fixture(scope="session")
 def selector(network: SelectorNetwork) -> Selector:
     wide = (100.0,) * len(TRAITS)
-    return Selector(network, Calibration(0.0, (0.1,) * 15, tuple(-x for x in wide), wide), {})
+    return Selector(Committee([network]), Calibration(0.0, (0.1,) * 15, tuple(-x for x in wide), wide), {})
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from settx_fast.predictor.frameworks.base import as_observed, environment_ids
+from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.descriptors import Descriptors
 from settx_fast.predictor.selector.examples import Examples, _padded
 from settx_fast.predictor.selector.network import NetworkConfig, Seen, SelectorNetwork
@@ -95,6 +96,23 @@ def _first(given: Descriptors, columns: int, sources: int) -> Descriptors:
         sources=one.sources[:, :sources],
         is_source=torch.ones(1, sources, dtype=torch.bool),
     )
+
+
+def test_a_committee_answers_with_the_mean_of_its_members(network: SelectorNetwork, examples: Examples) -> None:
+    torch.manual_seed(1)
+    other = SelectorNetwork(network.config).eval()
+    other.standardise(examples.descriptors)
+    seen = Seen(examples.descriptors)
+    both = Committee([network, other])(seen)
+    for name, together, one, two in zip(both._fields, both, network(seen), other(seen), strict=True):
+        torch.testing.assert_close(together, (one + two) / 2, msg=name)
+
+
+def test_members_of_several_configurations_are_refused(network: SelectorNetwork) -> None:
+    with pytest.raises(ValueError, match="one configuration, got 2"):
+        Committee([network, SelectorNetwork(NetworkConfig(hidden=8, layers=1, num_heads=2))])
+    with pytest.raises(ValueError, match="one configuration, got 0"):
+        Committee([])
 
 
 def test_a_saved_selector_says_the_same(selector: Selector, model: Path, examples: Examples) -> None:

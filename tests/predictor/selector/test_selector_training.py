@@ -109,7 +109,9 @@ def test_pretraining_writes_a_selector_and_its_card(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(pretraining, "parts", lambda scale: uses)
     monkeypatch.setattr(pretraining, "Trees", partial(Trees, iterations=3))
     out = tmp_path / "out" / "selector.safetensors"
-    made = pretraining.pretrain(tmp_path / "work", out, 1.0, Schedule(epochs=2, batch_size=16), SMALL)
+    made = pretraining.pretrain(tmp_path / "work", out, 1.0, Schedule(epochs=2, batch_size=16), SMALL, members=2)
+    first, second = made.network.members
+    assert not torch.allclose(first.role.weight, second.role.weight)  # seeds of their own
     paths = {job.path for job in pretraining.jobs(tmp_path / "work", 1.0, 0)}
     assert len(paths) == 8
     assert all(path.exists() for path in paths)
