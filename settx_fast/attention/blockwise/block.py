@@ -48,13 +48,13 @@ class Block:
         q = self._linear("q", first.out if first else rows)
         base = q if self.spec.residual == "projected" else rows
         p = None
-        if outside is not None or self.keep:
+        if outside is not None or self.keep or k.shape[2] <= k.shape[3]:
             p = _attention(_heads(q, k), k, outside)
             if not self.spec.output_projection:
                 mid = _add_heads(base.clone() if self.keep or base is rows else base, p, v)
                 return self._feed_forward(rows, first, q, p, None, mid)
             attended = _rows(p @ v)
-        else:  # nobody reads the scores again: one call, which never writes them
+        else:  # nobody reads the scores again, and they are more than the features: one call, which never writes them
             attended = _rows(scaled_dot_product_attention(_heads(q, k), k, v, scale=1.0))
         mid = self._linear("p", attended) if self.spec.output_projection else attended
         return self._feed_forward(rows, first, q, p, attended, mid.add_(base))
