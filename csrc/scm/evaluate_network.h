@@ -120,9 +120,10 @@ SETTX_THREAD float sum_of_network(const Which& v, float* tile, const HiddenUnits
         layer = layer.next();
         evaluate_layer(layer, unit, hidden, thread);
     }
-    const float *c = layer.next().W, *row = hidden.units + thread % DEEP_ROWS;
+    const float *c = layer.next().W, *unit_of_row = hidden.units + thread % DEEP_ROWS;
+    const int32_t count = thread < DEEP_ROWS ? num_units : 0;
     float sum = 0.0f;
-    for (int32_t j = 0; j < num_units && thread < DEEP_ROWS; ++j) sum = fma(c[j], row[j * DEEP_ROWS], sum);
+    for (int32_t j = 0; j < count; ++j, unit_of_row += DEEP_ROWS) sum = fma(c[j], *unit_of_row, sum);
     return sum;
 }
 

@@ -1,43 +1,55 @@
-"""Instructions that a value of a linear model takes on a GPU, counted in the machine code of the kernel.
+"""What the machine code of the sampler's kernels holds: instructions a value, and registers that innermost loops lack.
 
-cuda_instructions.py nvcc ARGUMENTS…    compile and count; exit status 1 for more than MOST, 77 without a disassembler
+cuda_instructions.py OBJECT    exit status 1 for too much of either, 77 without a disassembler
 
 Counted is what a warp issues, in instructions of a thread, for datasets of 1000 rows and 20 variables with two parents
 each: the three loops that draw noise, make values of it and write them out, and the shortest way through all that is
-around them. Latency, conflicts and what runs beside them are not.
+around them. Latency, conflicts and what runs beside them are not. No innermost loop that evaluates models may read or
+write a register's place in memory.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from sass import Kernel, Loop, disassembler, kernels_of
 
 MOST = 60
 SKIPPED = 77
-KERNEL = "evaluate_in_phasesILi256ELi4ELNS0_3WayE0E"
+COUNTED, LOOPED = 90, (80, 90, 100)  # architectures
+EVALUATING = "evaluate_in_phases"  # what draws models keeps arrays in memory on purpose
+KERNEL = f"{EVALUATING}ILi256ELi4ELNS0_3WayE0E"
+IN_MEMORY = r"\b(LDL|STL)\b"
 VARIABLES, PARENTS, ROWS, THREADS, TILES = 20, 2, 1000, 128, 4
 ROWS_OF_THREAD, VALUES_OF_NOISE, VALUES_OF_WRITE = 4, 8, 4
 
 
 def main() -> int:
-    """Compile, count, print."""
+    """Disassemble, count, print."""
     if disassembler() is None:
         print("SKIPPED: no cuobjdump, neither of the toolkit nor of Triton")
         return SKIPPED
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernels.cubin"
-        subprocess.run([*sys.argv[1:], "-cubin", "-o", str(cubin)], check=True)
-        kernel = next(kernel for kernel in kernels_of(cubin) if KERNEL in kernel.name)
+    kernels = {arch: kernels_of(Path(sys.argv[1]), arch) for arch in LOOPED}
+    kernel = next(kernel for kernel in kernels[COUNTED] if KERNEL in kernel.name)
     parts = count(kernel)
     for name, number in parts.items():
         print(f"{number:6.1f}  {name}")
     total = sum(parts.values())
     print(f"{total:6.1f}  instructions a value{'' if total <= MOST else f'    FAILED: more than {MOST}'}")
-    return int(total > MOST)
+    evaluating = [(arch, each) for arch, several in kernels.items() for each in several if EVALUATING in each.name]
+    lacking = [line for arch, each in evaluating for line in _lacking(arch, each)]
+    print(*lacking, f"{len(lacking)} innermost loops lack registers, on sm_{list(LOOPED)}", sep="\n")
+    return int(total > MOST or bool(lacking))
+
+
+def _lacking(arch: int, kernel: Kernel) -> list[str]:
+    """Innermost loops that read or write what has no register."""
+    return [
+        f"FAILED: sm_{arch}, {kernel.name}: {number} in instructions {loop.first} to {loop.last}"
+        for loop in kernel.loops
+        if not _inner(kernel, loop) and (number := kernel.count(loop, IN_MEMORY))
+    ]
 
 
 def count(kernel: Kernel) -> dict[str, float]:

@@ -87,9 +87,9 @@ def disassembler() -> str | None:
     return next((found for path in (None, *beside) if (found := shutil.which("cuobjdump", path=path))), None)
 
 
-def kernels_of(cubin: Path) -> list[Kernel]:
-    """All kernels of a file."""
-    command = [disassembler() or "cuobjdump", "-sass", str(cubin)]
+def kernels_of(file: Path, arch: int) -> list[Kernel]:
+    """All kernels of an object file for one architecture."""
+    command = [disassembler() or "cuobjdump", "-sass", "-arch", f"sm_{arch}", str(file)]
     text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     kernels = []
     for name, body in FUNCTION.findall("\n" + text):
