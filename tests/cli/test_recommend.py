@@ -67,9 +67,16 @@ def test_it_is_kept_where_that_is_asked_for_and_named_after_its_table(sites: Pat
     assert json.loads(kept.read_text()) == json.loads(shown.stdout)
     found = json.loads(kept.read_text())
     assert (found["table"], found["target"], found["deploy"]) == ("sites.csv", "y", "d")
+    assert found["source"] == str(sites.resolve())
     assert f"Kept in {kept}" in shown.stderr.replace("\n", "")
     run(*asked, tmp_path / "mine.json")
     assert json.loads((tmp_path / "mine.json").read_text()) == found
+    (tmp_path / "other").mkdir()
+    other = sites.rename(tmp_path / "other" / "sites.csv")
+    for _ in range(2):
+        run("recommend", other, "-t", "y", "-e", "site", "--json", "--save", tmp_path / "kept")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {kept.name, "recommendation-sites-y-2.json"}
+    assert json.loads(kept.read_text()) == found  # another file of that name replaces nothing
 
 
 def test_people_get_the_answer_first_then_reasons_then_risks(sites: Path) -> None:

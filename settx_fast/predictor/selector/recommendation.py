@@ -50,7 +50,7 @@ class Recommendation:
     datasets, and ERM stands as the safe default. ranking: by predicted risk. variance: of the target over the source
     rows, the risk of its mean where nothing changes. measured_on: "left-out sources", each in turn, "deployment", its
     labelled rows, or None. reasons: what speaks for the decision, in sentences. notes: what was done to the table.
-    table, target, deploy: names, where it was read from a file.
+    table, target, deploy: names, and source: the file, as an absolute path, where it was read from one.
     """
 
     recommended: str
@@ -63,6 +63,7 @@ class Recommendation:
     table: str = ""
     target: str = ""
     deploy: str | None = None
+    source: str | None = None
 
     def of(self, framework: str) -> Ranked:
         """The entry of that framework."""
@@ -75,10 +76,10 @@ class Recommendation:
     def save(self, where: Path) -> Path:
         """Write it as JSON to a file, or into a directory as recommendation-TABLE-TARGET.json; return the path.
 
-        A file in a directory is replaced only by a recommendation of the same table and target. OSError where nothing
-        can be written.
+        A file in a directory is replaced only by a recommendation of the same file and target, else the name gets a
+        number. OSError where nothing can be written.
         """
-        return save(self.to_json(), where, self.table, self.target, kind="recommendation")
+        return save(self.to_json(), where, self.table, self.target, self.source, kind="recommendation")
 
 
 @torch.no_grad()

@@ -24,8 +24,8 @@ def recommend_for(table: Table, model: str | Path | None = None) -> Recommendati
     """
     table = table.limited_to(MOST_COLUMNS, MOST_SOURCES)
     found = recommend(observe_table(table), table.feature_names, Selector.load(model))
-    deploy = None if table.deploy is None else table.environment_names[table.deploy]
-    found = replace(found, notes=table.notes, table=table.name, target=table.target_name, deploy=deploy)
+    found = replace(found, notes=table.notes, table=table.name, target=table.target_name, source=table.source)
+    found = replace(found, deploy=None if table.deploy is None else table.environment_names[table.deploy])
     measured = measured_in_deployment(table)
     if not measured:
         return found
