@@ -28,7 +28,7 @@ from settx_fast.predictor.selector.training import Schedule, guesses, train
 HELD_OUT, BETWEEN_PARTS = 1 << 32, 1 << 40  # added to the seed
 MEMBER = 1000  # added to the seed of training, for each member before
 TREES_FROM = 8000  # examples that the trees it is compared with are fitted to
-NETWORK = NetworkConfig(hidden=32, layers=1, num_heads=2, summary=256)
+NETWORK = NetworkConfig(hidden=32, layers=1, num_heads=2, summary=256, dropout=0.2)
 
 
 @dataclass(frozen=True)
