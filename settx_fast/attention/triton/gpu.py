@@ -15,6 +15,8 @@ from settx_fast.attention.triton.primitives import matrix_precision
 
 # Bytes of shared memory one program may use, by compute capability.
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+MOST_BYTES = 192 * 2**20  # of all temporaries of a backward, as far as the smallest chunk of rows fits
+LEAST_BYTES = 64 * 2**20  # of few rows
 
 
 class Gpu(NamedTuple):
@@ -54,6 +56,11 @@ def _found(device: torch.device) -> Gpu:
     name = torch.cuda.get_device_name(index).lower().replace(" ", "-")
     multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
     return Gpu(10 * major + minor, shared, f"sm_{major}{minor}-{name}", multiprocessors)
+
+
+def room(rows: int, kept: int) -> int:
+    """Bytes of a backward's temporaries: a twentieth of those that formulas keep, `kept` of each of `rows`."""
+    return min(MOST_BYTES, max(LEAST_BYTES, rows * kept // 20))
 
 
 def products_of(dtype: torch.dtype) -> str:

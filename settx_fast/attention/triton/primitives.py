@@ -157,8 +157,24 @@ def activate(z, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def log2(x):
+    """log₂ x, one instruction that errs by 2⁻²²."""
+    if INTERPRETED:
+        y = tl.log2(x)
+    else:
+        y = tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return y
+
+
+@triton.jit
 def fast_gelu(z):
-    """GELU to 5e-5: Φ(z) − ½ as z times a polynomial of z², Φ held between 0 and 1, on multiply-adds alone."""
+    """GELU to 5e-5."""
+    return z * fast_normal_cdf(z)
+
+
+@triton.jit
+def fast_normal_cdf(z):
+    """Φ(z) to 5e-5: Φ(z) − ½ as z times a polynomial of z², Φ held between 0 and 1, on multiply-adds alone."""
     u = tl.minimum(z * z, 20.25)
     p = 3.00000779e-11 * u - 3.28391299e-09
     p = p * u + 1.58025742e-07
@@ -174,7 +190,7 @@ def fast_gelu(z):
         share = tl.inline_asm_elementwise(
             "fma.rn.sat.f32 $0, $1, $2, 0f3F000000;", "=f,f,f", [z, p], dtype=tl.float32, is_pure=True, pack=1
         )
-    return z * share
+    return share
 
 
 @triton.jit
@@ -183,8 +199,25 @@ def activation_slope(z, ACTIVATION: tl.constexpr):
     if ACTIVATION == "relu":
         slope = tl.where(z > 0.0, 1.0, 0.0)
     else:
-        slope = 0.5 + 0.5 * tl.erf(z * SQRT_HALF) + z * INV_SQRT_2PI * tl.exp2(z * z * (-0.5 * LOG2_E))
+        slope = 0.5 + 0.5 * tl.erf(z * SQRT_HALF) + z * normal_density(z)
     return slope
+
+
+@triton.jit
+def normal_density(z):
+    """The derivative of Φ."""
+    return INV_SQRT_2PI * tl.exp2(z * z * (-0.5 * LOG2_E))
+
+
+@triton.jit
+def activate_with_slope(z, ACTIVATION: tl.constexpr):
+    """relu or GELU and its derivative, that of GELU to 5e-5, which half precision does not see."""
+    if ACTIVATION == "relu":
+        active, slope = tl.maximum(z, 0.0), tl.where(z > 0.0, 1.0, 0.0)
+    else:
+        share = fast_normal_cdf(z)
+        active, slope = z * share, share + z * normal_density(z)
+    return active, slope
 
 
 @triton.jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,6 +69,22 @@ def test_an_h100_takes_two_passes_back(batch: int, elements: int, most: int) -> 
     assert len(forward.launches) + len(backward.launches) <= most
 
 
+def test_an_h100_takes_the_tabular_block_back_in_steps_whose_launches_grow_with_chunks_alone() -> None:
+    once, more = ([*map(names_of, noted_step(replace(SHAPES["tabular"], batch=b), H100))] for b in (100, 300))
+    assert sum(once, Counter()).total() <= 140
+    assert once[0] == more[0]
+    grown = {name for name, count in more[1].items() if count > once[1][name]}
+    assert grown == {
+        "attend_again_kernel", "hidden_back_kernel", "norm_back_kernel", "keys_back_kernel", "merge_keys_kernel",
+        "queries_back_kernel", "project_kernel", "scores_back_kernel", "project_back_kernel",
+    }  # fmt: skip
+
+
+def names_of(call: plans.Noted) -> Counter[str]:
+    """How often a call launches each kernel."""
+    return Counter("zero" if step.kernel is None else step.kernel.fn.__name__ for step in call.launches)
+
+
 def test_many_small_sets_take_one_launch_forward() -> None:
     inputs = make_inputs(Shape(4096, 128, 64, 64, 4, 16), dtype=torch.bfloat16)
     with counted() as forward:
@@ -109,10 +126,11 @@ def test_temporaries_of_a_step_do_not_grow_with_the_number_of_elements(variant: 
     assert large <= 1.01 * small
 
 
+@pytest.mark.parametrize("name", ["hidden", "tabular"])
 @pytest.mark.parametrize("batch", [16, 64])
-def test_temporaries_are_a_twentieth_of_what_the_reference_keeps(batch: int) -> None:
+def test_temporaries_are_a_twentieth_of_what_the_reference_keeps(batch: int, name: str) -> None:
     """On an H100, in half precision, sets of 16,384 elements: forward, and backward beside what the forward keeps."""
-    shape = replace(SHAPES["hidden"], batch=batch)
+    shape = replace(SHAPES[name], batch=batch)
     forward, backward = noted_step(shape, H100)
     kept = forward.layout.sizes[forward.buffer]
     assert max(scratch(forward), kept + scratch(backward)) <= 0.05 * kept_by_reference(shape)

@@ -12,7 +12,15 @@ from settx_fast.attention.block import NO_WEIGHTS, BlockWeights
 from settx_fast.attention.sets import Sets
 from settx_fast.attention.triton.aggregate import backward_kernels, product_kernels, row_backward_kernels
 from settx_fast.attention.triton.aggregate.forward import LOG2_E, Aggregated, Stage, problem_of, row_arguments
-from settx_fast.attention.triton.aggregate.tiles import Problem, Tile, backward_config, row_tile
+from settx_fast.attention.triton.aggregate.projected_backward import projected_backward, unfold
+from settx_fast.attention.triton.aggregate.tiles import (
+    Problem,
+    ProjectedTiles,
+    Tile,
+    backward_config,
+    projected_tiles,
+    row_tile,
+)
 from settx_fast.attention.triton.launch import add_, launch
 from settx_fast.attention.triton.primitives import matrix_precision, padded
 from settx_fast.attention.triton.sets import NO_ROWS, rows_of
@@ -120,8 +128,19 @@ def aggregate_backward(
     """
     problem = problem_of(sets, query.shape[1], stage)
     grads, vector_parts = finish_backward(saved, grad, problem, stage)
-    matrix_parts = latent_products(saved, grads, grad, problem, stage)
-    dfolded, projections, dnorm = attend_backward(sets, query.shape[0] != 1, saved, grads, dx, add, problem, stage)
+    matrices, vectors = sum_parts(
+        query.dtype, latent_products(saved, grads, grad, problem, stage), vector_parts
+    )  # fmt: skip
+    own, tiles = query.shape[0] != 1, chosen_tiles(sets, query, dx, problem)
+    dnorm, folded_sums = None, None
+    if tiles is None:
+        dfolded, projections, dnorm = attend_backward(sets, own, saved, grads, dx, add, problem, stage)
+    else:
+        dfolded, parts = projected_backward(
+            sets, saved.queries.folded, saved.lse, grads.attended, grads.delta, dx, add, problem, stage, tiles,
+            sum({id(t): t.numel() * t.element_size() for t in grads if t is not None}.values()),
+        )  # fmt: skip
+        dfolded, folded_sums = dfolded[None], sum_parts(torch.float32, parts[None])[0]
     query_grads, query_parts = queries_backward(query, scale, saved, dfolded, grads, problem, stage)
     query_matrices, query_vectors = sum_parts(
         query.dtype, query_products(saved, query_grads, problem, stage), query_parts
@@ -129,10 +148,19 @@ def aggregate_backward(
     if dnorm is not None:
         for total, part in zip(query_vectors[row_backward_kernels.G0.value :, : problem.C], dnorm, strict=True):
             add_(total, part)
-    matrices, vectors = sum_parts(query.dtype, matrix_parts, vector_parts)
+    if folded_sums is not None:
+        d_gain, d_shift = query_vectors[row_backward_kernels.G0.value], query_vectors[row_backward_kernels.B0.value]
+        d_bias = vectors[row_backward_kernels.B_V.value]
+        projections = unfold(folded_sums, problem, stage, d_bias, d_gain, d_shift)
     return Gradients(
         query_grads.input, query_grads.scale, matrices[0], vectors, query_matrices[0], query_vectors, projections
     )
+
+
+def chosen_tiles(sets: Sets, query: Tensor, dx: Tensor | None, problem: Problem) -> ProjectedTiles | None:
+    """Tiles of the backward in three steps, which reads rows that follow one another; None where passes do it."""
+    in_order = all(t.stride(-2) == problem.C for t in (sets.rows, dx) if t is not None)
+    return projected_tiles(problem, query.shape[0] == 1) if in_order else None
 
 
 def finish_backward(

@@ -25,6 +25,16 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @dataclass(frozen=True)
+class ProjectedTiles:
+    """The backward in three steps a chunk of rows, see `projected_backward_kernels`: `queries` of a head at once."""
+
+    rows: int
+    queries: int
+    warps: int
+    multiprocessors: int
+
+
+@dataclass(frozen=True)
 class Problem:
     """The shape of stage A: B sets of at most N elements C wide, H heads of M queries, D out, in a type.
 
@@ -164,6 +174,18 @@ def backward_config(problem: Problem, shared_queries: bool) -> Backward:
     fused = problem.absorbed and problem.rows <= sums.block_r
     transposed = 90 <= gpu.of(problem.device).arch < 120 and problem.products == "half"
     return Backward(sums, group, num_splits, elements, splits(problem, 1), fused, transposed)
+
+
+def projected_tiles(problem: Problem, shared_queries: bool) -> ProjectedTiles | None:
+    """Tiles of the backward in three steps, None where the passes of `backward_config` do it.
+
+    They are laid out for the matrix instructions of sm_90, and were measured there on elements 128 wide.
+    """
+    found = gpu.of(problem.device)
+    fits = problem.C in (64, 128) and problem.D in (64, 128) and problem.E in (16, 32)
+    if found.arch // 10 != 9 or problem.products != "half" or problem.absorbed or not shared_queries or not fits:
+        return None
+    return ProjectedTiles(64, 64, 8 if problem.D == 128 else 4, found.multiprocessors)
 
 
 def forward_tile(problem: Problem) -> Tile:

@@ -14,7 +14,9 @@ from settx_fast.attention.block import KEY_WEIGHTS, NO_WEIGHTS, BlockSpec, Block
 from settx_fast.attention.sets import Sets
 from settx_fast.attention.triton import gpu
 from settx_fast.attention.triton.broadcast import backward_kernels
+from settx_fast.attention.triton.broadcast.parted_backward import parted_backward
 from settx_fast.attention.triton.broadcast.resident_backward import resident_backward
+from settx_fast.attention.triton.broadcast.sums import merge_keys, parts_of, sum_rows
 from settx_fast.attention.triton.broadcast.tiles import (
     CHUNK_ROWS,
     AttentionTiles,
@@ -24,25 +26,26 @@ from settx_fast.attention.triton.broadcast.tiles import (
     InputTiles,
     LayerTiles,
     PassTiles,
+    StepTiles,
     backward_tiles,
     pass_tiles,
     run_bytes,
     run_rows,
     stages_on,
+    step_tiles,
 )
-from settx_fast.attention.triton.broadcast.weight_kernels import sum_rows_kernel, weight_gradient_kernel
+from settx_fast.attention.triton.broadcast.weight_kernels import weight_gradient_kernel
 from settx_fast.attention.triton.launch import cast, launch, zero
 from settx_fast.attention.triton.primitives import contiguous
 from settx_fast.attention.triton.sets import Rows, num_blocks, rows_of
 
-MOST_BYTES = 192 * 2**20  # of all temporaries, as far as a run fits
 WEIGHT_BYTES = 28 * 2**20  # of them, for partial sums of the weights
 SPLITS = 64  # programs that share the rows of one piece of a gradient, as far as their sums fit
 
 
 def broadcast_backward(
     x: Sets, k: Tensor, v: Tensor, weights: BlockWeights, spec: BlockSpec, grad_out: Tensor, dx: Tensor,
-    tiles: BackwardTiles | PassTiles | None = None, chunk_rows: int = CHUNK_ROWS,
+    tiles: BackwardTiles | PassTiles | StepTiles | None = None, chunk_rows: int | None = None,
 ) -> tuple[Tensor, Tensor, BlockWeights]:  # fmt: skip
     """Gradients of k, v (B, M, D) and of the weights that queries use, the others None; writes dx, laid out like x.
 
@@ -54,20 +57,26 @@ def broadcast_backward(
         dk, dv, *zeros = (zero(torch.empty_like(t)) for t in (k, v, *used.values()))
         return dk, dv, NO_WEIGHTS._replace(**dict(zip(used, zeros, strict=True)))
     block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
-    tiles = tiles or chosen_tiles(x, block, dx)
+    tiles = tiles or chosen_tiles(x, block, grad_out, dx)
     if isinstance(tiles, PassTiles):
         return resident_backward(x, k, v, weights, block, grad_out, dx, tiles)
-    job = new_job(x, k, v, weights, block, tiles, chunk_rows)
+    if isinstance(tiles, StepTiles):
+        return parted_backward(x, k, v, weights, block, grad_out, dx, tiles, chunk_rows)
+    job = new_job(x, k, v, weights, block, tiles, chunk_rows or CHUNK_ROWS)
     for first_run in range(0, job.num_runs, job.chunk_runs):
         job.backward(grad_out, dx, first_run, min(job.chunk_runs, job.num_runs - first_run))
     return cast(job.dk, k.dtype), cast(job.dv, k.dtype), job.weight_gradients()
 
 
-def chosen_tiles(x: Sets, block: Block, dx: Tensor) -> BackwardTiles | PassTiles:
+def chosen_tiles(x: Sets, block: Block, grad_out: Tensor, dx: Tensor) -> BackwardTiles | PassTiles | StepTiles:
     """Tiles by rule; persistent programs read rows that follow one another."""
-    in_order = x.rows.stride(-2) == dx.stride(-2) == block.C
-    passes = pass_tiles(block, gpu.of(x.rows.device)) if in_order else None
-    return passes or backward_tiles(block)
+    found = gpu.of(x.rows.device)
+    persistent: PassTiles | StepTiles | None = None
+    if x.rows.stride(-2) == dx.stride(-2) == block.C:
+        persistent = pass_tiles(block, found)
+        if persistent is None and grad_out.stride(-2) == block.D:
+            persistent = step_tiles(block, found)
+    return persistent or backward_tiles(block)
 
 
 class Chunk(NamedTuple):
@@ -95,7 +104,9 @@ def new_job(
     """Cut the sets into runs and the runs into chunks, by shapes alone."""
     rows = run_rows(x.longest, x.rows.shape[:-1].numel())
     runs = num_blocks(x, rows)
-    room = MOST_BYTES - WEIGHT_BYTES - 8 * k.numel()  # less the gradients of keys and values while chunks add to them
+    room = (
+        gpu.MOST_BYTES - WEIGHT_BYTES - 8 * k.numel()
+    )  # less the gradients of keys and values while chunks add to them
     chunk_runs = max(1, min(runs, chunk_rows // rows, room // run_bytes(block, tiles, rows, k.element_size())))
     return Job(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles, rows, runs, chunk_runs)
 
@@ -198,26 +209,13 @@ class Job:
             x, d_x, *where, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.inputs,
             **self.options(tiles.inputs),
         )  # fmt: skip
-        self._merge_keys(x, first_run, num_runs)
+        merge_keys(sets, self.key_sums, self.dk, self.dv, first_run, num_runs, self.run_rows)
         self._add_weights(x, first_run, num_runs)
 
     def options(self, tiles: ForwardTiles | LayerTiles | AttentionTiles | InputTiles) -> dict[str, Any]:
         """How Triton compiles a kernel with these tiles."""
         stages = stages_on(self.k.device, tiles, self.block)
         return {"num_warps": tiles.warps, "num_stages": stages}
-
-    def _merge_keys(self, x: Rows, first_run: int, num_runs: int) -> None:
-        size = self.block.M * self.block.D
-        runs_of_set = num_blocks(self.sets, self.run_rows) // self.sets.num_sets
-        first_set, num_sets = 0, self.sets.num_sets
-        if not self.sets.packed:
-            first_set = first_run // runs_of_set
-            num_sets = (first_run + num_runs - 1) // runs_of_set + 1 - first_set
-        launch(
-            backward_kernels.merge_keys_kernel, num_sets * triton.cdiv(size, 256),
-            self.key_sums, self.dk, self.dv, x, self.sets.longest, first_run, num_runs, self.run_rows, first_set,
-            SIZE=size, BLOCK=256, num_warps=4,
-        )  # fmt: skip
 
     def _add_weights(self, x: Rows, first_run: int, num_runs: int) -> None:
         sets, (splits, stride) = self.sets, self.weight_sums.shape
@@ -253,15 +251,3 @@ class Job:
         parts = parts_of(flat, [(first,), (first,), (second,), (second,)])
         named = zip(("g0", "b0", "g1", "b1"), parts, strict=True)
         return {name: part for name, part in named if getattr(self.weights, name) is not None}
-
-
-def sum_rows(sums: Tensor, total: Tensor) -> None:
-    """Write the sum over the first axis of fp32 `sums` to the vector `total`."""
-    width = total.numel()
-    launch(sum_rows_kernel, triton.cdiv(width, 64), sums, total, sums.shape[0], width, ROWS=16, BLOCK=64, num_warps=4)
-
-
-def parts_of(flat: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """Consecutive parts of a vector as tensors of these shapes."""
-    parts = flat.split([torch.Size(shape).numel() for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -13,23 +13,18 @@ from settx_fast.attention.triton.broadcast.pieces import (
     activate_pieces,
     add,
     add_own,
-    at_row,
-    clear_rows,
-    fold_norm,
     keep_vector,
     load_pieces,
-    load_rows,
     normalise_pieces,
     own,
-    part_of_set,
     pieces_of,
-    prefetch_rows,
     standardise_pieces,
     store_pieces,
     whole,
 )
 from settx_fast.attention.triton.primitives import LOG2_E, load_vector, load_weight, reciprocal, standardise
 from settx_fast.attention.triton.sets import first_row, locate
+from settx_fast.attention.triton.walk import at_row, clear_rows, fold_norm, load_rows, part_of_set, prefetch_rows
 
 
 @triton.jit(do_not_specialize=["N", "num_sets", "share"])
@@ -42,7 +37,7 @@ def attend_forward_kernel(x, out, N, num_sets, k_ptr, v_ptr, w, bias, share, blo
     tile = tl.program_id(0).to(tl.int64) * share
     stop = tile + share
     b, _ = locate(tile, x, N, num_sets, ROWS)
-    w_q = load_queries(w, bias, block, tiles)
+    w_q = load_queries(w, bias, block, tiles.inputs)
     while (tile < stop) & (b < num_sets):
         first, last, _num, elements, _written = part_of_set(x, N, b, tile, stop, ROWS)
         keys, values = (), ()
@@ -63,12 +58,12 @@ def attend_forward_kernel(x, out, N, num_sets, k_ptr, v_ptr, w, bias, share, blo
 
 
 @triton.jit
-def load_queries(w, bias, block: tl.constexpr, tiles: tl.constexpr):
+def load_queries(w, bias, block: tl.constexpr, INPUTS: tl.constexpr):
     """The query projection (inputs, D) with the gain of the norm before it; its bias (D,) times the scale to memory."""
     C: tl.constexpr = block.C
     NORM: tl.constexpr = block.spec.norm if block.spec.norm_first else "none"
     SCALE: tl.constexpr = block.scale * LOG2_E
-    inputs, features = tl.arange(0, tiles.inputs), tl.arange(0, block.D)
+    inputs, features = tl.arange(0, INPUTS), tl.arange(0, block.D)
     inside, all_inside = inputs < C, features < block.D
     weight = load_weight(w.w_q, inputs, features, inside, all_inside, C)
     weight, shift = fold_norm(weight, inputs, inside, w.g0, w.b0, NORM)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from settx_fast.attention.triton.primitives import fast_gelu, load_vector, prefetch
-from settx_fast.attention.triton.sets import blocks_of_set, set_length
+from settx_fast.attention.triton.primitives import fast_gelu
 
 
 @triton.jit
@@ -181,40 +180,6 @@ def normalise_pieces(pieces, gain_ptr, bias_ptr, NORM: tl.constexpr, EPS: tl.con
 
 
 @triton.jit
-def fold_norm(weight, inputs, valid, gain_ptr, bias_ptr, NORM: tl.constexpr):
-    """A weight (inputs, outputs) that reads standardised rows where it read normed ones, and what its bias gains."""
-    shift = tl.zeros((weight.shape[1],), tl.float32)
-    if NORM != "none":
-        exact = weight.to(tl.float32)
-        if NORM == "layer":
-            shift = tl.sum(exact * load_vector(bias_ptr, inputs, valid)[:, None], 0)
-        weight = (exact * load_vector(gain_ptr, inputs, valid)[:, None]).to(weight.dtype)
-    return weight, shift
-
-
-@triton.jit
-def at_row(row, WIDTH: tl.constexpr):
-    """Where a row (int32) begins."""
-    return tl.cast(row, tl.int64) * WIDTH
-
-
-@triton.jit
-def load_rows(ptr, count, C: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """The first `count` rows (C) of ptr as (ROWS, WIDTH), zero elsewhere."""
-    rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    ok = (rows < count)[:, None] & (columns < C)[None, :]
-    return tl.load(ptr + rows[:, None] * C + columns[None, :], mask=ok, other=0.0)
-
-
-@triton.jit
-def store_rows(ptr, tile, count):
-    """Write the first `count` rows of a tile (ROWS, D) to ptr."""
-    rows, columns = tl.arange(0, tile.shape[0]), tl.arange(0, tile.shape[1])
-    pointers = ptr + rows[:, None] * tile.shape[1] + columns[None, :]
-    tl.store(pointers, tile.to(ptr.dtype.element_ty), mask=(rows < count)[:, None])
-
-
-@triton.jit
 def load_pieces(ptr, count, D: tl.constexpr, ROWS: tl.constexpr):
     """As load_rows, in permuted pieces and fp32."""
     rows = own_rows(ROWS)
@@ -236,37 +201,3 @@ def store_pieces(ptr, pieces, count, filled, D: tl.constexpr, ROWS: tl.constexpr
         if CLEAR:
             piece = tl.where((rows < filled)[:, None], piece, 0.0)
         tl.store(pointers + 32 * i, piece, mask=(rows < count)[:, None])
-
-
-@triton.jit
-def clear_rows(ptr, count, D: tl.constexpr, ROWS: tl.constexpr):
-    """Zeros in the first `count` of ROWS rows (D) at ptr."""
-    rows, columns = tl.arange(0, ROWS), tl.arange(0, D)
-    zeros = tl.zeros((ROWS, D), ptr.dtype.element_ty)
-    tl.store(ptr + rows[:, None] * D + columns[None, :], zeros, mask=(rows < count)[:, None])
-
-
-@triton.jit
-def part_of_set(x, N, b, tile, stop, ROWS: tl.constexpr):
-    """The part of set b in tiles `tile` … `stop`: the set's row where it begins, the tile after its last (int64),
-
-    and its tiles, its elements and the rows of it that are written, which follow one another (int32).
-    """
-    begin, end = blocks_of_set(x, N, b, ROWS)
-    length, first = set_length(x, N, b), (tile - begin) * ROWS
-    last = tl.minimum(stop, end)
-    rows = (last - tile) * ROWS
-    elements = tl.minimum(tl.maximum(length - first, 0), rows).to(tl.int32)
-    if x.offsets is not None:  # noqa: SIM108
-        written = elements
-    else:
-        written = tl.minimum(N - first, rows).to(tl.int32)
-    return first, last, (last - tile).to(tl.int32), elements, written
-
-
-@triton.jit
-def prefetch_rows(ptr, count, C: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Bring up to ROWS of `count` rows (C) to the L2 cache."""
-    LINE: tl.constexpr = 64  # elements of half precision
-    LINES: tl.constexpr = ROWS * WIDTH // LINE
-    prefetch(ptr + tl.minimum(tl.arange(0, LINES) * LINE, count * C - 1))

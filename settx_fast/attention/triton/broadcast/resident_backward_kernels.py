@@ -13,16 +13,7 @@ import triton
 import triton.language as tl
 
 from settx_fast.attention.triton.broadcast.forward_kernels import softmax
-from settx_fast.attention.triton.broadcast.pieces import (
-    at_row,
-    clear_rows,
-    fold_norm,
-    keep_vector,
-    load_rows,
-    part_of_set,
-    prefetch_rows,
-    store_rows,
-)
+from settx_fast.attention.triton.broadcast.pieces import keep_vector
 from settx_fast.attention.triton.primitives import (
     activate,
     activation_slope,
@@ -34,6 +25,17 @@ from settx_fast.attention.triton.primitives import (
     unpack_low,
 )
 from settx_fast.attention.triton.sets import blocks_of_set, first_row, locate
+from settx_fast.attention.triton.walk import (
+    at_row,
+    clear_rows,
+    fold_norm,
+    load_rows,
+    load_strided_rows,
+    norm_back,
+    part_of_set,
+    prefetch_rows,
+    store_rows,
+)
 
 # places of a program's sums of columns, each D wide, behind those of both weights; B_Q is the attention pass's
 B_Q, B_O, G0, B0, G1, B1 = (tl.constexpr(i) for i in range(6))
@@ -208,7 +210,7 @@ def layers_back(
         if NORM == "layer":
             y += tl.load(vectors + 3 * D + columns)[None, :]
         y, factor1 = standardise(y, D, NORM, EPS)
-    d_y = load_grad(grad_ptr, grad_stride, count, block, tiles)
+    d_y = load_strided_rows(grad_ptr, grad_stride, count, D, ROWS)
     d = d_y.to(tl.float32)
     if AFTER:
         add_columns(sums_ptr + G1 * D, d * y)
@@ -229,25 +231,6 @@ def layers_back(
     else:
         d = tl.dot(d_z, tl.trans(w_o), d)
     return d, d_z, standard.to(dtype), d_b, d_b1
-
-
-@triton.jit
-def load_grad(ptr, stride, count, block: tl.constexpr, tiles: tl.constexpr):
-    """The first `count` rows of the output's gradient, zero elsewhere."""
-    rows, columns = tl.arange(0, tiles.rows), tl.arange(0, block.D)
-    pointers = ptr + rows.to(tl.int64)[:, None] * stride + columns[None, :]
-    return tl.load(pointers, mask=(rows < count)[:, None], other=0.0)
-
-
-@triton.jit
-def norm_back(grad, standard, factor, NORM: tl.constexpr):
-    """Gradient of the rows that were standardised by `factor`, from that of the standardised."""
-    WIDTH: tl.constexpr = grad.shape[1]
-    along = tl.sum(grad * standard, 1) * (-1.0 / WIDTH) * factor
-    out = grad * factor[:, None] + standard * along[:, None]
-    if NORM == "layer":
-        out += (tl.sum(grad, 1) * (-1.0 / WIDTH) * factor)[:, None]
-    return out
 
 
 @triton.jit

@@ -14,23 +14,18 @@ from settx_fast.attention.triton.broadcast.pieces import (
     activate_pieces,
     add,
     add_own,
-    at_row,
-    clear_rows,
-    fold_norm,
     keep_vector,
     load_pieces,
-    load_rows,
     normalise_pieces,
     own,
-    part_of_set,
     pieces_of,
-    prefetch_rows,
     standardise_pieces,
     store_pieces,
     whole,
 )
 from settx_fast.attention.triton.primitives import LOG2_E, load_vector, load_weight, reciprocal, standardise
 from settx_fast.attention.triton.sets import first_row, locate
+from settx_fast.attention.triton.walk import at_row, clear_rows, fold_norm, load_rows, part_of_set, prefetch_rows
 
 
 @triton.jit(do_not_specialize=["N", "num_sets", "share"])

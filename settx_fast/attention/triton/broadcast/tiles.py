@@ -115,6 +115,22 @@ class PassTiles:
 
 
 @dataclass(frozen=True)
+class StepTiles:
+    """The backward in five steps a chunk of rows: see `parted_backward_kernels`.
+
+    Attention is made again for tiles of `rows`, the other steps take `step` of them at once, `hidden` features of F a
+    program and `keys` of a head's keys.
+    """
+
+    rows: int
+    step: int
+    hidden: int
+    keys: int
+    warps: int
+    programs: int
+
+
+@dataclass(frozen=True)
 class LayerTiles:
     """Tile of the backward kernel of norms and layers; fields as above."""
 
@@ -224,6 +240,16 @@ def pass_tiles(block: Block, of: gpu.Gpu) -> PassTiles | None:
         return None
     wide = block.D == 128
     return PassTiles(128 if wide else 64, 64 // block.E, 8 if wide else 4, (1 if wide else 2) * of.multiprocessors)
+
+
+def step_tiles(block: Block, of: gpu.Gpu) -> StepTiles | None:
+    """Tiles of the backward in five steps: for what goes forward in two kernels with all norms first."""
+    D, spec = block.D, block.spec
+    normed_after = spec.norm != "none" and not spec.norm_first
+    if normed_after or spec.ffn_dim not in (D, 2 * D) or not isinstance(persistent_tiles(block, of), PartedTiles):
+        return None
+    wide = D == 128
+    return StepTiles(128 if wide else 64, 64, D, 64, 8 if wide else 4, (1 if wide else 2) * of.multiprocessors)
 
 
 def half_of(of: gpu.Gpu) -> int:
