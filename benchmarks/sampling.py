@@ -86,7 +86,8 @@ def _whole(setting: Setting, name: str) -> Field:
     _need_native()
     found = Field(rounds=2 if setting.quick else 3, pause=PAUSE, dtype="float32")
     others = _of_packages(found, setting, name, None)
-    found.contestants = [*peers.ours(TABULAR, 64, 1024, 64)[1:], *others]
+    ours = [*peers.ours(TABULAR, 64, 1024, 64)[1:], *peers.tabular(TABULAR, 64, 1024)]
+    found.contestants = [*ours, *others]
     return found
 
 

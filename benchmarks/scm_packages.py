@@ -335,6 +335,7 @@ PACKAGES: dict[str, tuple[Package, ...]] = {
     ),
     "other priors": (
         Package("tabicl tree_scm", tabicl_prior("tree_scm"), 4, own_scms=True),
+        Package("tabicl mix_scm", tabicl_prior("mix_scm"), 8, own_scms=True),
         Package("tabicl graph_scm", tabicl_prior("graph_scm"), 4, own_scms=True),
         Package("tabpfn 0.1 mlp", tabpfn_prior, 20, own_scms=True),
     ),

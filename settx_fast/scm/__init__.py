@@ -53,6 +53,7 @@ from settx_fast.scm.noises import (
 )
 from settx_fast.scm.observation import Hidden, Levels, MeasurementError, Missing, Selection
 from settx_fast.scm.prior import PerVariable, Prior
+from settx_fast.scm.prior_dir import write_prior_dir
 from settx_fast.scm.sampler import resample, sample
 from settx_fast.scm.streaming import Stream, stream
 from settx_fast.scm.tabular import TabularBatch, TabularStream, tabular_stream
@@ -113,4 +114,5 @@ __all__ = [
     "sample",
     "stream",
     "tabular_stream",
+    "write_prior_dir",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from priors import EXPLODING, LINEAR, OBSERVED
 from torch.utils.data import DataLoader
@@ -73,7 +73,7 @@ def source(prior, index, rows=ROWS):
 # ---- Datasets --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, phases=[Phase.generate])
 @given(st.sampled_from(list(PRIORS)), st.integers(0, 2**64 - 1), st.integers(2, 12), st.booleans())
 def test_codes_have_no_gaps_and_every_class_is_on_both_sides(name, seed, max_classes, standardise):
     for batch in take(stream(PRIORS[name], seed=seed, max_classes=max_classes, standardise=standardise), 3):
@@ -83,7 +83,7 @@ def test_codes_have_no_gaps_and_every_class_is_on_both_sides(name, seed, max_cla
             assert y[:n].unique().tolist() == y[n:].unique().tolist() == list(range(number))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, phases=[Phase.generate])
 @given(st.sampled_from(list(PRIORS)), st.integers(0, 2**64 - 1), st.booleans(), st.sampled_from(["regression", None]))
 def test_columns_are_other_variables_that_are_seen_and_vary_over_the_rows_to_learn_from(name, seed, standardise, task):
     batches = stream(PRIORS[name], seed=seed, standardise=standardise, task=task or "classification")
@@ -152,12 +152,12 @@ def test_a_regression_predicts_the_standardised_target():
 
 def test_columns_and_codes_are_in_random_order():
     prior = scm.Prior(4, target=0, target_environments=0)
-    found = [parts for _, parts, _ in datasets(take(stream(prior, 100, num_rows=200), 6))]
+    found = [(index, *parts) for index, parts, _ in datasets(take(stream(prior, 100, num_rows=200), 6))]
     first = np.bincount([int(feature[0]) for *_, feature in found], minlength=4)[1:]
     np.testing.assert_allclose(first / 600, 1 / 3, atol=4 * np.sqrt(2 / 9 / 600))
-    two = [y for _, y, _, number, _ in found if number == 2]
-    lowest = [int(y[source(prior, i, 200).target[0].argmin()]) for i, y in zip(range(50), two, strict=False)]
-    assert 0 < sum(lowest) < 50
+    two = [(index, y) for index, _, y, _, number, _ in found if number == 2][:60]
+    of_lowest = [int(y[source(prior, index, 200).target[0].argmin()]) for index, y in two]
+    assert 15 < sum(of_lowest) < 45  # of 60; beyond in one of 10⁴
 
 
 def test_half_of_the_datasets_have_two_classes_and_others_up_to_the_most():
