@@ -42,7 +42,8 @@ TABULAR = scm.Prior(
     target_environments=0,
     target="inner",
 )
-# What its tree prior is to it: boosted trees of depth 2 to 4 in place of networks; ours are oblivious.
+# Trees in place of networks, as in its tree prior: there layers of a few boosted trees, mostly 2 to 6 deep, here one
+# layer of more, oblivious ones.
 TREES = replace(TABULAR, mechanism=scm.Trees(number=(2, 16), depth=(2, 4)))
 RIVALS: dict[str, Mapping[str, peers.Rival]] = {
     "linear": {

@@ -39,7 +39,7 @@ trainer = {
     "batch_size": DATASETS * MICRO_BATCHES,
     "micro_batch_size": DATASETS,
     "max_classes": stream.max_classes,
-    "embed_dim": 16, "col_num_blocks": 1, "col_num_inds": 8, "row_num_blocks": 1, "icl_num_blocks": 1,
+    "embed_dim": 32, "row_nhead": 4, "col_num_blocks": 1, "col_num_inds": 8, "row_num_blocks": 1, "icl_num_blocks": 1,
     "device": "cpu", "amp": False, "save_temp_every": options.steps, "save_perm_every": options.steps,
 }  # fmt: skip
 flags = [part for name, value in trainer.items() for part in (f"--{name}", str(value))]
