@@ -42,6 +42,9 @@ TABULAR = scm.Prior(
     target_environments=0,
     target="inner",
 )
+# Trees in place of networks, as in its tree prior: there layers of a few boosted trees, mostly 2 to 6 deep, here one
+# layer of more, oblivious ones.
+TREES = replace(TABULAR, mechanism=scm.Trees(number=(2, 16), depth=(2, 4)))
 RIVALS: dict[str, Mapping[str, peers.Rival]] = {
     "linear": {
         "numpy": peers.numpy_linear,
@@ -58,7 +61,7 @@ PRIORS = {
     "MLP of 100 units": prior(mechanism=scm.MLP(100)),
     "100 Fourier features": prior(mechanism=scm.Fourier(100)),
 }
-WHOLE = ("MLP prior", "other priors")
+WHOLE = {"MLP prior": TABULAR, "tree prior": TREES, "other priors": TABULAR}
 
 
 # On a CPU -------------------------------------------------------------------------------------------------------------
@@ -86,7 +89,8 @@ def _whole(setting: Setting, name: str) -> Field:
     _need_native()
     found = Field(rounds=2 if setting.quick else 3, pause=PAUSE, dtype="float32")
     others = _of_packages(found, setting, name, None)
-    found.contestants = [*peers.ours(TABULAR, 64, 1024, 64)[1:], *others]
+    ours = [*peers.ours(WHOLE[name], 64, 1024, 64)[1:], *peers.tabular(WHOLE[name], 64, 1024)]
+    found.contestants = [*ours, *others]
     return found
 
 
@@ -222,7 +226,7 @@ def subjects() -> Iterator[Subject]:
         "datasets/s",
         lambda s: () if s.on_cuda else WHOLE,
         _whole,
-        WHOLE[:1],
+        tuple(WHOLE)[:1],
     )
     yield Subject(
         "sampler-growth",

@@ -333,8 +333,9 @@ PACKAGES: dict[str, tuple[Package, ...]] = {
         Package("tabicl mlp_scm", tabicl_prior("mlp_scm"), 16, own_scms=True),
         Package("tabicl MLPSCM alone", tabicl_network, 20, own_scms=True),
     ),
+    "tree prior": (Package("tabicl tree_scm", tabicl_prior("tree_scm"), 4, own_scms=True),),
     "other priors": (
-        Package("tabicl tree_scm", tabicl_prior("tree_scm"), 4, own_scms=True),
+        Package("tabicl mix_scm", tabicl_prior("mix_scm"), 8, own_scms=True),
         Package("tabicl graph_scm", tabicl_prior("graph_scm"), 4, own_scms=True),
         Package("tabpfn 0.1 mlp", tabpfn_prior, 20, own_scms=True),
     ),

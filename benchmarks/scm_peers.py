@@ -22,6 +22,7 @@ Draw = Callable[[], object]
 Rival = Callable[[scm.Batch], Callable[[], Sequence[np.ndarray]]]
 OURS = "settx_fast, {} thread{}"
 REUSED = OURS + ", out="
+TABULAR = "tabular_stream, {} thread{}"
 LIMIT = "limit, {} thread{}"
 
 
@@ -39,6 +40,25 @@ def reused(prior: scm.Prior, datasets: int, rows: int) -> list[Contestant]:
 
 def _sample(prior: scm.Prior, datasets: int, rows: int, threads: int, out: torch.Tensor | None = None) -> Draw:
     return partial(scm.sample, prior, datasets, rows, seed=1, num_threads=threads, out=out)
+
+
+def tabular(prior: scm.Prior, datasets: int, rows: int) -> list[Contestant]:
+    """Micro-batches of classification problems on one and on two threads, one after the other, nothing drawn ahead."""
+    return [Contestant(TABULAR.format(n, "s" * (n > 1)), _deal(prior, datasets, rows, n), datasets) for n in (1, 2)]
+
+
+def _deal(prior: scm.Prior, datasets: int, rows: int, threads: int) -> Draw:
+    stream = scm.tabular_stream(prior, datasets, seed=1, num_rows=rows, prefetch=0, num_threads=threads)
+    batches = iter(stream)
+
+    def deal() -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        batch = next(batches)
+        torch.set_num_threads(before)
+        assert bool((batch.num_classes >= 2).all())
+
+    return deal
 
 
 def limits(values: int) -> list[Contestant]:

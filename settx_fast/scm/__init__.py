@@ -7,6 +7,8 @@ batch.do({"x3": 1.0}).values                    # the same units in the world wh
 X, y = batch.xy(0)                              # one dataset: its visible features, and its target
 for batch in scm.stream(prior, batch_size=64, seed=0, num_rows=1024):
     batch.features, batch.target                # without end, and every rank its own
+for batch in scm.tabular_stream(prior, 8, seed=0, num_rows=1024):
+    batch.X, batch.y, batch.train_size          # what tabular foundation models pretrain on
 """
 
 from settx_fast.scm import presets, properties
@@ -51,8 +53,10 @@ from settx_fast.scm.noises import (
 )
 from settx_fast.scm.observation import Hidden, Levels, MeasurementError, Missing, Selection
 from settx_fast.scm.prior import PerVariable, Prior
+from settx_fast.scm.prior_dir import write_prior_dir
 from settx_fast.scm.sampler import resample, sample
 from settx_fast.scm.streaming import Stream, stream
+from settx_fast.scm.tabular import TabularBatch, TabularStream, tabular_stream
 
 __all__ = [
     "FUNCTIONS",
@@ -96,6 +100,8 @@ __all__ = [
     "StochasticBlock",
     "Stream",
     "StudentT",
+    "TabularBatch",
+    "TabularStream",
     "Tree",
     "Trees",
     "Uniform",
@@ -107,4 +113,6 @@ __all__ = [
     "resample",
     "sample",
     "stream",
+    "tabular_stream",
+    "write_prior_dir",
 ]

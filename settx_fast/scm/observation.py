@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from settx_fast.scm._fields import MAX_VARIABLES, as_range, as_variables, check
-from settx_fast.scm.distributions import Parameter, Uniform, as_distribution
+from settx_fast.scm.distributions import Constant, Parameter, Uniform, as_distribution
 
 Variables = tuple[int | str, ...] | None
 """Numbers, names, or "target", "parents", "children" (of the target)."""
@@ -21,7 +21,10 @@ Variables = tuple[int | str, ...] | None
 Side = Literal["source", "target", "all"]
 Loss = Literal["mcar", "mar", "mnar"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
-MOST_LEVELS = 32
+MOST_LEVELS = 256
+MOST_LEVELS_BY_CHANCE = 112
+"""The words that order more levels reach those that draw a probability."""
+
 SLOPE = Uniform(1.0, 4.0, signed=True)
 
 
@@ -116,7 +119,8 @@ class Levels:
     probability=1, variables=("target",)). Shares are those of the pilot rows. `probability`, `variables` and
     `on_target` as in `MeasurementError`.
 
-    Raises ValueError unless number lies in 2…32, imbalance in [1, 1e6] and the probability in [0, 1].
+    Raises ValueError unless number lies in 2…256, imbalance in [1, 1e6] and the probability in [0, 1]; above 112 levels
+    the probability is a number, not a distribution.
     """
 
     number: int | tuple[int, int] = (2, 5)
@@ -127,10 +131,13 @@ class Levels:
     on_target: bool = False
 
     def __post_init__(self) -> None:
-        as_range(self.number, "Levels.number", 2, MOST_LEVELS)
+        _, most = as_range(self.number, "Levels.number", 2, MOST_LEVELS)
         check(isinstance(self.ordered, bool), "Levels.ordered", "True or False", self.ordered)
         _store(self, "imbalance", 1, 1e6)
         _store(self, "probability", 0, 1)
+        is_fixed = isinstance(self.probability, Constant) or most <= MOST_LEVELS_BY_CHANCE
+        expected = f"a number where there may be more than {MOST_LEVELS_BY_CHANCE} levels"
+        check(is_fixed, "Levels.probability", expected, self.probability)
         _store_variables(self)
 
     def __str__(self) -> str:

@@ -6,13 +6,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
-from typing import TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from settx_fast.scm._cpu import threads
@@ -25,13 +26,93 @@ MAX_PREFETCH = 64
 T = TypeVar("T")
 
 
+class Drawn(Protocol):
+    """What a stream draws."""
+
+    @property
+    def memory(self) -> list[Tensor]:
+        """Tensors that share their memory with all others of it."""
+
+
+D = TypeVar("D", bound=Drawn)
+
+
+class Dealt(IterableDataset[D]):
+    """Batches of one rank, without end: dealt to ranks and loader workers in turn, drawn ahead, resumable.
+
+    Every iteration starts at the attribute that START names, a number of which a batch takes `_per_batch`.
+    """
+
+    START: ClassVar[str]
+    seed: int
+    batch_size: int
+    rank: int
+    world_size: int
+    prefetch: int
+    device: torch.device
+    _steps_done: int = 0
+
+    def __iter__(self) -> Iterator[D]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        self._steps_done = 0
+        return self._count_steps(self._batches(count(first, stride), 0 if worker else self.prefetch), stride)
+
+    def batch(self, step: int) -> D:
+        """Batch number `step` of this rank, as an iteration gives it."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the running iteration goes on, the same on every rank that has taken as many steps.
+
+        A loader's workers count for themselves: ask torchdata's StatefulDataLoader, or start from there.
+        """
+        done = self._steps_done * self.world_size * self._per_batch
+        return self._identity() | {self.START: getattr(self, self.START) + done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration go on where `state_dict` was asked, on as many ranks as there are now.
+
+        Raises ValueError if that was another stream: another seed, batch_size or stream_version.
+        """
+        check(isinstance(state, dict), "state_dict", "what `state_dict` gives", state)
+        for name, here in self._identity().items():
+            check(state.get(name) == here, f"state_dict[{name!r}]", f"{here} as in this stream", state.get(name))
+        self._check_start(state.get(self.START))
+        setattr(self, self.START, state[self.START])
+        self._steps_done = 0
+
+    @property
+    def _per_batch(self) -> int:
+        raise NotImplementedError
+
+    def _check_start(self, start: object) -> None:
+        raise NotImplementedError
+
+    def _identity(self) -> dict[str, int]:
+        return {"seed": self.seed, "batch_size": self.batch_size, "stream_version": STREAM_VERSION}
+
+    def _count_steps(self, batches: Iterator[D], stride: int) -> Iterator[D]:
+        for batch in batches:
+            self._steps_done += stride
+            yield batch
+
+    def _batches(self, steps: Iterable[int], depth: int) -> Iterator[D]:
+        if depth == 0:
+            return map(self.batch, steps)
+        if self.device.type == "cuda":
+            return _drawn_on_a_side_stream(self.batch, steps, depth, self.device)
+        return _drawn_ahead(self.batch, steps, depth)
+
+
 @dataclass(eq=False)
-class Stream(IterableDataset[Batch]):
+class Stream(Dealt[Batch]):
     """Batches of one rank, without end: see `stream`, which makes it.
 
     Every iteration starts at `first_index`, which `load_state_dict` moves.
     """
 
+    START = "first_index"
     prior: Prior
     batch_size: int
     seed: int
@@ -42,13 +123,10 @@ class Stream(IterableDataset[Batch]):
     prefetch: int
     device: torch.device
     num_threads: int | None
-    _steps_done: int = field(default=0, repr=False)
 
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        self._steps_done = 0
-        return self._count_steps(self._batches(count(first, stride), 0 if worker else self.prefetch), stride)
+    @property
+    def _per_batch(self) -> int:
+        return self.batch_size
 
     def batch(self, step: int) -> Batch:
         """Batch number `step` of this rank, as an iteration gives it."""
@@ -64,39 +142,8 @@ class Stream(IterableDataset[Batch]):
             num_threads=self.num_threads,
         )
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the running iteration goes on, the same on every rank that has taken as many steps.
-
-        A loader's workers count for themselves: ask torchdata's StatefulDataLoader, or start from a `first_index`.
-        """
-        done = self._steps_done * self.world_size * self.batch_size
-        return self._identity() | {"first_index": self.first_index + done}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration go on where `state_dict` was asked, on as many ranks as there are now.
-
-        Raises ValueError if that was another stream: another seed, batch_size or stream_version.
-        """
-        check(isinstance(state, dict), "state_dict", "what `state_dict` gives", state)
-        for name, here in self._identity().items():
-            check(state.get(name) == here, f"state_dict[{name!r}]", f"{here} as in this stream", state.get(name))
-        check_request(self.prior, self.batch_size, self.num_rows[0], state.get("first_index"))
-        self.first_index, self._steps_done = state["first_index"], 0
-
-    def _identity(self) -> dict[str, int]:
-        return {"seed": self.seed, "batch_size": self.batch_size, "stream_version": STREAM_VERSION}
-
-    def _count_steps(self, batches: Iterator[Batch], stride: int) -> Iterator[Batch]:
-        for batch in batches:
-            self._steps_done += stride
-            yield batch
-
-    def _batches(self, steps: Iterable[int], depth: int) -> Iterator[Batch]:
-        if depth == 0:
-            return map(self.batch, steps)
-        if self.device.type == "cuda":
-            return _drawn_on_a_side_stream(self.batch, steps, depth, self.device)
-        return _drawn_ahead(self.batch, steps, depth)
+    def _check_start(self, start: object) -> None:
+        check_request(self.prior, self.batch_size, self.num_rows[0], start)
 
 
 def stream(
@@ -126,7 +173,7 @@ def stream(
     `state_dict` and `load_state_dict` continue an interrupted stream. An iteration that draws ahead cannot go on in a
     forked process, which iterates anew: it raises RuntimeError there. Raises ValueError naming field, expected and got.
     """
-    place = _place(rank, world_size)
+    place = place_of(rank, world_size)
     low, high = as_range(num_rows, "num_rows", 1, 1 << 32)
     check(is_int(batch_size) and batch_size >= 1, "batch_size", "an int ≥ 1", batch_size)
     check_request(prior, batch_size, low, first_index)
@@ -155,7 +202,8 @@ def generator_of(seed: int, number: int) -> torch.Generator:
 # ---- Who draws what, and when ----------------------------------------------------------------------------------------
 
 
-def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+def place_of(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """(rank, world_size): those given, or torch.distributed's, or torchrun's, or of a single process."""
     check((rank is None) == (world_size is None), "rank, world_size", "both or neither", (rank, world_size))
     if rank is None or world_size is None:
         rank, world_size = 0, 1
@@ -190,12 +238,12 @@ def _drawn_ahead(draw: Callable[[int], T], steps: Iterable[int], depth: int) -> 
 
 
 def _drawn_on_a_side_stream(
-    draw: Callable[[int], Batch], steps: Iterable[int], depth: int, device: torch.device
-) -> Iterator[Batch]:
+    draw: Callable[[int], D], steps: Iterable[int], depth: int, device: torch.device
+) -> Iterator[D]:
     """The same, with kernels that run beside those of the consumer's stream, which waits for its batch alone."""
     side = torch.cuda.Stream(device)
 
-    def draw_aside(step: int) -> tuple[Batch, torch.cuda.Event]:
+    def draw_aside(step: int) -> tuple[D, torch.cuda.Event]:
         with torch.cuda.stream(side):
             return draw(step), side.record_event()
 

@@ -1,5 +1,6 @@
 """What is seen of the rows: against the oracle bit by bit of chance, and against NumPy and SciPy in law."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -219,6 +220,18 @@ def test_levels_have_their_shares_and_codes():
     assert (ratio > 1.5).mean() > 0.85
 
 
+def test_there_may_be_256_levels():
+    batch = sample(scm.Levels((200, 256), ordered=False, probability=1.0, on_target=True), datasets=20, rows=2000)
+    raw = sample(datasets=20, rows=2000)
+    assert set(batch.num_levels.flatten().tolist()) <= set(range(200, 257))
+    for b, v in itertools.product(range(20), range(6)):
+        number = int(batch.num_levels[b, v])
+        place = torch.searchsorted(batch.thresholds[b, v, : number - 1], raw.values[b, :, v].contiguous())
+        assert torch.equal(batch.values[b, :, v], batch.codes[b, v, :number][place])
+        assert sorted(batch.codes[b, v, :number].tolist()) == list(range(number))
+        assert len(place.unique()) > 100
+
+
 def test_a_constant_lies_on_its_thresholds_and_has_the_lowest_level():
     silent, levels = scm.PerVariable((0.0, 1.0)), scm.Levels(3, probability=1.0, variables=(0,))
     chain = scm.Prior(2, scm.UserGraph(((0, 1),)), target=1, bias=2.0, noise_scale=silent, observation=(levels,))
@@ -366,6 +379,11 @@ def test_selections_and_levels_are_sampled_and_say_so(seen):
         (lambda: scm.MeasurementError(-1), "MeasurementError.scale: expected values within"),
         (lambda: scm.MeasurementError(on_target=1), "MeasurementError.on_target: expected True or False, got 1"),
         (lambda: scm.Levels(1), "Levels.number: expected an int"),
+        (lambda: scm.Levels(257), r"Levels.number: expected an int or \(low, high\) within 2…256, got 257"),
+        (
+            lambda: scm.Levels(113, probability=(0.0, 1.0)),
+            "Levels.probability: expected a number where there may be more",
+        ),
         (lambda: scm.Levels(imbalance=0.5), r"Levels.imbalance: expected values within \[1"),
         (lambda: scm.Levels(ordered="yes"), "Levels.ordered: expected True or False, got 'yes'"),
         (lambda: scm.Missing("often"), "Missing.kind: expected one of .* got 'often'"),
