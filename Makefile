@@ -115,11 +115,11 @@ docs: install
 	$(BIN)/zensical build --clean --strict
 
 # Tutorials in small settings, blocks of code, the public surface, the site: at most four minutes on two cores.
-test-docs: install
+test-docs: install build/clients
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal tests/docs
 
 # Execute the tutorials at full size and write their outputs.
-tutorials: install
+tutorials: install build/clients
 	PYTHONPATH=docs $(BIN)/python -m builder.tutorials
 
 # In the environment at hand, which may be bare and offline: no .venv. What build/gpu-run holds is not done again.

@@ -1,13 +1,24 @@
 #!/usr/bin/env bash
-# usage: release/try_wheel.sh WHEEL [PYTHON]
-# A fresh environment with the wheel and nothing else on the PATH: no compiler, no nvcc. CPU-only torch where constraints.txt
-# and the index that pip is set up with give it.
+# usage: release/try_wheel.sh WHEEL…
+# Each wheel in a fresh environment of the Python that its name says, with nothing else on the PATH: no compiler, no nvcc.
+# What it depends on comes as wheels, torch for CPUs alone where constraints.txt and pip's index give it. Stops at the
+# first that fails.
 set -euo pipefail
-wheel=$(realpath "$1") python=${2:-python3} here=$(dirname "$(realpath "$0")")
-place=$(mktemp -d)
-trap 'rm -rf "$place"' EXIT
-"$python" -m venv "$place/env"
-"$place/env/bin/pip" install --quiet --constraint "$here/../constraints.txt" "$wheel[app]" palmerpenguins
-cp "$here/try_wheel.py" "$place"
-cd "$place"
-env -i HOME="$place" PATH="$place/env/bin" OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" "$place/env/bin/python" try_wheel.py
+here=$(dirname "$(realpath "$0")")
+
+try() (
+  wheel=$1 python=$2 place=$(mktemp -d)
+  trap '/bin/rm -rf "$place"' EXIT
+  "$python" -m venv "$place/env"
+  export PATH="$place/env/bin"
+  pip install --quiet --only-binary :all: --constraint "$here/../constraints.txt" "$wheel[app]" palmerpenguins
+  cd "$place"
+  /usr/bin/env -i HOME="$place" PATH="$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" python -I "$here/try_wheel.py"
+)
+
+for wheel in "$@"; do
+  python=$(sed -E 's/.*-cp3([0-9]+)-cp3.*/python3.\1/' <<< "${wheel##*/}")
+  echo "== ${wheel##*/}"
+  command -v "$python" > /dev/null || { echo "there is no $python on the PATH to try it with" >&2; exit 1; }
+  try "$(realpath "$wheel")" "$python"
+done

@@ -9,7 +9,7 @@ from pathlib import Path
 from builder import cli_page, notebooks, prior_page, public, repository
 
 ROOT = Path(__file__).parents[2]
-WRITTEN = (".md", ".css", ".svg", ".png")
+COPIED = (".css", ".svg", ".png")
 
 
 def main() -> None:
@@ -26,9 +26,9 @@ def write(out: Path) -> None:
     pages: dict[str, str | bytes] = {
         "reference/cli.md": cli_page.page(),
         "reference/prior_yaml.md": prior_page.page(),
-        **{str(path.relative_to(docs)): path.read_bytes() for path in docs.rglob("*") if path.suffix in WRITTEN},
+        **{str(path.relative_to(docs)): path.read_bytes() for path in docs.rglob("*") if path.suffix in COPIED},
         **repository.pages(ROOT),
-        **notebooks.pages(docs / "tutorials"),
+        **notebooks.pages(ROOT),
     }
     for place, content in pages.items():
         (out / place).parent.mkdir(parents=True, exist_ok=True)

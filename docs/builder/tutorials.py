@@ -5,6 +5,7 @@ A tutorial is a script in jupytext's percent format; the notebook beside it has 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
+CLIENTS = Path(__file__).parents[2] / "build" / "clients"  # packages that a tutorial imports: `make build/clients`
 TORCH_LOG = re.compile(r"W\d{4} [\d:.]+ \d+ torch/fx/")  # of how torch traces itself, with the time of day
-LONGEST = 900  # seconds that a cell may take at full size on a busy machine
+LONGEST = 3600  # seconds that a cell may take at full size on a busy machine
 
 
 def main() -> None:
@@ -29,7 +31,11 @@ def main() -> None:
 def executed(script: Path) -> nbformat.NotebookNode:
     """The notebook of a script with its outputs; raises CellExecutionError where a cell does."""
     notebook = jupytext.read(script)
-    NotebookClient(notebook, timeout=LONGEST, kernel_name="python3", record_timing=False).execute()
+    environment = os.environ | {"PYTHONPATH": f"{CLIENTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    client = NotebookClient(
+        notebook, timeout=LONGEST, kernel_name="python3", record_timing=False, coalesce_streams=True
+    )
+    client.execute(env=environment)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"  # not drawn anew by every execution
         if "outputs" in cell:

@@ -262,5 +262,5 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# Next: [predict a dataset's properties](properties.md), where an element is a row and a set is a table. All options of a
+# Next: [predict a dataset's properties](properties.ipynb), where an element is a row and a set is a table. All options of a
 # block: [reference](../reference/attention.md).

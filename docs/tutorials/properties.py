@@ -248,4 +248,4 @@ pd.DataFrame(
 #
 # `settx-fast train random_linear --out my_model` trains on all properties of random SCMs, roles and risks included, resumes
 # where it was interrupted, and `settx-fast evaluate my_model` reports each with its record. Your own prior is a YAML file:
-# [sampler cookbook](sampler.md).
+# [sampler cookbook](sampler.ipynb).

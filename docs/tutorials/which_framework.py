@@ -171,7 +171,7 @@ pd.DataFrame(outcomes).round(2)
 
 # %% [markdown]
 # Two sources are few, and a choice can cost more than ERM. What it gains over many tables, simulated and real: [what a choice is worth](../evaluation.md), and the
-# [model card](../model_card.md).
+# [model card](../../settx_fast/predictor/pretrained/MODEL_CARD.md).
 #
 # ## When it abstains
 #

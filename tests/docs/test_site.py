@@ -13,30 +13,51 @@ from builder.docstrings import with_tables
 from builder.prior_page import type_in_yaml
 
 ROOT = Path(__file__).parents[2]
+CONFIGURATION = (ROOT / "mkdocs.yml").read_text("utf-8")
 
 
-def build(folder: Path) -> subprocess.CompletedProcess[str]:
+def build(folder: Path, configuration: str = CONFIGURATION) -> subprocess.CompletedProcess[str]:
     """Build the pages in a folder, as `make docs` builds those of the repository."""
-    text = (ROOT / "mkdocs.yml").read_text("utf-8")
-    text = text.replace("_dir: build/", "_dir: ")
+    text = configuration.replace("_dir: build/", "_dir: ")
     text = text.replace("paths: [.]", f"paths: [{ROOT}]").replace("[docs/builder", f"[{ROOT}/docs/builder")
     (folder / "mkdocs.yml").write_text(text, "utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", str(folder / "mkdocs.yml")]
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all pages."""
+    folder = tmp_path_factory.mktemp("site")
+    write(folder / "pages")
+    return folder
+
+
 @pytest.mark.timeout(600)
-def test_the_site_builds_and_a_broken_link_or_name_stops_it(tmp_path: Path) -> None:
-    write(tmp_path / "pages")
-    result = build(tmp_path)
+def test_the_site_builds(folder: Path) -> None:
+    result = build(folder)
     assert result.returncode == 0, result.stdout + result.stderr
-    reference = (tmp_path / "site" / "reference" / "attention.html").read_text("utf-8")
+    reference = (folder / "site" / "reference" / "attention.html").read_text("utf-8")
     assert "induced_set_attention" in reference
     assert "Source code in" in reference
     assert "fonts.googleapis" not in reference
-    page = tmp_path / "pages" / "public.md"
-    page.write_text(page.read_text("utf-8") + "\n[lost](nowhere.md)\n", "utf-8")
-    assert build(tmp_path).returncode != 0
+
+
+def test_every_page_is_in_the_navigation(folder: Path) -> None:
+    navigation = CONFIGURATION.partition("\nnav:\n")[2]
+    pages = [str(path.relative_to(folder / "pages")) for path in folder.glob("pages/**/*.md")]
+    assert len(pages) > 20
+    assert [page for page in pages if f" {page}\n" not in f"{navigation}\n"] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "stops"),
+    [("[public](index.md)", False), ("[lost](nowhere.md)", True), ("::: no_such_module.name", True)],
+)
+def test_a_broken_link_or_name_stops_a_build(line: str, stops: bool, tmp_path: Path) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "index.md").write_text(f"# A page\n\n{line}\n", "utf-8")
+    assert (build(tmp_path, CONFIGURATION.partition("\nnav:\n")[0]).returncode != 0) is stops
 
 
 def test_a_list_in_columns_becomes_a_table_and_prose_stays() -> None:
@@ -62,14 +83,27 @@ def test_an_annotation_is_said_in_the_words_of_yaml(annotation: str, said: str) 
     assert type_in_yaml(annotation) == said
 
 
-def test_a_document_s_links_lead_to_pages_and_a_lost_one_is_found(tmp_path: Path) -> None:
-    (tmp_path / "DESIGN.md").write_text("[a](CHANGELOG.md#x) [b](csrc/a.h) [c](https://c.org) [d](docs/e.md)")
-    for name in ("CHANGELOG.md", "csrc/a.h", "docs/e.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def test_a_link_to_a_file_leads_to_its_page_and_a_lost_one_is_found(tmp_path: Path) -> None:
+    for name in ("CHANGELOG.md", "csrc/a.h", "docs/e.md", "docs/tutorials/f.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert repository.with_links(tmp_path, "DESIGN.md", "design.md") == (
-        "[a](changelog.md#x) b (`csrc/a.h`) [c](https://c.org) [d](e.md)"
+
+    def linked(text: str, source: str, page: str) -> str:
+        return repository.with_links(tmp_path, text, source, page)
+
+    text = "[a](CHANGELOG.md#x) [b](csrc/a.h) [c](https://c.org) [d](docs/e.md) [f](docs/tutorials/f.ipynb)"
+    assert linked(text, "DESIGN.md", "design.md") == (
+        "[a](changelog.md#x) b (`csrc/a.h`) [c](https://c.org) [d](e.md) [f](tutorials/f.md)"
     )
-    (tmp_path / "DESIGN.md").write_text("[a](gone.md)")
+    text = "[a](../../CHANGELOG.md) [d](../e.md) [f](f.ipynb) [g](../reference/cli.md)"
+    assert linked(text, "docs/tutorials/g.ipynb", "tutorials/g.md") == (
+        "[a](../changelog.md) [d](../e.md) [f](f.md) [g](../reference/cli.md)"
+    )
     with pytest.raises(FileNotFoundError, match=r"the link to gone.md leads nowhere"):
-        repository.with_links(tmp_path, "DESIGN.md", "design.md")
+        linked("[a](gone.md)", "DESIGN.md", "design.md")
+
+
+def test_a_figure_in_two_colours_follows_the_switch_of_the_site() -> None:
+    text = repository.pages(ROOT)["performance.md"]
+    assert "<picture>" not in text
+    assert text.count("-light.svg#only-light") == text.count("-dark.svg#only-dark") == 4
