@@ -87,9 +87,10 @@ def disassembler() -> str | None:
     return next((found for path in (None, *beside) if (found := shutil.which("cuobjdump", path=path))), None)
 
 
-def kernels_of(file: Path, arch: int) -> list[Kernel]:
-    """All kernels of an object file for one architecture."""
-    command = [disassembler() or "cuobjdump", "-sass", "-arch", f"sm_{arch}", str(file)]
+def kernels_of(file: Path, arch: int | None = None) -> list[Kernel]:
+    """All kernels of a file, of one architecture where it holds several."""
+    chosen = [] if arch is None else ["-arch", f"sm_{arch}"]
+    command = [disassembler() or "cuobjdump", "-sass", *chosen, str(file)]
     text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     kernels = []
     for name, body in FUNCTION.findall("\n" + text):
