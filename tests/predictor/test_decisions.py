@@ -15,6 +15,7 @@ from settx_fast.predictor.decisions.page import page
 from settx_fast.predictor.decisions.real_tables import FEWEST_ROWS, REAL_TABLES, RealTable, example_of
 from settx_fast.predictor.frameworks import FRAMEWORKS
 from settx_fast.predictor.selector import shipped
+from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.decision import calibrate
 from settx_fast.predictor.selector.examples import draw
 from settx_fast.predictor.selector.network import NetworkConfig, SelectorNetwork
@@ -133,7 +134,7 @@ def model(tmp_path, examples):
     guess = guesses(network, examples)
     calibration = calibrate(guess, examples.log_risk, examples.descriptors.dataset)
     path = tmp_path / "models" / "selector.safetensors"
-    Selector(network, replace(calibration, margin=0.1), {}).save(path)
+    Selector(Committee([network]), replace(calibration, margin=0.1), {}).save(path)
     return path
 
 
