@@ -88,10 +88,12 @@ build/triton-3.6: install
 	$(BIN)/pip install --quiet --no-deps --target $@ triton==3.6.0
 
 # The models that travel with the package: the framework selector and the property predictor. Resumable: what
-# build/pretrained and build/properties hold is not done again. SCALE=8 draws eight times the examples; SEED, EPOCHS, WORKERS.
-SCALE ?= 1
+# build/pretrained and build/properties hold is not done again. SCALE: of the number of examples; MEMBERS: networks that
+# answer together; SEED, EPOCHS, WORKERS. The values here are those of the models that are there.
+SCALE ?= 2.1
 SEED ?= 0
 EPOCHS ?= 12
+MEMBERS ?= 4
 WORKERS ?= $(shell nproc)
 pretrained: install build/properties/model.safetensors
 	OMP_NUM_THREADS=1 $(BIN)/python -m settx_fast.predictor.selector.pretraining \

@@ -56,7 +56,7 @@ class Job(NamedTuple):
 
 
 def parts(scale: float) -> dict[str, tuple[Part, ...]]:
-    """What is trained on, calibrated on and tested on, `scale` times the shipped model's number of training files."""
+    """What is trained on, in `scale` times the files that are named here, calibrated on and tested on."""
     small, large = scm.presets.recurring(12, 6), scm.presets.recurring(30, 20)
     linear = replace(scm.presets.recurring_linear(10, 4), num_variables=(5, 10), source_environments=4)
     rows, many = (100, 4000), (4000, 20_000)
@@ -183,10 +183,10 @@ def main() -> None:
         "--work", type=Path, default=Path("build/pretrained"), help="where examples and checkpoints lie"
     )
     parser.add_argument("--out", type=Path, default=SHIPPED)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of training files")
+    parser.add_argument("--scale", type=float, default=2.1, help="of the number of training files")
     parser.add_argument("--epochs", type=int, default=Schedule.epochs)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--members", type=int, default=3, help="networks that are trained apart and answer together")
+    parser.add_argument("--members", type=int, default=4, help="networks that are trained apart and answer together")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw examples")
     parser.add_argument("--draw-only", action="store_true")
     given = parser.parse_args()
