@@ -15,6 +15,7 @@ import triton.language as tl
 from settx_fast.attention.block import BlockWeights
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 INV_SQRT_2PI: tl.constexpr = tl.constexpr(0.3989422804014327)
 # Triton's interpreter knows no assembly

@@ -147,7 +147,7 @@ def test_temporaries_of_the_backward_do_not_grow_with_the_sets(device: torch.dev
         weights = BlockWeights(*(torch.empty(128, 128, **meta) for _ in BlockWeights._fields))
         k = torch.empty(4, 32, 128, **meta)
         job = new_job(Sets(torch.empty(4, elements, 128, **meta)), k, k, weights, block, backward_tiles(block))
-        sums = (job.key_sums, job.weight_sums, job.norm_sums)
+        sums = (job.keys.shares, job.weight_sums, job.norm_sums)
         return sum(t.nbytes for t in (*job.chunk, *sums) if t is not None)
 
     assert largest_temporary(1_000_000) == largest_temporary(10_000_000) <= 65_536 * 2048

@@ -128,9 +128,7 @@ def aggregate_backward(
     """
     problem = problem_of(sets, query.shape[1], stage)
     grads, vector_parts = finish_backward(saved, grad, problem, stage)
-    matrices, vectors = sum_parts(
-        query.dtype, latent_products(saved, grads, grad, problem, stage), vector_parts
-    )  # fmt: skip
+    matrices, vectors = sum_parts(query.dtype, latent_products(saved, grads, grad, problem, stage), vector_parts)
     own, tiles = query.shape[0] != 1, chosen_tiles(sets, query, dx, problem)
     dnorm, folded_sums = None, None
     if tiles is None:

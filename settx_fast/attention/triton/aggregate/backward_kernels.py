@@ -16,6 +16,7 @@ import triton.language as tl
 
 from settx_fast.attention.triton.aggregate.forward_kernels import element_pointers, load_elements, load_head, piece
 from settx_fast.attention.triton.primitives import (
+    LN2,
     load_vector,
     multiply,
     multiply_add,
@@ -23,8 +24,6 @@ from settx_fast.attention.triton.primitives import (
     standardise,
 )
 from settx_fast.attention.triton.sets import first_row, set_length
-
-LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit(do_not_specialize=["N", "num_sets", "group", "num_splits"])

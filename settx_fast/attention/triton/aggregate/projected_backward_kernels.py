@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from settx_fast.attention.triton.primitives import load_vector, load_weight, standardise
+from settx_fast.attention.triton.primitives import LN2, load_vector, load_weight, standardise
 from settx_fast.attention.triton.sets import first_row
 from settx_fast.attention.triton.walk import (
     add_to,
@@ -27,7 +27,6 @@ from settx_fast.attention.triton.walk import (
     tiles_of_program,
 )
 
-LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 NOWHERE: tl.constexpr = tl.constexpr(32768.0)  # 2^−NOWHERE is no probability, and a half holds it
 
 

@@ -16,7 +16,7 @@ from settx_fast.attention.triton import gpu
 from settx_fast.attention.triton.broadcast import backward_kernels
 from settx_fast.attention.triton.broadcast.parted_backward import parted_backward
 from settx_fast.attention.triton.broadcast.resident_backward import resident_backward
-from settx_fast.attention.triton.broadcast.sums import merge_keys, parts_of, sum_rows
+from settx_fast.attention.triton.broadcast.sums import KeySums, parts_of, sum_rows
 from settx_fast.attention.triton.broadcast.tiles import (
     CHUNK_ROWS,
     AttentionTiles,
@@ -35,7 +35,7 @@ from settx_fast.attention.triton.broadcast.tiles import (
     step_tiles,
 )
 from settx_fast.attention.triton.broadcast.weight_kernels import weight_gradient_kernel
-from settx_fast.attention.triton.launch import cast, launch, zero
+from settx_fast.attention.triton.launch import launch, zero
 from settx_fast.attention.triton.primitives import contiguous
 from settx_fast.attention.triton.sets import Rows, num_blocks, rows_of
 
@@ -65,7 +65,7 @@ def broadcast_backward(
     job = new_job(x, k, v, weights, block, tiles, chunk_rows or CHUNK_ROWS)
     for first_run in range(0, job.num_runs, job.chunk_runs):
         job.backward(grad_out, dx, first_run, min(job.chunk_runs, job.num_runs - first_run))
-    return cast(job.dk, k.dtype), cast(job.dv, k.dtype), job.weight_gradients()
+    return *job.keys.gradients(), job.weight_gradients()
 
 
 def chosen_tiles(x: Sets, block: Block, grad_out: Tensor, dx: Tensor) -> BackwardTiles | PassTiles | StepTiles:
@@ -104,9 +104,8 @@ def new_job(
     """Cut the sets into runs and the runs into chunks, by shapes alone."""
     rows = run_rows(x.longest, x.rows.shape[:-1].numel())
     runs = num_blocks(x, rows)
-    room = (
-        gpu.MOST_BYTES - WEIGHT_BYTES - 8 * k.numel()
-    )  # less the gradients of keys and values while chunks add to them
+    # less the gradients of keys and values while chunks add to them
+    room = gpu.MOST_BYTES - WEIGHT_BYTES - 8 * k.numel()
     chunk_runs = max(1, min(runs, chunk_rows // rows, room // run_bytes(block, tiles, rows, k.element_size())))
     return Job(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles, rows, runs, chunk_runs)
 
@@ -142,19 +141,9 @@ class Job:
         )  # fmt: skip
 
     @cached_property
-    def dk(self) -> Tensor:
-        """Gradient of the keys, in fp32 while chunks add to it."""
-        return torch.empty_like(self.k, dtype=self.k.dtype if self.chunk_runs == self.num_runs else torch.float32)
-
-    @cached_property
-    def dv(self) -> Tensor:
-        """Gradient of the values."""
-        return torch.empty_like(self.dk)
-
-    @cached_property
-    def key_sums(self) -> Tensor:
-        """Every run's share of the gradients of its set's keys and values."""
-        return self._fp32(self.chunk_runs, 2, self.block.M * self.block.D)
+    def keys(self) -> KeySums:
+        """Gradients of keys and values."""
+        return KeySums(self.k, self.num_runs, self.chunk_runs)
 
     @cached_property
     def products(self) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
@@ -201,7 +190,7 @@ class Job:
         groups = block.spec.num_heads // tiles.attention.group * (tiles.attention.group_width // tiles.attention.piece)
         launch(
             backward_kernels.attention_backward_kernel, num_runs * groups,
-            x, *where, self.k, self.v, w, self.chunk, self.key_sums, num_runs, block, tiles.attention,
+            x, *where, self.k, self.v, w, self.chunk, self.keys.shares, num_runs, block, tiles.attention,
             **self.options(tiles.attention),
         )  # fmt: skip
         launch(
@@ -209,7 +198,7 @@ class Job:
             x, d_x, *where, w, self.chunk, self.norm_sums, self.norm_sums.shape[1], block, tiles.inputs,
             **self.options(tiles.inputs),
         )  # fmt: skip
-        merge_keys(sets, self.key_sums, self.dk, self.dv, first_run, num_runs, self.run_rows)
+        self.keys.merge(sets, first_run, num_runs, self.run_rows)
         self._add_weights(x, first_run, num_runs)
 
     def options(self, tiles: ForwardTiles | LayerTiles | AttentionTiles | InputTiles) -> dict[str, Any]:

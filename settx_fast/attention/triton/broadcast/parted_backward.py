@@ -15,9 +15,9 @@ from settx_fast.attention.triton import gpu
 from settx_fast.attention.triton.broadcast import parted_backward_kernels as kernels
 from settx_fast.attention.triton.broadcast.gradient_kernels import Folded, unfold_kernel
 from settx_fast.attention.triton.broadcast.parted_backward_kernels import Chunk
-from settx_fast.attention.triton.broadcast.sums import merge_keys, parts_of, sum_rows
+from settx_fast.attention.triton.broadcast.sums import KeySums, parts_of, sum_rows
 from settx_fast.attention.triton.broadcast.tiles import Block, StepTiles, run_rows
-from settx_fast.attention.triton.launch import cast, launch, zero
+from settx_fast.attention.triton.launch import launch, zero
 from settx_fast.attention.triton.primitives import contiguous
 from settx_fast.attention.triton.sets import num_blocks, rows_of
 
@@ -30,7 +30,7 @@ def parted_backward(
     steps = Steps(x, k.contiguous(), v.contiguous(), contiguous(weights), block, tiles, chunk_rows)
     for first_run in range(0, steps.num_runs, steps.chunk_runs):
         steps.go_back(grad_out, dx, first_run, min(steps.chunk_runs, steps.num_runs - first_run))
-    return cast(steps.dk, k.dtype), cast(steps.dv, k.dtype), steps.weight_gradients()
+    return *steps.keys.gradients(), steps.weight_gradients()
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,9 @@ class Steps:
         return Chunk(q, a, u, d_a, self._fp32(rows), self._fp32(H, rows), self._fp32(H, rows))
 
     @cached_property
-    def key_sums(self) -> Tensor:
-        """Every run's share of the gradients of its set's keys and values."""
-        return self._fp32(self.chunk_runs, 2, self.block.M * self.block.D)
-
-    @cached_property
-    def dk(self) -> Tensor:
-        """Gradient of the keys, in fp32 while chunks add to it."""
-        return torch.empty_like(self.k, dtype=self.k.dtype if self.chunk_runs == self.num_runs else torch.float32)
-
-    @cached_property
-    def dv(self) -> Tensor:
-        """Gradient of the values."""
-        return torch.empty_like(self.dk)
+    def keys(self) -> KeySums:
+        """Gradients of keys and values."""
+        return KeySums(self.k, self.num_runs, self.chunk_runs)
 
     @cached_property
     def bias(self) -> Tensor:
@@ -165,7 +155,7 @@ class Steps:
         )  # fmt: skip
         launch(
             kernels.hidden_back_kernel, hidden_programs * self._parts, x, grad, d_x, *where, hidden_share, w,
-            self.folded, chunk,            hidden, hidden.shape[1], block, tiles, num_warps=tiles.warps, num_stages=3,
+            self.folded, chunk, hidden, hidden.shape[1], block, tiles, num_warps=tiles.warps, num_stages=3,
         )  # fmt: skip
         launch(
             kernels.norm_back_kernel, programs, x, grad, d_x, *where, share, w, chunk, stride, norm, norm.shape[1],
@@ -173,9 +163,9 @@ class Steps:
         )  # fmt: skip
         launch(
             kernels.keys_back_kernel, num_runs * block.spec.num_heads, x, sets.longest, sets.num_sets, first_run,
-            self.run_rows, self.k, self.v, chunk, stride, self.key_sums, block, tiles, num_warps=4, num_stages=3,
+            self.run_rows, self.k, self.v, chunk, stride, self.keys.shares, block, tiles, num_warps=4, num_stages=3,
         )  # fmt: skip
-        merge_keys(sets, self.key_sums, self.dk, self.dv, first_run, num_runs, self.run_rows)
+        self.keys.merge(sets, first_run, num_runs, self.run_rows)
         launch(
             kernels.queries_back_kernel, programs, x, d_x, *where, share, w, chunk, queries, queries.shape[1],
             block, tiles, num_warps=tiles.warps, num_stages=3,

@@ -22,6 +22,7 @@ from torch import Tensor
 from settx_fast.attention.triton.broadcast.parted_kernels import load_head, load_queries
 from settx_fast.attention.triton.broadcast.pieces import pieces_of, whole
 from settx_fast.attention.triton.primitives import (
+    LN2,
     LOG2_E,
     activate_with_slope,
     load_vector,
@@ -43,7 +44,6 @@ from settx_fast.attention.triton.walk import (
     tiles_of_program,
 )
 
-LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 ONES: tl.constexpr = tl.constexpr(16)  # columns of ones, with which a product sums rows up
 
 
