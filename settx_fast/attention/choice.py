@@ -146,7 +146,7 @@ def _worth_saving(
     if over_itself and offsets is None:  # two long sides: tiles save nothing there but scores, which nobody keeps
         return True
     if not torch.is_grad_enabled() and scores < MANY_SCORES_FORWARD * dim:
-        return padded_rows(x, offsets) * dim <= SMALL_FORWARD
+        return padded(x, offsets)[0] * dim <= SMALL_FORWARD
     room = SAVED_BYTES_OF_MANY_SCORES if scores >= MANY_SCORES * dim else SAVED_BYTES
     return saved_bytes(x, spec, dim, offsets, over_itself=over_itself) <= room
 
@@ -158,18 +158,18 @@ def saved_bytes(
 
     Packed sets are padded to the longest; `over_itself`: so are their scores.
     """
-    longest = x.shape[-2] if offsets is None else _longest(offsets)
+    rows, longest = padded(x, offsets)
     a_row = 8 * dim + 2 * (spec.ffn_dim or 0) + (spec.num_heads * longest if over_itself else 0)
-    return padded_rows(x, offsets) * a_row * x.element_size()
+    return rows * a_row * x.element_size()
 
 
-def padded_rows(x: Tensor, offsets: Tensor | None) -> int:
-    """Rows of x, (B, N, C) or packed (R, C), all sets as long as the longest."""
-    return x.shape[:-1].numel() if offsets is None else (len(offsets) - 1) * _longest(offsets)
-
-
-def _longest(offsets: Tensor) -> int:
-    return int(offsets.diff().max()) if len(offsets) > 1 else 0
+def padded(x: Tensor, offsets: Tensor | None) -> tuple[int, int]:
+    """Rows of x, (B, N, C) or packed (R, C), were all sets as long as the longest; the length of that."""
+    if offsets is None:
+        return x.shape[:-1].numel(), x.shape[-2]
+    sizes = offsets.diff()
+    longest = int(sizes.max()) if len(sizes) else 0
+    return len(sizes) * longest, longest
 
 
 @cache
