@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor, nn
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 DTYPES = [torch.float64, torch.float32]
+SMALL_TABPFN: dict[str, Any] = {
+    "max_num_classes": 4, "num_buckets": 10, "embed_dim": 32, "dist_embed_num_blocks": 2, "dist_embed_num_heads": 4,
+    "dist_embed_num_inducing_points": 6, "feat_agg_num_blocks": 1, "feat_agg_num_heads": 4,
+    "feat_agg_num_cls_tokens": 2, "nlayers": 2, "icl_num_heads": 4,
+}  # fmt: skip
+"""What TabPFN's `parse_config` takes for a model of no more than a test needs."""
 
 
 def client(name: str, module: str | None = None):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.compat.comparison import client, far
+from tests.compat.comparison import SMALL_TABPFN, client, far
 from tests.compat.test_tabicl import checkpoint  # noqa: F401  a fixture
 
 tabicl = client("tabicl")
@@ -39,12 +39,7 @@ def test_python_of_the_page_runs_from_top_to_bottom(checkpoint: Path) -> None:  
 def given(checkpoint: Path) -> dict[str, Any]:  # noqa: F811
     """What a reader has of each package: a classifier, an architecture, groups of rows, a summary network."""
     draw = np.random.default_rng(0)
-    settings: dict[str, Any] = {
-        "max_num_classes": 4, "num_buckets": 10, "embed_dim": 32, "dist_embed_num_blocks": 1,
-        "dist_embed_num_heads": 4, "dist_embed_num_inducing_points": 6, "feat_agg_num_blocks": 1,
-        "feat_agg_num_heads": 4, "feat_agg_num_cls_tokens": 2, "nlayers": 1, "icl_num_heads": 4,
-    }  # fmt: skip
-    config, _ = tabpfn.parse_config(settings)
+    config, _ = tabpfn.parse_config(dict(SMALL_TABPFN))
     set_transformer = bayesflow.SetTransformer(summary_dim=7, embed_dims=(16,), num_heads=(2,))
     set_transformer(torch.ones(2, 5, 3))
     return {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.compat.comparison import DTYPES, assert_same, client, far
+from tests.compat.comparison import DTYPES, SMALL_TABPFN, assert_same, client, far
 
 v3 = client("tabpfn", "tabpfn.architectures.tabpfn_v3")
 v3_5 = client("tabpfn", "tabpfn.architectures.tabpfn_v3_5")
@@ -80,12 +80,7 @@ def test_copied_weights_compute_the_same(version: str, dtype: torch.dtype) -> No
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_whole_model_computes_the_same(version: str) -> None:
     home = VERSIONS[version]
-    settings: dict[str, Any] = {
-        "max_num_classes": 4, "num_buckets": 10, "embed_dim": 32, "dist_embed_num_blocks": 2,
-        "dist_embed_num_heads": 4, "dist_embed_num_inducing_points": 6, "feat_agg_num_blocks": 1,
-        "feat_agg_num_heads": 4, "feat_agg_num_cls_tokens": 2, "nlayers": 2, "icl_num_heads": 4,
-    }  # fmt: skip
-    config, _ = home.parse_config(settings)
+    config, _ = home.parse_config(dict(SMALL_TABPFN))
     model = far(home.get_architecture(config)).eval()
     x = torch.randn(30, 1, 5, generator=torch.Generator().manual_seed(2))
     y = torch.arange(20).remainder(3).float()[:, None]

@@ -24,8 +24,10 @@ def recommend_for(table: Table, model: str | Path | None = None) -> Recommendati
     """
     table = table.limited_to(MOST_COLUMNS, MOST_SOURCES)
     found = recommend(observe_table(table), table.feature_names, Selector.load(model))
-    found = replace(found, notes=table.notes, table=table.name, target=table.target_name, source=table.source)
-    found = replace(found, deploy=None if table.deploy is None else table.environment_names[table.deploy])
+    deploy = None if table.deploy is None else table.environment_names[table.deploy]
+    found = replace(
+        found, notes=table.notes, table=table.name, target=table.target_name, deploy=deploy, source=table.source
+    )
     measured = measured_in_deployment(table)
     if not measured:
         return found
