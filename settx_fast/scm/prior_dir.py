@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from settx_fast._files import read_json, replacing, write_text
 from settx_fast.scm._fields import check, is_int
 from settx_fast.scm.batch import STREAM_VERSION
 from settx_fast.scm.tabular import TabularBatch, TabularStream
@@ -45,9 +46,8 @@ def write_prior_dir(
 def _write_file(stream: TabularStream, directory: Path, number: int, batches_per_file: int) -> Path:
     batches = [stream.batch(number * batches_per_file + i) for i in range(batches_per_file)]
     path = directory / f"batch_{number * stream.world_size + stream.rank:06d}.pt"
-    unfinished = path.with_suffix(".pt.tmp")
-    torch.save(_content(batches, same_rows=stream.num_rows[0] == stream.num_rows[1]), unfinished)
-    unfinished.replace(path)
+    with replacing(path) as part, part.open("wb") as file:  # of a path torch.save would keep the name
+        torch.save(_content(batches, same_rows=stream.num_rows[0] == stream.num_rows[1]), file)
     return path
 
 
@@ -73,12 +73,12 @@ def _without_padding(X: Tensor, d: Tensor) -> Tensor:
 def _write_metadata(stream: TabularStream, path: Path, batches_per_file: int) -> None:
     told = _metadata(stream, batches_per_file)
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "remove it, and write all files anew or go on in another directory")
         if found != told:
             differ = {name: (found.get(name), told[name]) for name in told if found.get(name) != told[name]}
             raise FileExistsError(f"{path}: expected none or that of this stream, got others of {differ}")
         return
-    path.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    write_text(path, json.dumps(told, indent=2))
 
 
 def _metadata(stream: TabularStream, batches_per_file: int) -> dict[str, object]:

@@ -37,6 +37,7 @@ class Drawn(Protocol):
 D = TypeVar("D", bound=Drawn)
 
 
+@dataclass(eq=False)
 class Dealt(IterableDataset[D]):
     """Batches of one rank, without end: dealt to ranks and loader workers in turn, drawn ahead, resumable.
 
@@ -44,13 +45,17 @@ class Dealt(IterableDataset[D]):
     """
 
     START: ClassVar[str]
-    seed: int
+    prior: Prior
     batch_size: int
+    seed: int
     rank: int
     world_size: int
+    num_rows: tuple[int, int]
     prefetch: int
     device: torch.device
-    _steps_done: int = 0
+    num_threads: int | None
+
+    _steps_done = 0
 
     def __iter__(self) -> Iterator[D]:
         worker = get_worker_info()
@@ -89,6 +94,16 @@ class Dealt(IterableDataset[D]):
     def _check_start(self, start: object) -> None:
         raise NotImplementedError
 
+    def _number(self, step: int) -> int:
+        """Of batch number `step` of this rank, among those of all ranks."""
+        return step * self.world_size + self.rank
+
+    def _sample(self, count: int, num_rows: int, first_index: int) -> Batch:
+        return sample(
+            self.prior, count, num_rows,
+            seed=self.seed, first_index=first_index, device=self.device, num_threads=self.num_threads,
+        )  # fmt: skip
+
     def _identity(self) -> dict[str, int]:
         return {"seed": self.seed, "batch_size": self.batch_size, "stream_version": STREAM_VERSION}
 
@@ -113,16 +128,7 @@ class Stream(Dealt[Batch]):
     """
 
     START = "first_index"
-    prior: Prior
-    batch_size: int
-    seed: int
-    rank: int
-    world_size: int
-    num_rows: tuple[int, int]
     first_index: int
-    prefetch: int
-    device: torch.device
-    num_threads: int | None
 
     @property
     def _per_batch(self) -> int:
@@ -130,17 +136,9 @@ class Stream(Dealt[Batch]):
 
     def batch(self, step: int) -> Batch:
         """Batch number `step` of this rank, as an iteration gives it."""
-        first_index = self.first_index + (step * self.world_size + self.rank) * self.batch_size
+        first_index = self.first_index + self._number(step) * self.batch_size
         rows = rows_of_batch(self.num_rows, self.seed, first_index // self.batch_size)
-        return sample(
-            self.prior,
-            self.batch_size,
-            rows,
-            seed=self.seed,
-            first_index=first_index,
-            device=self.device,
-            num_threads=self.num_threads,
-        )
+        return self._sample(self.batch_size, rows, first_index)
 
     def _check_start(self, start: object) -> None:
         check_request(self.prior, self.batch_size, self.num_rows[0], start)
@@ -178,12 +176,20 @@ def stream(
     check(is_int(batch_size) and batch_size >= 1, "batch_size", "an int ≥ 1", batch_size)
     check_request(prior, batch_size, low, first_index)
     check_seed(seed)
+    where = check_drawing(prior, batch_size, high, device, prefetch, num_threads)
+    batch_size, seed, first_index = int(batch_size), int(seed), int(first_index)  # of NumPy
+    return Stream(prior, batch_size, seed, *place, (low, high), prefetch, where, num_threads, first_index)
+
+
+def check_drawing(
+    prior: Prior, datasets: int, rows: int, device: str | torch.device, prefetch: int, num_threads: int | None
+) -> torch.device:
+    """The device; raises ValueError unless it holds as many datasets and they can be drawn so."""
     where = check_device(device)
     check(is_int(prefetch) and 0 <= prefetch <= MAX_PREFETCH, "prefetch", f"an int in 0…{MAX_PREFETCH}", prefetch)
     threads(num_threads)
-    check_batch_memory(where, prior, batch_size, high)
-    batch_size, seed, first_index = int(batch_size), int(seed), int(first_index)  # of NumPy
-    return Stream(prior, batch_size, seed, *place, (low, high), first_index, prefetch, where, num_threads)
+    check_batch_memory(where, prior, datasets, rows)
+    return where
 
 
 def rows_of_batch(num_rows: tuple[int, int], seed: int, number: int) -> int:

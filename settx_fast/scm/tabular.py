@@ -12,21 +12,13 @@ import torch
 from torch import Tensor
 
 from settx_fast.scm._counters import uniforms
-from settx_fast.scm._cpu import threads
 from settx_fast.scm._fields import as_range, check, is_int
 from settx_fast.scm._learner import REASONS, Learnt, learnt, standardised
 from settx_fast.scm._predictability import surprise
 from settx_fast.scm.observation import Missing
 from settx_fast.scm.prior import Prior
-from settx_fast.scm.sampler import (
-    MAX_INDEX,
-    check_batch_memory,
-    check_device,
-    check_request,
-    check_seed,
-    sample,
-)
-from settx_fast.scm.streaming import MAX_PREFETCH, Dealt, place_of, rows_of_batch
+from settx_fast.scm.sampler import MAX_INDEX, check_request, check_seed
+from settx_fast.scm.streaming import Dealt, check_drawing, place_of, rows_of_batch
 
 Task = Literal["classification", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -103,20 +95,11 @@ class TabularStream(Dealt[TabularBatch]):
     """
 
     START = "first_batch"
-    prior: Prior
-    batch_size: int
-    seed: int
-    rank: int
-    world_size: int
-    num_rows: tuple[int, int]
+    first_batch: int
     train_size: tuple[float, float]
     max_classes: int
     standardise: bool
     predictable: float | None
-    first_batch: int
-    prefetch: int
-    device: torch.device
-    num_threads: int | None
 
     @property
     def _per_batch(self) -> int:
@@ -128,7 +111,7 @@ class TabularStream(Dealt[TabularBatch]):
 
         Raises RuntimeError if hardly any dataset of the prior is of use.
         """
-        number = self.first_batch + step * self.world_size + self.rank
+        number = self.first_batch + self._number(step)
         rows, train_size = self._sizes(number)
         failures = Counter[str]()
         tensors, failed = self._drawn(number * BLOCK, self.batch_size, rows, train_size, failures)
@@ -157,15 +140,7 @@ class TabularStream(Dealt[TabularBatch]):
         self, first_index: int, count: int, rows: int, train_size: int, failures: Counter[str]
     ) -> tuple[dict[str, Any], Tensor]:
         """Tensors of a `TabularBatch` by name, and (B,) which datasets are of no use; why is counted."""
-        batch = sample(
-            self.prior,
-            count,
-            rows,
-            seed=self.seed,
-            first_index=first_index,
-            device=self.device,
-            num_threads=self.num_threads,
-        )
+        batch = self._sample(count, rows, first_index)
         found = learnt(batch, self.seed, train_size, self.max_classes, self.standardise)
         tensors = found._asdict() | {"index": batch.index.clone()}
         failure = tensors.pop("failure")
@@ -244,15 +219,12 @@ def tabular_stream(
     check(isinstance(standardise, bool), "standardise", "True or False", standardise)
     is_level = predictable is None or (isinstance(predictable, float) and 0 < predictable < 1)
     check(is_level, "predictable", "None or a number in (0, 1)", predictable)
-    where = check_device(device)
-    check(is_int(prefetch) and 0 <= prefetch <= MAX_PREFETCH, "prefetch", f"an int in 0…{MAX_PREFETCH}", prefetch)
-    threads(num_threads)
-    check_batch_memory(where, prior, COPIES * batch_size, high)
+    where = check_drawing(prior, COPIES * batch_size, high, device, prefetch, num_threads)
     classes = int(max_classes) if task == "classification" else 0
     level = None if predictable is None else float(predictable)
     return TabularStream(
-        prior, int(batch_size), int(seed), *place, (low, high), split, classes, standardise, level, int(first_batch),
-        prefetch, where, num_threads,
+        prior, int(batch_size), int(seed), *place, (low, high), prefetch, where, num_threads, int(first_batch), split,
+        classes, standardise, level,
     )  # fmt: skip
 
 

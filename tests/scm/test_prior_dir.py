@@ -63,8 +63,8 @@ def test_ranks_fill_a_directory_together_and_a_later_run_goes_on(tmp_path):
 
 
 def test_a_file_that_could_not_be_written_is_not_there(tmp_path, monkeypatch):
-    def fail(content, path):
-        path.write_bytes(b"half")
+    def fail(content, file):
+        file.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", fail)
