@@ -31,7 +31,9 @@ def main() -> None:
 def executed(script: Path) -> nbformat.NotebookNode:
     """The notebook of a script with its outputs; raises CellExecutionError where a cell does."""
     notebook = jupytext.read(script)
-    environment = os.environ | {"PYTHONPATH": f"{CLIENTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    # nothing empty: it would be the directory at hand
+    paths = os.pathsep.join(filter(None, [str(CLIENTS), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths}
     client = NotebookClient(
         notebook, timeout=LONGEST, kernel_name="python3", record_timing=False, coalesce_streams=True
     )
