@@ -94,7 +94,7 @@ def unfold_kernel(layers, vectors, SHAPES: tl.constexpr, WIDTH: tl.constexpr, IN
     layers: `Folded` each, SHAPES (OUT, IN) each; vectors (WIDTH,): `Plain` each.
     """
     place = tl.program_id(0)
-    for i in tl.static_range(len(layers)):
+    for i in tl.static_range(len(SHAPES)):  # Triton 3.6 cannot count tuples of tuples with None in them
         programs = SHAPES[i][1] // INS
         if (place >= 0) & (place < programs):
             unfold(layers[i], place * INS, SHAPES[i][0], SHAPES[i][1], INS, OUTS)
