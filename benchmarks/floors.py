@@ -17,7 +17,7 @@ RECORDED = Path(__file__).parent / "results" / "floors.csv"
 SLACK = 1.02  # a floor that rises by more than this fails the check
 # features of a row that a kernel reads and writes, as multiples of C and D
 TRAFFIC = {
-    "scan_kernel": (1, 0),
+    "scan_kernel": (1, 0), "scan_heads_kernel": (1, 0),
     "broadcast_forward_kernel": (1, 1), "resident_forward_kernel": (1, 1),
     "attend_forward_kernel": (1, 1), "dense_forward_kernel": (1, 2),
     "layers_pass_kernel": (1, 2), "attention_pass_kernel": (2, 1),
@@ -43,7 +43,7 @@ def floors(kernel: str, constants: dict[str, Any], loop: Loop, warps: int, shape
     row_bytes = itemsize * (elements * shape.dim_in + features * shape.dim)
     rows, passes = shape.batch * shape.elements, 1
     if "BLOCK_R" in constants:  # every element meets all folded queries, a block at a time
-        passes = triton.cdiv(shape.heads * shape.inducing, constants["BLOCK_R"])
+        passes = triton.cdiv(shape.heads * shape.inducing, constants["BLOCK_R"] * constants.get("HEADS", 1))
     tile_rows = constants["BLOCK_N"] if "BLOCK_N" in constants else constants["tiles"].rows
     return Floors(row_bytes, issue_floor(loop, warps, tile_rows, rows * passes), byte_floor(row_bytes, rows))
 

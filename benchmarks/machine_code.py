@@ -24,7 +24,10 @@ LOCAL = ("LDL", "STL")
 
 @dataclass(frozen=True)
 class Loop:
-    """The main loop, counted for one warp: the innermost loop with the most matrix products, else the longest."""
+    """The main loop, counted for one warp: the innermost loop with the most matrix products, else the longest.
+
+    Of loops with as many products the shortest: the others mask what lies outside a set, and turn once.
+    """
 
     instructions: int
     local: int  # loads and stores of spilled registers
@@ -69,7 +72,11 @@ def main_loop(sass: str) -> Loop:
             spans.append((start, i))
     inner = [(a, b) for a, b in spans if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in spans)]
     loops = [_count([_operation(text) for _, text in code[a : b + 1]]) for a, b in inner]
-    return max(loops, key=lambda loop: (loop.products, loop.instructions), default=NO_LOOP)
+
+    def worth(loop: Loop) -> tuple[int, int]:
+        return loop.products, -loop.instructions if loop.products else loop.instructions
+
+    return max(loops, key=worth, default=NO_LOOP)
 
 
 def _instructions(sass: str) -> list[tuple[int, str]]:

@@ -36,6 +36,11 @@ def test_the_main_loop_is_the_innermost_one_with_most_products() -> None:
     assert main_loop(code) == Loop(instructions=7, local=1, barriers=1, products=2, alone=0)
 
 
+def test_of_loops_with_as_many_products_the_main_one_is_the_shortest() -> None:
+    masked = ("FSEL R1, R2, R3, P0", "FSEL R1, R2, R3, P0", *TOGETHER, "@P0 BRA 0x60")
+    assert main_loop(listing(*TOGETHER, "FADD R1, R2, R3", "@P0 BRA 0x0", *masked)).instructions == 6
+
+
 def test_products_that_are_waited_for_one_by_one_are_counted() -> None:
     assert main_loop(listing(*WAITED, *WAITED, *TOGETHER, "BRA 0x0")) == Loop(11, 0, 0, 4, 2)
 
@@ -70,6 +75,10 @@ def test_floors_follow_from_instructions_and_bytes() -> None:
     # 128 folded queries in blocks of 64 meet every element twice
     twice = floors.floors("scan_kernel", {"BLOCK_N": 64, "BLOCK_R": 64}, Loop(1000, 0, 0, 1, 0), 4, SHAPES["hidden"], 2)
     assert twice.issue_ms == pytest.approx(2 * found.issue_ms)
+    # and once in blocks of 32 of all 4 heads
+    heads = {"BLOCK_N": 64, "BLOCK_R": 32, "HEADS": 4}
+    once = floors.floors("scan_heads_kernel", heads, Loop(1000, 0, 0, 1, 0), 4, SHAPES["hidden"], 2)
+    assert once.issue_ms == pytest.approx(found.issue_ms)
     assert floors.floors("merge_kernel", {}, Loop(9, 0, 0, 0, 0), 4, SHAPES["hidden"], 2) == floors.NO_FLOORS
 
 

@@ -12,8 +12,16 @@ from torch import Tensor
 
 from settx_fast.attention.block import NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast.attention.sets import Sets
-from settx_fast.attention.triton.aggregate import forward_kernels, row_kernels
-from settx_fast.attention.triton.aggregate.tiles import Problem, RowTile, forward_config, row_tile, stage_products
+from settx_fast.attention.triton.aggregate import forward_kernels, heads_kernels, row_kernels
+from settx_fast.attention.triton.aggregate.tiles import (
+    HeadsTile,
+    Problem,
+    RowTile,
+    forward_config,
+    heads_config,
+    row_tile,
+    stage_products,
+)
 from settx_fast.attention.triton.launch import launch
 from settx_fast.attention.triton.primitives import padded
 from settx_fast.attention.triton.sets import rows_of
@@ -170,20 +178,31 @@ def row_arguments(problem: Problem, tile: RowTile) -> dict[str, Any]:
 def attend(sets: Sets, own: bool, to: Aggregated, problem: Problem, stage: Stage) -> None:
     """Read the sets into lse and Y or the attended values; every set has queries of its `own` or all share them."""
     B, H, M = problem.num_sets, problem.H, problem.M
-    tile, num_splits = forward_config(problem)
+    heads = heads_config(problem)
+    tile, num_splits = heads or forward_config(problem)
     width = problem.C if problem.absorbed else problem.E
     target = to.latents.attended if to.y is None else to.y
     split = num_splits > 1
     pieces = (B, num_splits, H * M) if split else (0,)
     tops, totals = (sets.rows.new_empty(pieces, dtype=torch.float32) for _ in range(2))
     ys = sets.rows.new_empty(*pieces, width, dtype=torch.float32)
-    launch(
-        forward_kernels.scan_kernel, B * num_splits * problem.blocks(tile.block_r),
-        rows_of(sets), sets.longest, to.queries.folded, H * M * width if own else 0, stage.weights,
-        to.lse, target, tops, totals, ys, B, num_splits, M, stage.spec, problem.C, problem.D, problem.absorbed, split,
-        BLOCK_R=tile.block_r, BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_E=padded(problem.E),
-        PRECISION=problem.precision, num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    queries = to.queries.folded, H * M * width if own else 0
+    results = to.lse, target, tops, totals, ys
+    if isinstance(tile, HeadsTile):
+        launch(
+            heads_kernels.scan_heads_kernel, B * num_splits * problem.blocks_of_heads(tile),
+            rows_of(sets), sets.longest, *queries, stage.weights, *results, B, num_splits, M,
+            stage.spec, problem.C, problem.D, split, HEADS=tile.heads, BLOCK_R=tile.block_r, BLOCK_N=tile.block_n,
+            num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
+        )  # fmt: skip
+    else:
+        launch(
+            forward_kernels.scan_kernel, B * num_splits * problem.blocks(tile.block_r),
+            rows_of(sets), sets.longest, *queries, stage.weights, *results, B, num_splits, M,
+            stage.spec, problem.C, problem.D, problem.absorbed, split,
+            BLOCK_R=tile.block_r, BLOCK_N=tile.block_n, BLOCK_C=problem.width, BLOCK_E=padded(problem.E),
+            PRECISION=problem.precision, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
     if split:
         block_w = min(64, padded(width))
         launch(

@@ -21,6 +21,8 @@ from settx_fast.attention.triton.primitives import padded
 
 PROGRAMS = 256  # enough to fill a GPU: a set is split until so many programs work
 MIN_PIECE = 256  # elements that are worth a program of their own
+START = 128  # elements that a program reads in the time that its weights take to load and its results to store
+PIECES = 4  # at most about so many programs for each place on a GPU, where a set is in pieces
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -93,6 +95,10 @@ class Problem:
         """Programs that share an element tile, each with a block of the folded queries."""
         return triton.cdiv(self.rows, block_r) * (1 if self.absorbed else self.H)
 
+    def blocks_of_heads(self, tile: HeadsTile) -> int:
+        """Programs that share an element tile, each with a block of the queries of some heads."""
+        return self.H // tile.heads * triton.cdiv(self.M, tile.block_r)
+
     @property
     def key(self) -> str:
         """The bucket that tuned tables are keyed by."""
@@ -109,6 +115,26 @@ class Tile(NamedTuple):
     stages: int
 
 
+class HeadsTile(NamedTuple):
+    """Heads, folded queries of each and elements that a program holds at once, and how it runs.
+
+    `resident` programs share a multiprocessor and its registers.
+    """
+
+    heads: int
+    block_r: int
+    block_n: int
+    warps: int
+    stages: int
+    resident: int
+
+    @property
+    def registers(self) -> int | None:
+        """The most that a thread may have, None where that is no limit."""
+        most = 65_536 // (self.resident * self.warps * 32) // 8 * 8
+        return most if most < 256 else None
+
+
 class RowTile(NamedTuple):
     """Rows a program of the layers on few rows owns, the columns of a layer it takes at a time, and its warps."""
 
@@ -122,6 +148,13 @@ class Forward(NamedTuple):
 
     tile: Tile
     num_splits: int  # programs that share a set
+
+
+class HeadsForward(NamedTuple):
+    """The pass over projected elements with several heads a program."""
+
+    tile: HeadsTile
+    num_splits: int
 
 
 class Backward(NamedTuple):
@@ -162,6 +195,38 @@ def shares_well(problem: Problem) -> bool:
     """Whether a block of 64 absorbed queries of this width fits a multiprocessor of sm_90 three times."""
     sm_90, half = gpu.of(problem.device).arch // 10 == 9, problem.products == "half"
     return sm_90 and half and problem.absorbed and not problem.normed and problem.width == 128 <= problem.rows
+
+
+def heads_config(problem: Problem) -> HeadsForward | None:
+    """Several heads a program, see `heads_kernels`; None where a program has one, as `forward_config` says.
+
+    Laid out for the matrix instructions of sm_90 and whole tiles of features and queries.
+    """
+    found = gpu.of(problem.device)
+    fits = problem.C in (64, 128) and problem.D in (64, 128) and problem.E in (16, 32) and problem.M % 64 == 0
+    if found.arch // 10 != 9 or problem.products != "half" or problem.absorbed or not fits:
+        return None
+    tile = heads_tile(problem)
+    programs = problem.num_sets * problem.blocks_of_heads(tile)
+    return HeadsForward(tile, whole_waves(problem, programs, tile.resident * found.multiprocessors))
+
+
+def heads_tile(problem: Problem) -> HeadsTile:
+    """As many heads a program as registers hold accumulators of: 64 of a thread."""
+    block_r = 128 if problem.M % 128 == 0 else 64
+    heads = min(problem.H, 128 * 64 // (block_r * problem.E))
+    return HeadsTile(heads, block_r, 64, 4, 2, 2)
+
+
+def whole_waves(problem: Problem, programs: int, places: int) -> int:
+    """Pieces of a set that fill the places of a GPU best, when `programs` read each element and a start costs some."""
+    longest = _bucket(problem.longest)
+
+    def cost(pieces: int) -> float:
+        return triton.cdiv(programs * pieces, places) * (longest / pieces + START)
+
+    most = min(triton.cdiv(problem.longest, MIN_PIECE), triton.cdiv(PIECES * places, max(1, programs)))
+    return min(range(1, max(1, most) + 1), key=cost)
 
 
 def backward_config(problem: Problem, shared_queries: bool) -> Backward:

@@ -1,0 +1,133 @@
+"""Stage A over projected elements, several heads a program: what `forward_kernels.scan_kernel` does head by head.
+
+A tile of elements is normed once and projected once, to keys and values of all heads of a group in one product; then
+each head scores it and adds up its values. The norm's gain is in the weights, its bias left out of keys and values:
+it moves all scores of a query alike, so that it is added to their maximum, and a sum of values by a share of their
+weight.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from settx_fast.attention.triton.aggregate.forward_kernels import load_elements, piece, store_attention
+from settx_fast.attention.triton.primitives import standardise
+from settx_fast.attention.triton.sets import first_row, set_length
+from settx_fast.attention.triton.walk import fold_norm
+
+
+@triton.jit(do_not_specialize=["N", "num_sets", "num_splits"])
+def scan_heads_kernel(
+    x, N, folded_ptr, folded_stride, w,
+    lse_ptr, y_ptr, tops_ptr, totals_ptr, ys_ptr, num_sets, num_splits, M,
+    spec: tl.constexpr, C: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr,
+    HEADS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """One program: BLOCK_R queries of each of HEADS heads over one piece of one set."""
+    H: tl.constexpr = spec.num_heads
+    E: tl.constexpr = D // H
+    query_blocks = tl.cdiv(M, BLOCK_R)
+    blocks = H // HEADS * query_blocks
+    first_head = tl.program_id(0) % blocks // query_blocks * HEADS
+    m, features = tl.program_id(0) % query_blocks * BLOCK_R + tl.arange(0, BLOCK_R), tl.arange(0, E)
+    split = tl.program_id(0) // blocks % num_splits
+    b = (tl.program_id(0) // blocks // num_splits).to(tl.int64)
+    weight, shift = load_projections(w, first_head, spec, C, E, HEADS)
+    queries, tops, totals, ys = (), (), (), ()
+    for i in tl.static_range(HEADS):
+        r = (first_head + i) * M + m
+        pointers = folded_ptr + b * folded_stride + r[:, None] * E + features[None, :]
+        queries = queries + (tl.load(pointers, mask=(m < M)[:, None], other=0.0),)
+        tops = tops + (tl.full((BLOCK_R,), float("-inf"), tl.float32),)
+        totals = totals + (tl.zeros((BLOCK_R,), tl.float32),)
+        ys = ys + (tl.zeros((BLOCK_R, E), tl.float32),)
+    length, base_ptr = set_length(x, N, b), x.ptr + first_row(x, b)
+    begin, end = piece(length, split, num_splits, BLOCK_N)
+    whole = tl.maximum(tl.minimum(end, (length // BLOCK_N).to(tl.int32)), begin)
+    for tile in range(begin, whole):
+        elements, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, C)
+        tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec, C, E, False)
+    # the last tile of a set holds less: scores of what is no element are masked in this loop of one turn alone
+    for tile in tl.range(whole, end, num_stages=1):
+        elements, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, C)
+        tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec, C, E, True)
+    shifts = parts(shift[None, :], HEADS)
+    for i in tl.static_range(HEADS):
+        h = first_head + i
+        shift_k, shift_v = halves(shifts[i])
+        top = tops[i] + tl.sum(queries[i].to(tl.float32) * shift_k, 1)
+        y = ys[i] + totals[i][:, None] * shift_v
+        r, last = h * M + m, h * M + M
+        if SPLIT:
+            part = (b * num_splits + split) * (H * M) + r
+            tl.store(tops_ptr + part, top, mask=r < last)
+            tl.store(totals_ptr + part, totals[i], mask=r < last)
+            tl.store(ys_ptr + part[:, None] * E + features[None, :], y, mask=(r < last)[:, None])
+        else:
+            store_attention(
+                top, totals[i], y, lse_ptr, y_ptr, w.b_v, b, r, last, features, M, num_sets, H, C, E, False
+            )  # fmt: skip
+
+
+@triton.jit
+def load_projections(w, first_head, spec: tl.constexpr, C: tl.constexpr, E: tl.constexpr, HEADS: tl.constexpr):
+    """Both projections of HEADS heads, keys' features of each before values': (C, HEADS · 2 · E); see `fold_norm`."""
+    NORM: tl.constexpr = spec.norm if spec.norm_first else "none"
+    inputs, columns = tl.arange(0, C), tl.arange(0, HEADS * 2 * E)
+    weights = tl.where(columns // E % 2 == 0, w.w_k, w.w_v)
+    rows = weights + ((first_head + columns // (2 * E)) * E + columns % E) * C
+    weight = tl.load(rows[None, :] + inputs[:, None])
+    return fold_norm(weight, inputs, inputs < C, w.g0, w.b0, NORM)
+
+
+@triton.jit
+def attend_tile(
+    elements, inside, weight, queries, tops, totals, ys,
+    spec: tl.constexpr, C: tl.constexpr, E: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Maxima, sums and values of every head, grown by a tile of elements (BLOCK_N, C)."""
+    NORM: tl.constexpr = spec.norm if spec.norm_first else "none"
+    if NORM != "none":
+        elements = standardise(elements.to(tl.float32), C, NORM, spec.norm_eps)[0].to(elements.dtype)
+    projected = parts(tl.dot(elements, weight).to(elements.dtype), len(queries))
+    new_tops, new_totals, new_ys = (), (), ()
+    for i in tl.static_range(len(queries)):
+        keys, values = halves(projected[i])
+        # (BLOCK_R, BLOCK_N)
+        s = tl.dot(queries[i], tl.trans(keys))
+        if MASKED:
+            s = tl.where(inside[None, :], s, float("-inf"))
+        higher = tl.maximum(tops[i], tl.max(s, 1))
+        p = tl.exp2(s - higher[:, None])
+        fade = tl.exp2(tops[i] - higher)
+        new_tops = new_tops + (higher,)
+        new_totals = new_totals + (totals[i] * fade + tl.sum(p, 1),)
+        new_ys = new_ys + (tl.dot(p.to(values.dtype), values, ys[i] * fade[:, None]),)
+    return new_tops, new_totals, new_ys
+
+
+@triton.jit
+def parts(t, COUNT: tl.constexpr):
+    """(rows, columns) as COUNT tiles, a power of two: no element changes its thread."""
+    LEVELS: tl.constexpr = halvings(COUNT)
+    found = (t,)
+    for _ in tl.static_range(LEVELS):
+        finer = ()
+        for i in tl.static_range(len(found)):
+            left, right = halves(found[i])
+            finer = finer + (left, right)
+        found = finer
+    return found
+
+
+@triton.constexpr_function
+def halvings(count):
+    """How often something is halved until there are `count` parts."""
+    return count.bit_length() - 1
+
+
+@triton.jit
+def halves(t):
+    """The left and the right half of (rows, columns)."""
+    return tl.split(tl.permute(tl.reshape(t, (t.shape[0], 2, t.shape[1] // 2)), (0, 2, 1)))
