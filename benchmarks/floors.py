@@ -20,7 +20,7 @@ TRAFFIC = {
     "scan_kernel": (1, 0), "scan_heads_kernel": (1, 0),
     "broadcast_forward_kernel": (1, 1), "resident_forward_kernel": (1, 1),
     "attend_forward_kernel": (1, 1), "dense_forward_kernel": (1, 2),
-    "layers_pass_kernel": (1, 2), "attention_pass_kernel": (2, 1),
+    "layers_pass_kernel": (1, 4), "attention_pass_kernel": (2, 1),
 }  # fmt: skip
 
 

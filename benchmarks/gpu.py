@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +34,8 @@ from benchmarks.table import print_table
 ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 415.0
 SHARDS = max(1, min(12, (os.cpu_count() or 1) - 2))  # tests mostly compile, on one core each
-PYTEST = ("-m", "pytest", "-p", "no:cacheprovider")
+PYTEST = ("-m", "pytest", "-vv", "-p", "no:cacheprovider")  # a run that is stopped has named what failed
+LAST_WORDS_SECONDS = 3.0
 FLOOR_SHARE = 0.3  # of the floor, below which the summary names a shape
 UNCACHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # else an access past a tensor hits the allocator's own memory
 
@@ -130,7 +132,11 @@ def _ended(process: subprocess.Popen[bytes], end: float, seconds: float) -> str:
     try:
         code = process.wait(max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # the session that it was started in, its children included
+        process.send_signal(signal.SIGINT)  # pytest then says what failed
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LAST_WORDS_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the session that it was started in, its children included
         process.wait()
         return f"ran past its {seconds:.0f} seconds"
     return f"ended with exit code {code}" if code else ""
@@ -192,9 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="collect tests and import benchmarks; needs no GPU")
     parser.add_argument("--skip-done", type=Path, metavar="DIR", default=ROOT / "build" / "gpu-run")
-    parser.add_argument(
-        "--limit", type=float, default=LIMIT_SECONDS, metavar="SECONDS", help="for all stages together"
-    )
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, metavar="SECONDS", help="for all stages together")
     options = parser.parse_args()
     dry, out = options.dry_run, options.skip_done.resolve()
     if not dry and not torch.cuda.is_available():

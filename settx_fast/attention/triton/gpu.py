@@ -16,7 +16,7 @@ from settx_fast.attention.triton.primitives import matrix_precision
 # Bytes of shared memory one program may use, by compute capability.
 SHARED_MEMORY = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 MOST_BYTES = 192 * 2**20  # of all temporaries of a backward, as far as the smallest chunk of rows fits
-LEAST_BYTES = 64 * 2**20  # of few rows
+LEAST_BYTES = 32 * 2**20  # of few rows
 
 
 class Gpu(NamedTuple):

@@ -135,20 +135,38 @@ def round_to_tf32(x):
 @triton.jit
 def pack_halves(high, low, dtype: tl.constexpr):
     """Two fp32 numbers, rounded to a type of 16 bits, as one int32."""
-    top = high.to(dtype).to(tl.int16, bitcast=True).to(tl.int32) << 16
-    return top | (low.to(dtype).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF)
+    if INTERPRETED:
+        top = high.to(dtype).to(tl.int16, bitcast=True).to(tl.int32) << 16
+        packed = top | (low.to(dtype).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF)
+    elif dtype == tl.bfloat16:
+        packed = tl.inline_asm_elementwise(
+            "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", [high, low], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        packed = tl.inline_asm_elementwise(
+            "cvt.rn.f16x2.f32 $0, $1, $2;", "=r,f,f", [high, low], dtype=tl.int32, is_pure=True, pack=1
+        )
+    return packed
 
 
 @triton.jit
 def unpack_high(packed, dtype: tl.constexpr):
     """The upper number of `pack_halves` in fp32."""
-    return (packed >> 16).to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+    if dtype == tl.bfloat16:
+        high = (packed & -65536).to(tl.float32, bitcast=True)
+    else:
+        high = (packed >> 16).to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+    return high
 
 
 @triton.jit
 def unpack_low(packed, dtype: tl.constexpr):
     """The lower number of `pack_halves` in fp32."""
-    return packed.to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+    if dtype == tl.bfloat16:
+        low = (packed << 16).to(tl.float32, bitcast=True)
+    else:
+        low = packed.to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
+    return low
 
 
 @triton.jit

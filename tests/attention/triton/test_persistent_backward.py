@@ -16,11 +16,11 @@ def tiles_of(case: Case, programs: int) -> PassTiles:
     """The rule's tiles on an H100, shared by so many programs that each has several."""
     tiles = pass_tiles(block_of(case), H100)
     assert tiles is not None
-    return replace(tiles, programs=programs)
+    return replace(tiles, programs=programs, layers=replace(tiles.layers, programs=programs))
 
 
 @pytest.mark.parametrize("name", RESIDENT)
-def test_every_option_in_two_passes_matches_the_oracle(name: str, device: torch.device) -> None:
+def test_every_option_in_passes_matches_the_oracle(name: str, device: torch.device) -> None:
     case = replace(HIDDEN, options=RESIDENT[name])
     check_backward(case, device, tiles=tiles_of(case, 1))
 
@@ -39,7 +39,7 @@ def test_half_precision_is_no_worse_than_the_reference(dtype: torch.dtype, devic
     ],
     ids=str,
 )  # fmt: skip
-def test_every_shape_in_two_passes_matches_the_oracle(sizes: dict[str, int], device: torch.device) -> None:
+def test_every_shape_in_passes_matches_the_oracle(sizes: dict[str, int], device: torch.device) -> None:
     case = replace(HIDDEN, elements=70, **sizes)
     check_backward(case, device, tiles=tiles_of(case, 1))
 
@@ -49,6 +49,13 @@ def test_every_shape_in_two_passes_matches_the_oracle(sizes: dict[str, int], dev
 def test_programs_walk_over_sets_of_any_layout(name: str, programs: int, device: torch.device) -> None:
     case = replace(HIDDEN, dim=64, dim_in=64, keys=16, **SETS[name])
     check_backward(case, device, tiles=tiles_of(case, programs))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_chunks_of_sets_of_any_layout_match_the_oracle(packed: bool, device: torch.device) -> None:
+    """Two tiles a chunk: sets of nothing, of more than a chunk, of less than a tile; NaN lies outside the sets."""
+    case = replace(HIDDEN, batch=3, elements=140, dim=64, dim_in=64, keys=16, lengths=(0, 140, 9), packed=packed)
+    check_backward(case, device, tiles=tiles_of(case, 2), chunk_rows=128)
 
 
 def test_rows_outside_their_set_never_influence_a_gradient(device: torch.device) -> None:

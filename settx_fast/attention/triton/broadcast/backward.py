@@ -59,7 +59,7 @@ def broadcast_backward(
     block = Block.of(spec, x.width, k.shape[2], k.shape[1], k.dtype)
     tiles = tiles or chosen_tiles(x, block, grad_out, dx)
     if isinstance(tiles, PassTiles):
-        return resident_backward(x, k, v, weights, block, grad_out, dx, tiles)
+        return resident_backward(x, k, v, weights, block, grad_out, dx, tiles, chunk_rows)
     if isinstance(tiles, StepTiles):
         return parted_backward(x, k, v, weights, block, grad_out, dx, tiles, chunk_rows)
     job = new_job(x, k, v, weights, block, tiles, chunk_rows or CHUNK_ROWS)

@@ -42,29 +42,38 @@ class Plain(NamedTuple):
     gradient: Tensor
 
 
-@triton.jit(do_not_specialize=["num_parts", "N", "num_sets", "share", "size"])
+@triton.jit(do_not_specialize=["nums", "N", "num_sets", "share", "size"])
 def gather_kernel(
-    parts_ptr, num_parts, width, total_ptr, x, N, num_sets, keys_ptr, d_k_ptr, d_v_ptr, share, size,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
+    parts, nums, total_ptr, x, N, num_sets, keys_ptr, d_k_ptr, d_v_ptr, share, size,
+    WIDTHS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """total (width,) = the sum over rows of parts (num_parts, width); then dK and dV of sets that several programs had.
+    """total: sums of parts (nums, WIDTHS), one after the other; then dK and dV of sets that several programs had.
 
     keys_ptr (programs, 2, 2, size): shares of a set that began before the program, and of one that went on after it.
     A program had `share` tiles of ROWS rows.
     """
-    blocks = tl.cdiv(width, BLOCK)
-    if tl.program_id(0) < blocks:
-        columns = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        total = tl.zeros((PARTS, BLOCK), tl.float32)
-        for first in range(0, num_parts, PARTS):
-            rows = (first + tl.arange(0, PARTS)).to(tl.int64)
-            inside = (rows < num_parts)[:, None] & (columns < width)[None, :]
-            total += tl.load(parts_ptr + rows[:, None] * width + columns[None, :], mask=inside, other=0.0)
-        tl.store(total_ptr + columns, tl.sum(total, 0), mask=columns < width)
-    else:
-        place, pieces = tl.program_id(0) - blocks, tl.cdiv(size, BLOCK)
+    place = tl.program_id(0)
+    for i in tl.static_range(len(WIDTHS)):
+        if (place >= 0) & (place < tl.cdiv(WIDTHS[i], BLOCK)):
+            sum_columns(parts[i], nums[i], total_ptr, place, WIDTHS[i], BLOCK, PARTS)
+        place -= tl.cdiv(WIDTHS[i], BLOCK)
+        total_ptr += WIDTHS[i]
+    if place >= 0:
+        pieces = tl.cdiv(size, BLOCK)
         b, piece = (place // pieces).to(tl.int64), place % pieces
         merge_shares(x, N, b, piece, keys_ptr, d_k_ptr, d_v_ptr, share, size, ROWS, BLOCK)
+
+
+@triton.jit
+def sum_columns(parts_ptr, num, total_ptr, block, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    """Columns block · BLOCK … of the sum over rows of parts (num, WIDTH)."""
+    columns = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((PARTS, BLOCK), tl.float32)
+    for first in range(0, num, PARTS):
+        rows = (first + tl.arange(0, PARTS)).to(tl.int64)
+        inside = (rows < num)[:, None] & (columns < WIDTH)[None, :]
+        total += tl.load(parts_ptr + rows[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0)
+    tl.store(total_ptr + columns, tl.sum(total, 0), mask=columns < WIDTH)
 
 
 @triton.jit

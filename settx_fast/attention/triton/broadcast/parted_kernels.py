@@ -134,7 +134,7 @@ def dense_forward_kernel(x, out, N, num_sets, w, vectors, share, block: tl.const
             ahead, here = tl.minimum(i + 1, filled - 1) * ROWS, i * ROWS
             prefetch_rows(x_ptr + at_row(ahead, D), elements - ahead, D, ROWS, D)
             prefetch_rows(out_ptr + at_row(ahead, D), elements - ahead, D, ROWS, D)
-            o = load_pieces(x_ptr + at_row(here, D), elements - here, D, ROWS)
+            o = load_pieces(x_ptr + at_row(here, D), D, elements - here, D, ROWS)
             a = load_rows(out_ptr + at_row(here, D), elements - here, D, ROWS, D)
             o = add_own(add(o, pieces_of(tl.dot(a, w_p), 32)), vectors)
             y = finish_pieces(o, first_layer, second_layer, vectors, block, tiles)
@@ -192,7 +192,7 @@ def finish_pieces(o, first_layer, second_layer, vectors, block: tl.constexpr, ti
     NORM: tl.constexpr = block.spec.norm
     EPS: tl.constexpr = block.spec.norm_eps
     if block.spec.norm_first:
-        y = add_layers(o, standardise_pieces(o, NORM, EPS), first_layer, second_layer, vectors, block, tiles)
+        y = add_layers(o, standardise_pieces(o, NORM, EPS)[0], first_layer, second_layer, vectors, block, tiles)
     else:
         o = normalise_pieces(o, vectors + 3 * W, vectors + 4 * W, NORM, EPS)
         y = add_layers(o, o, first_layer, second_layer, vectors, block, tiles)

@@ -98,11 +98,29 @@ def add(left, right):
 
 
 @triton.jit
+def multiply_pieces(left, right):
+    """Products of the pieces of two tiles."""
+    out = ()
+    for i in tl.static_range(len(left)):
+        out = out + (left[i] * right[i],)
+    return out
+
+
+@triton.jit
 def add_own(pieces, ptr):
     """The pieces plus a vector in fp32 at ptr."""
     out = ()
     for i in tl.static_range(len(pieces)):
         out = out + (pieces[i] + load_own(ptr + 32 * i),)
+    return out
+
+
+@triton.jit
+def scale_own(pieces, ptr):
+    """The pieces times a vector in fp32 at ptr."""
+    out = ()
+    for i in tl.static_range(len(pieces)):
+        out = out + (pieces[i] * load_own(ptr + 32 * i),)
     return out
 
 
@@ -144,10 +162,13 @@ def row_sum(pieces):
 
 @triton.jit
 def standardise_pieces(pieces, NORM: tl.constexpr, EPS: tl.constexpr):
-    """Rows held as pieces without mean (layer) at unit mean square (layer, rms); the pieces themselves under "none"."""
+    """Rows held as pieces without mean (layer) at unit mean square (layer, rms), and the factor (rows, 1) that did it.
+
+    Under "none" the pieces themselves.
+    """
     WIDTH: tl.constexpr = 32 * len(pieces)
     if NORM == "none":
-        out = pieces
+        out, factor = pieces, tl.zeros((pieces[0].shape[0], 1), tl.float32)
     else:
         centred = pieces
         if NORM == "layer":
@@ -155,39 +176,49 @@ def standardise_pieces(pieces, NORM: tl.constexpr, EPS: tl.constexpr):
             centred = ()
             for i in tl.static_range(len(pieces)):
                 centred = centred + (pieces[i] - mean,)
-        squares = centred[0] * centred[0]
-        for i in tl.static_range(1, len(pieces)):
-            squares += centred[i] * centred[i]
-        factor = tl.rsqrt(tl.sum(squares, 1) * (1.0 / WIDTH) + EPS)[:, None]
+        squares = row_sum(multiply_pieces(centred, centred))
+        factor = tl.rsqrt(squares * (1.0 / WIDTH) + EPS)[:, None]
         out = ()
         for i in tl.static_range(len(pieces)):
             out = out + (centred[i] * factor,)
+    return out, factor
+
+
+@triton.jit
+def norm_back_pieces(grad, standard, factor, NORM: tl.constexpr):
+    """As norm_back, on pieces; factor (rows, 1)."""
+    WIDTH: tl.constexpr = 32 * len(grad)
+    along = row_sum(multiply_pieces(grad, standard))[:, None] * (-1.0 / WIDTH) * factor
+    shift = tl.zeros_like(along)
+    if NORM == "layer":
+        shift = row_sum(grad)[:, None] * (-1.0 / WIDTH) * factor
+    out = ()
+    for i in tl.static_range(len(grad)):
+        out = out + (grad[i] * factor + (standard[i] * along + shift),)
     return out
 
 
 @triton.jit
 def normalise_pieces(pieces, gain_ptr, bias_ptr, NORM: tl.constexpr, EPS: tl.constexpr):
     """Layer or RMS norm of rows held as pieces, gain and bias in fp32; the pieces themselves under "none"."""
-    out = standardise_pieces(pieces, NORM, EPS)
+    out, _ = standardise_pieces(pieces, NORM, EPS)
     if NORM != "none":
-        scaled = ()
-        for i in tl.static_range(len(out)):
-            scaled = scaled + (out[i] * load_own(gain_ptr + 32 * i),)
-        out = scaled
+        out = scale_own(out, gain_ptr)
         if NORM == "layer":
             out = add_own(out, bias_ptr)
     return out
 
 
 @triton.jit
-def load_pieces(ptr, count, D: tl.constexpr, ROWS: tl.constexpr):
-    """As load_rows, in permuted pieces and fp32."""
+def load_pieces(ptr, stride, count, D: tl.constexpr, ROWS: tl.constexpr):
+    """As load_rows, each row `stride` after the one before, in permuted pieces and fp32."""
     rows = own_rows(ROWS)
-    pointers = ptr + rows[:, None] * D + tl.arange(0, 32)[None, :]
-    pieces = ()
+    pointers = ptr + rows[:, None] * stride + tl.arange(0, 32)[None, :]
+    loaded, pieces = (), ()
+    for i in tl.static_range(D // 32):  # all on their way before the first is waited for
+        loaded = loaded + (tl.load(pointers + 32 * i, mask=(rows < count)[:, None], other=0.0),)
     for i in tl.static_range(D // 32):
-        piece = tl.load(pointers + 32 * i, mask=(rows < count)[:, None], other=0.0)
-        pieces = pieces + (permuted(piece).to(tl.float32),)
+        pieces = pieces + (permuted(loaded[i]).to(tl.float32),)
     return pieces
 
 

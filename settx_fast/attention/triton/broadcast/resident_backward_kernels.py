@@ -1,10 +1,11 @@
-"""Stage B backwards in two passes of persistent programs, for blocks that `resident_kernels` computes.
+"""Stage B backwards in persistent programs, for blocks that `resident_kernels` computes.
 
-`layers_pass` makes attention again and goes back through norms and the layer to the gradient of O, which lies in the
-memory of the elements' gradient; `attention_pass` goes on from there to queries, keys, values and elements. What sums
-over rows stays with a program while it walks over its tiles: the gradients of both weights, and of a set's keys and
-values. Weights have the gain of the norm before them, see `fold_norm`; `gradient_kernels` adds up the programs'
-parts and takes the gains out again.
+Chunk by chunk of rows `layers_pass` makes attention again and goes back through norms and the layer to the gradient of
+O, which lies in the memory of the elements' gradient; `layer_product` sums up the layer's weight gradient from what
+that leaves. `attention_pass` goes on from there to queries, keys, values and elements; what sums over rows, the
+gradients of the query projection and of a set's keys and values, stays with a program while it walks over its tiles.
+Weights have the gain of the norm before them, see `fold_norm`; `gradient_kernels` adds up what programs leave and takes
+the gains out again.
 """
 
 from __future__ import annotations
@@ -13,10 +14,23 @@ import triton
 import triton.language as tl
 
 from settx_fast.attention.triton.broadcast.forward_kernels import softmax
-from settx_fast.attention.triton.broadcast.pieces import keep_vector
+from settx_fast.attention.triton.broadcast.pieces import (
+    add,
+    add_own,
+    keep_vector,
+    load_pieces,
+    multiply_pieces,
+    norm_back_pieces,
+    own,
+    pieces_of,
+    scale_own,
+    standardise_pieces,
+    store_pieces,
+    whole,
+)
+from settx_fast.attention.triton.broadcast.resident_kernels import attended, load_groups
 from settx_fast.attention.triton.primitives import (
-    activate,
-    activation_slope,
+    activate_with_slope,
     load_vector,
     load_weight,
     pack_halves,
@@ -30,111 +44,201 @@ from settx_fast.attention.triton.walk import (
     clear_rows,
     fold_norm,
     load_rows,
-    load_strided_rows,
     norm_back,
     part_of_set,
     prefetch_rows,
+    prefetch_strided_rows,
     store_rows,
+    tiles_of_program,
 )
 
-# places of a program's sums of columns, each D wide, behind those of both weights; B_Q is the attention pass's
-B_Q, B_O, G0, B0, G1, B1 = (tl.constexpr(i) for i in range(6))
-SUMS = 6
+# places of a program's sums of columns in the layers pass, each D wide
+B_O, G0, B0, G1, B1 = (tl.constexpr(i) for i in range(5))
+SUMS: tl.constexpr = tl.constexpr(5)
 ONES: tl.constexpr = tl.constexpr(16)  # rows of ones, with which a product sums columns up
+# places of vectors that all programs share, each D wide
+SHIFT_Q, SHIFT_O, GAIN0, SHIFT0, GAIN1 = (tl.constexpr(i) for i in range(5))
+VECTORS: tl.constexpr = tl.constexpr(5)
 
 
-@triton.jit(do_not_specialize=["N", "num_sets", "share"])
+@triton.jit(do_not_specialize=["N", "num_sets", "first_tile", "num_tiles", "share"])
 def layers_pass_kernel(
-    x, grad, d_o, N, num_sets, k_ptr, v_ptr, w, vectors, parts_ptr, stride, share,
+    x, grad, d_o, N, num_sets, first_tile, num_tiles, k_ptr, v_ptr, w, vectors, factors_ptr, sums_ptr, share,
     block: tl.constexpr, tiles: tl.constexpr,
 ):  # fmt: skip
-    """One program: the gradient of O for `share` tiles of rows, and its part of what those of w_o and norms sum up.
+    """One program: the gradient of O for `share` tiles of rows, and its part of the sums (SUMS, D) of columns.
 
-    vectors (5, D) in fp32 for all programs: see `load_layers`.
+    What the layer read and the gradient of what it made, before the activation, go to factors (rows of all tiles,
+    2 · D). vectors (VECTORS, D) in fp32 for all programs: see `load_layers`.
     """
     ROWS: tl.constexpr = tiles.rows
     D: tl.constexpr = block.D
-    tile = tl.program_id(0).to(tl.int64) * share
-    stop = tile + share
-    b, _ = locate(tile, x, N, num_sets, ROWS)
-    w_q, w_o = load_layers(w, vectors, block)
-    parts_ptr += tl.program_id(0).to(tl.int64) * stride + D * D
-    sums_ptr = parts_ptr + D * D
-    clear_sums(sums_ptr, D)
-    # registers have no room for the gradient of w_o: it grows in memory
-    outs, ins = tl.arange(0, D)[:, None], tl.arange(0, D)[None, :]
-    d_w_ptr = parts_ptr + outs * D + ins
-    tl.store(d_w_ptr, tl.zeros((D, D), tl.float32))
-    tl.debug_barrier()
-    d_b = tl.zeros((ONES, D), tl.float32)
-    d_b1 = tl.zeros((ONES, D), tl.float32)
+    tile, stop, b = tiles_of_program(x, N, num_sets, first_tile, num_tiles, share, tl.program_id(0), ROWS)
+    w_q, w_o = load_layers(w, vectors, block, tiles)
+    sums_ptr += tl.program_id(0).to(tl.int64) * (SUMS * D)
+    if first_tile == 0:
+        clear_sums(sums_ptr, D)
     while (tile < stop) & (b < num_sets):
-        first, last, _num, elements, _written = part_of_set(x, N, b, tile, stop, ROWS)
-        keys = load_all_heads(k_ptr + b * (block.M * D), block)
-        values = load_all_heads(v_ptr + b * (block.M * D), block)
+        first, last, num, elements, _written = part_of_set(x, N, b, tile, stop, ROWS)
+        keys = load_groups(k_ptr + b * (block.M * D), block, tiles)
+        values = load_groups(v_ptr + b * (block.M * D), block, tiles)
         x_ptr, d_o_ptr = x.ptr + first_row(x, b) + first * D, d_o.ptr + first_row(d_o, b) + first * D
         grad_ptr = grad.ptr + first_row(grad, b) + first * grad.row_stride
+        to_ptr = factors_ptr + (tile - first_tile) * (ROWS * 2 * D)
         filled = tl.cdiv(elements, ROWS)
         for i in range(0, filled):
             ahead, here = tl.minimum(i + 1, filled - 1) * ROWS, i * ROWS
             prefetch_rows(x_ptr + at_row(ahead, D), elements - ahead, D, ROWS, D)
-            o = attend_again(x_ptr + at_row(here, D), elements - here, w_q, keys, values, vectors, block, tiles)
-            grad_tile_ptr = grad_ptr + tl.cast(here, tl.int64) * grad.row_stride
-            d_tile, d_z, read, d_b, d_b1 = layers_back(
-                o, grad_tile_ptr, grad.row_stride, elements - here, w_o, vectors, sums_ptr, d_b, d_b1, block, tiles
-            )
-            store_rows(d_o_ptr + at_row(here, D), d_tile, elements - here)
-            tl.store(d_w_ptr, tl.dot(tl.trans(d_z), read, tl.load(d_w_ptr)))
-            tl.debug_barrier()
+            ahead_ptr = grad_ptr + tl.cast(ahead, tl.int64) * grad.row_stride
+            prefetch_strided_rows(ahead_ptr, grad.row_stride, elements - ahead, D, ROWS)
+            o = attended(x_ptr + at_row(here, D), elements - here, w_q, keys, values, vectors, block, tiles)
+            d, read, d_z = layers_back(
+                o, grad_ptr + tl.cast(here, tl.int64) * grad.row_stride, grad.row_stride, elements - here, w_o, vectors,
+                sums_ptr, block, tiles,
+            )  # fmt: skip
+            store_pieces(d_o_ptr + at_row(here, D), d, elements - here, ROWS, D, ROWS, False)
+            store_pieces(to_ptr + at_row(here, 2 * D), read, ROWS, ROWS, 2 * D, ROWS, False)
+            store_pieces(to_ptr + at_row(here, 2 * D) + D, d_z, ROWS, ROWS, 2 * D, ROWS, False)
+        for i in range(filled, num):
+            clear_rows(to_ptr + at_row(i * ROWS, 2 * D), ROWS, 2 * D, ROWS)
         tile = last
         b += 1
-    keep_ones(sums_ptr + B_O * D, d_b)
-    if not block.spec.norm_first and block.spec.norm == "layer":
-        keep_ones(sums_ptr + B1 * D, d_b1)
 
 
 @triton.jit
 def clear_sums(sums_ptr, D: tl.constexpr):
-    """Zero this program's sums of columns that are added up in memory."""
+    """Zero this program's sums of columns."""
     columns = tl.arange(0, D)
-    for place in tl.static_range(G0, B1 + 1):
+    for place in tl.static_range(B1 + 1):
         tl.store(sums_ptr + place * D + columns, tl.zeros((D,), tl.float32))
     tl.debug_barrier()
 
 
 @triton.jit
-def load_layers(w, vectors, block: tl.constexpr):
-    """Both weights (inputs, outputs) with the gains of the norms before them.
+def load_layers(w, vectors, block: tl.constexpr, tiles: tl.constexpr):
+    """Both weights (inputs, outputs) with the gains of the norms before them, in the order of permuted pieces.
 
-    vectors: the biases of both weights with what those norms bring, then g0, b0 and g1 where rows are normed that are
-    more than read.
+    vectors, in order: the biases of both weights with what those norms bring, then g0, b0 and g1 where rows are normed
+    that are more than read.
     """
     D: tl.constexpr = block.D
     NORM: tl.constexpr = block.spec.norm
-    features = tl.arange(0, D)
-    inside = features < D
-    w_q = load_weight(w.w_q, features, features, inside, inside, D)
+    inputs, features = tl.arange(0, D), own(tl.arange(0, D))
+    inside = inputs < D
+    w_q = load_weight(w.w_q, inputs, features, inside, inside, D)
     w_o = load_weight(w.w_o, features, features, inside, inside, D)
     if block.spec.norm_first:
-        w_q, shift = fold_norm(w_q, features, inside, w.g0, w.b0, NORM)
+        w_q, shift = fold_norm(w_q, inputs, inside, w.g0, w.b0, NORM)
         w_o, shift_o = fold_norm(w_o, features, inside, w.g1, w.b1, NORM)
     else:
         shift = tl.zeros((D,), tl.float32)
         w_o, shift_o = fold_norm(w_o, features, inside, w.g0, w.b0, NORM)
-        keep_vector(vectors + 2 * D, w.g0, D)
-        keep_vector(vectors + 3 * D, w.b0, D)
-        keep_vector(vectors + 4 * D, w.g1, D)
-    tl.store(vectors + features, load_vector(w.b_q, features, inside) + shift)
-    tl.store(vectors + D + features, load_vector(w.b_o, features, inside) + shift_o)
+        keep_vector(vectors + GAIN0 * D, w.g0, D)
+        keep_vector(vectors + SHIFT0 * D, w.b0, D)
+        keep_vector(vectors + GAIN1 * D, w.g1, D)
+    tl.store(vectors + SHIFT_Q * D + features, load_vector(w.b_q, features, inside) + shift)
+    tl.store(vectors + SHIFT_O * D + features, load_vector(w.b_o, features, inside) + shift_o)
     tl.debug_barrier()
     return w_q, w_o
 
 
 @triton.jit
-def load_all_heads(ptr, block: tl.constexpr):
-    """Keys or values (M, D) of a set: (heads · keys, D), zero off the diagonal blocks."""
-    HEADS: tl.constexpr = block.spec.num_heads
-    return load_some_heads(ptr, 0, block, HEADS)
+def layers_back(o, grad_ptr, grad_stride, count, w_o, vectors, sums_ptr, block: tl.constexpr, tiles: tl.constexpr):
+    """The gradient of a tile o (rows, D), what the layer read and the gradient of what it made, as permuted pieces."""
+    D: tl.constexpr = block.D
+    NORM: tl.constexpr = block.spec.norm
+    EPS: tl.constexpr = block.spec.norm_eps
+    ACTIVATION: tl.constexpr = block.spec.activation
+    AFTER: tl.constexpr = NORM != "none" and not block.spec.norm_first
+    dtype: tl.constexpr = w_o.dtype
+    standard, factor = standardise_pieces(o, NORM, EPS)
+    z = add_own(pieces_of(tl.dot(whole(standard, dtype), w_o), 32), vectors + SHIFT_O * D)
+    active, slopes = activate_with_slopes(z, ACTIVATION)
+    # registers keep a standardised row and the activation's slope as one number
+    kept = pack_pieces(standard, slopes, dtype)
+    d = load_pieces(grad_ptr, grad_stride, count, D, tiles.rows)
+    if AFTER:
+        y = add(scale_own(standard, vectors + GAIN0 * D), active)
+        if NORM == "layer":
+            y = add_own(y, vectors + SHIFT0 * D)
+        y, factor1 = standardise_pieces(y, NORM, EPS)
+        add_columns(sums_ptr + G1 * D, multiply_pieces(d, y), dtype)
+        if NORM == "layer":
+            add_columns(sums_ptr + B1 * D, d, dtype)
+        d = norm_back_pieces(scale_own(d, vectors + GAIN1 * D), y, factor1, NORM)
+    standard, slopes = unpack_pieces(kept, dtype)
+    d_z = multiply_pieces(d, slopes)
+    add_columns(sums_ptr + B_O * D, d_z, dtype)
+    through = pieces_of(tl.dot(whole(d_z, dtype), tl.trans(w_o)), 32)
+    if AFTER:
+        add_columns(sums_ptr + G0 * D, multiply_pieces(d, standard), dtype)
+        if NORM == "layer":
+            add_columns(sums_ptr + B0 * D, d, dtype)
+        d = norm_back_pieces(add(scale_own(d, vectors + GAIN0 * D), through), standard, factor, NORM)
+    elif NORM != "none":
+        d = add(d, norm_back_pieces(through, standard, factor, NORM))
+    else:
+        d = add(d, through)
+    return d, standard, d_z
+
+
+@triton.jit
+def activate_with_slopes(pieces, ACTIVATION: tl.constexpr):
+    """As activate_with_slope, of every piece."""
+    active, slopes = (), ()
+    for i in tl.static_range(len(pieces)):
+        found, slope = activate_with_slope(pieces[i], ACTIVATION)
+        active, slopes = active + (found,), slopes + (slope,)
+    return active, slopes
+
+
+@triton.jit
+def pack_pieces(high, low, dtype: tl.constexpr):
+    """As pack_halves, of every piece."""
+    out = ()
+    for i in tl.static_range(len(high)):
+        out = out + (pack_halves(high[i], low[i], dtype),)
+    return out
+
+
+@triton.jit
+def unpack_pieces(packed, dtype: tl.constexpr):
+    """The inverse of pack_pieces."""
+    high, low = (), ()
+    for i in tl.static_range(len(packed)):
+        high, low = high + (unpack_high(packed[i], dtype),), low + (unpack_low(packed[i], dtype),)
+    return high, low
+
+
+@triton.jit
+def add_columns(ptr, pieces, dtype: tl.constexpr):
+    """Add the sums of a tile's columns to ptr, which no other program adds to."""
+    tile = whole(pieces, dtype)
+    WIDTH: tl.constexpr = tile.shape[1]
+    # (ONES, columns), all rows alike; a thread has each twice
+    sums = tl.dot(tl.full((ONES, tile.shape[0]), 1.0, dtype), tile)
+    sums, _ = tl.split(tl.permute(tl.reshape(sums, (2, ONES // 2, WIDTH)), (1, 2, 0)))
+    columns = tl.arange(0, WIDTH)[None, :]
+    first = (tl.arange(0, ONES // 2)[:, None] == 0) & (columns < WIDTH)
+    tl.atomic_add(ptr + own(columns) + tl.zeros((ONES // 2, 1), tl.int32), sums, mask=first, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["first_tile", "num_rows", "share"])
+def layer_product_kernel(factors_ptr, parts_ptr, first_tile, num_rows, share, D: tl.constexpr, ROWS: tl.constexpr):
+    """One program: its part (D, D) of the layer's weight gradient, grown by `share` tiles of factors (rows, 2 · D)."""
+    outs, ins = tl.arange(0, D)[:, None], tl.arange(0, D)[None, :]
+    pointers = parts_ptr + tl.program_id(0).to(tl.int64) * (D * D) + outs * D + ins
+    d_w = tl.zeros((D, D), tl.float32)
+    if first_tile > 0:
+        d_w = tl.load(pointers)
+    begin = tl.program_id(0) * share
+    rows = tl.arange(0, ROWS)
+    for tile in range(begin, tl.minimum(begin + share, tl.cdiv(num_rows, ROWS))):
+        at = factors_ptr + at_row(tile * ROWS, 2 * D) + rows[:, None] * (2 * D) + ins
+        inside = (tile * ROWS + rows < num_rows)[:, None]
+        read, d_z = tl.load(at, mask=inside, other=0.0), tl.load(at + D, mask=inside, other=0.0)
+        d_w = tl.dot(tl.trans(d_z), read, d_w)
+    tl.store(pointers, d_w)
 
 
 @triton.jit
@@ -169,80 +273,9 @@ def elements_and_factor(x, block: tl.constexpr):
     return x, factor
 
 
-@triton.jit
-def attend_again(x_ptr, count, w_q, keys, values, vectors, block: tl.constexpr, tiles: tl.constexpr):
-    """O of `count` rows at x_ptr: (rows, D) in fp32."""
-    D: tl.constexpr = block.D
-    HEADS: tl.constexpr = block.spec.num_heads
-    x = load_rows(x_ptr, count, D, tiles.rows, D)
-    read, _ = elements_and_factor(x, block)
-    q = tl.dot(read, w_q) + tl.load(vectors + tl.arange(0, D))[None, :]
-    p = softmax(tl.dot(q.to(x.dtype), tl.trans(keys)), block, HEADS)
-    o = tl.dot(p.to(x.dtype), values, x.to(tl.float32) if block.spec.residual == "input" else q)
-    return o
-
-
-@triton.jit
-def layers_back(
-    o, grad_ptr, grad_stride, count, w_o, vectors, sums_ptr, d_b, d_b1, block: tl.constexpr, tiles: tl.constexpr
-):
-    """The gradient of a tile o (rows, D), that of the layer before its activation, what the layer read,
-
-    and sums of columns that grow: d_b and d_b1 (ONES, D).
-    """
-    D: tl.constexpr = block.D
-    NORM: tl.constexpr = block.spec.norm
-    EPS: tl.constexpr = block.spec.norm_eps
-    ACTIVATION: tl.constexpr = block.spec.activation
-    AFTER: tl.constexpr = NORM != "none" and not block.spec.norm_first
-    ROWS: tl.constexpr = tiles.rows
-    dtype: tl.constexpr = w_o.dtype
-    columns = tl.arange(0, D)
-    ones = tl.full((ONES, ROWS), 1.0, dtype)
-    standard, factor = o, tl.zeros((ROWS,), tl.float32)
-    if NORM != "none":
-        standard, factor = standardise(o, D, NORM, EPS)
-    z = tl.dot(standard.to(dtype), w_o) + tl.load(vectors + D + columns)[None, :]
-    # registers keep a standardised row and the activation's slope as one number
-    kept = pack_halves(standard, activation_slope(z, ACTIVATION), dtype)
-    if AFTER:
-        y = standard * tl.load(vectors + 2 * D + columns)[None, :] + activate(z, ACTIVATION)
-        if NORM == "layer":
-            y += tl.load(vectors + 3 * D + columns)[None, :]
-        y, factor1 = standardise(y, D, NORM, EPS)
-    d_y = load_strided_rows(grad_ptr, grad_stride, count, D, ROWS)
-    d = d_y.to(tl.float32)
-    if AFTER:
-        add_columns(sums_ptr + G1 * D, d * y)
-        if NORM == "layer":
-            d_b1 = tl.dot(ones, d_y, d_b1)
-        d = norm_back(d * tl.load(vectors + 4 * D + columns)[None, :], y, factor1, NORM)
-    d_z = (d * unpack_low(kept, dtype)).to(dtype)
-    standard = unpack_high(kept, dtype)
-    d_b = tl.dot(ones, d_z, d_b)
-    if AFTER:
-        add_columns(sums_ptr + G0 * D, d * standard)
-        if NORM == "layer":
-            add_columns(sums_ptr + B0 * D, d)
-        d *= tl.load(vectors + 2 * D + columns)[None, :]
-        d = norm_back(tl.dot(d_z, tl.trans(w_o), d), standard, factor, NORM)
-    elif NORM != "none":
-        d += norm_back(tl.dot(d_z, tl.trans(w_o)), standard, factor, NORM)
-    else:
-        d = tl.dot(d_z, tl.trans(w_o), d)
-    return d, d_z, standard.to(dtype), d_b, d_b1
-
-
-@triton.jit
-def add_columns(ptr, tile):
-    """Add the sums of a tile's columns to ptr, which belongs to this program."""
-    columns = tl.arange(0, tile.shape[1])
-    tl.store(ptr + columns, tl.load(ptr + columns) + tl.sum(tile, 0))
-
-
 @triton.jit(do_not_specialize=["N", "num_sets", "share"])
 def attention_pass_kernel(
-    x, d_x, N, num_sets, k_ptr, v_ptr, w, vectors, parts_ptr, stride, keys_ptr, d_k_ptr, d_v_ptr, share,
+    x, d_x, N, num_sets, k_ptr, v_ptr, w, vectors, parts_ptr, keys_ptr, d_k_ptr, d_v_ptr, share,
     block: tl.constexpr, tiles: tl.constexpr,
 ):  # fmt: skip
     """One program: the gradient of `share` tiles of elements, in place of that of O, and its part of what sums up.
@@ -300,12 +333,12 @@ def attention_pass_kernel(
             keep_keys(slot + SIZE, d_v, block, tiles)
         tile = last
         b += 1
-    parts_ptr += tl.program_id(0).to(tl.int64) * stride
+    parts_ptr += tl.program_id(0).to(tl.int64) * (D * D + D)
     features, ins = tl.arange(0, WIDTH), tl.arange(0, D)
     for group in tl.static_range(GROUPS):
         outs = group * WIDTH + features
         tl.store(parts_ptr + outs[:, None] * D + ins[None, :], d_w[group])
-        keep_ones(parts_ptr + 2 * D * D + B_Q * D + group * WIDTH, d_b[group])
+        keep_ones(parts_ptr + D * D + group * WIDTH, d_b[group])
 
 
 @triton.jit

@@ -41,24 +41,30 @@ def resident_forward_kernel(
     w_q, w_o = load_weights(w, vectors, block, tiles)
     while (tile < stop) & (b < num_sets):
         first, last, num, elements, written = part_of_set(x, N, b, tile, stop, ROWS)
-        keys, values = (), ()
-        for group in tl.static_range(block.spec.num_heads // tiles.group):
-            keys = keys + (load_group(k_ptr + b * (block.M * D), group, block, tiles),)
-            values = values + (load_group(v_ptr + b * (block.M * D), group, block, tiles),)
+        keys = load_groups(k_ptr + b * (block.M * D), block, tiles)
+        values = load_groups(v_ptr + b * (block.M * D), block, tiles)
         x_ptr, out_ptr = x.ptr + first_row(x, b) + first * block.C, out.ptr + first_row(out, b) + first * D
         filled = tl.cdiv(elements, ROWS)
         for i in range(0, filled):
             ahead, here = tl.minimum(i + 1, filled - 1) * ROWS, i * ROWS
             prefetch_rows(x_ptr + at_row(ahead, block.C), elements - ahead, block.C, ROWS, tiles.inputs)
-            y = resident_tile(
-                x_ptr + at_row(here, block.C), elements - here, w_q, w_o, keys, values, vectors, block, tiles
-            )
+            o = attended(x_ptr + at_row(here, block.C), elements - here, w_q, keys, values, vectors, block, tiles)
+            y = run_layers(o, w_o, vectors, block)
             store_pieces(out_ptr + at_row(here, D), y, written - here, elements - here, D, ROWS, x.lengths is not None)
         if x.lengths is not None:
             for i in range(filled, num):
                 clear_rows(out_ptr + at_row(i * ROWS, D), written - i * ROWS, D, ROWS)
         tile = last
         b += 1
+
+
+@triton.jit
+def load_groups(ptr, block: tl.constexpr, tiles: tl.constexpr):
+    """Keys or values (M, D) of a set, those of every group of heads: see `load_group`."""
+    groups = ()
+    for group in tl.static_range(block.spec.num_heads // tiles.group):
+        groups = groups + (load_group(ptr, group, block, tiles),)
+    return groups
 
 
 @triton.jit
@@ -98,23 +104,31 @@ def load_weights(w, vectors, block: tl.constexpr, tiles: tl.constexpr):
 
 
 @triton.jit
-def resident_tile(x_ptr, count, w_q, w_o, keys, values, vectors, block: tl.constexpr, tiles: tl.constexpr):
-    """The block on `count` rows at x_ptr, as permuted pieces."""
-    D: tl.constexpr = block.D
+def attended(x_ptr, count, w_q, keys, values, vectors, block: tl.constexpr, tiles: tl.constexpr):
+    """Attention of `count` rows at x_ptr and the residual beside it, as permuted pieces."""
     NORM: tl.constexpr = block.spec.norm
     EPS: tl.constexpr = block.spec.norm_eps
-    ACTIVATION: tl.constexpr = block.spec.activation
     x = load_rows(x_ptr, count, block.C, tiles.rows, tiles.inputs)
     if block.norm_input:
         x = standardise(x.to(tl.float32), block.C, NORM, EPS)[0].to(x.dtype)
     q = add_own(pieces_of(tl.dot(x, w_q), 32), vectors)
     o = attend_groups(q, keys, values, block, tiles)
     if block.spec.residual == "input":  # noqa: SIM108
-        o = add(o, load_pieces(x_ptr, count, D, tiles.rows))
+        o = add(o, load_pieces(x_ptr, block.D, count, block.D, tiles.rows))
     else:
         o = add(o, q)
+    return o
+
+
+@triton.jit
+def run_layers(o, w_o, vectors, block: tl.constexpr):
+    """The norms and the layer that follow attention, on permuted pieces."""
+    D: tl.constexpr = block.D
+    NORM: tl.constexpr = block.spec.norm
+    EPS: tl.constexpr = block.spec.norm_eps
+    ACTIVATION: tl.constexpr = block.spec.activation
     if block.spec.norm_first:
-        h = standardise_pieces(o, NORM, EPS)
+        h, _ = standardise_pieces(o, NORM, EPS)
     else:
         o = normalise_pieces(o, vectors + 2 * D, vectors + 3 * D, NORM, EPS)
         h = o

@@ -106,8 +106,12 @@ class PartedTiles:
 
 @dataclass(frozen=True)
 class PassTiles:
-    """The backward in two passes of persistent programs: see `resident_backward_kernels`."""
+    """The backward in passes of persistent programs: see `resident_backward_kernels`.
 
+    The pass through the layers has the forward's tiles, for it makes attention again as that does.
+    """
+
+    layers: ResidentTiles
     rows: int
     group: int
     warps: int
@@ -231,15 +235,17 @@ def parted_tiles(block: Block, of: gpu.Gpu) -> PartedTiles | None:
 
 
 def pass_tiles(block: Block, of: gpu.Gpu) -> PassTiles | None:
-    """Tiles of the backward in two passes, None where they do not fit: all heads' keys are one matrix, C is D."""
+    """Tiles of the backward in passes, None where they do not fit: all heads' keys are one matrix, C is D."""
     if of.arch // 10 != 9 or block.products != "half" or block.D not in (64, 128) or block.C != block.D:
         return None
     if block.spec.ffn_dim is not None or block.spec.output_projection:
         return None
-    if 64 % block.E or block.spec.num_heads * block.keys > 128:
+    if 64 % block.E or block.spec.num_heads * block.keys > 128 or (layers := resident_tiles(block, of)) is None:
         return None
     wide = block.D == 128
-    return PassTiles(128 if wide else 64, 64 // block.E, 8 if wide else 4, (1 if wide else 2) * of.multiprocessors)
+    return PassTiles(
+        layers, 128 if wide else 64, 64 // block.E, 8 if wide else 4, (1 if wide else 2) * of.multiprocessors
+    )
 
 
 def step_tiles(block: Block, of: gpu.Gpu) -> StepTiles | None:
