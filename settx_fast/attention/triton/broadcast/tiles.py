@@ -295,7 +295,9 @@ def stages_on(
 def at_a_time(block: Block, head: int) -> int:
     """Features of a head whose keys take no more than 32 KB (16 KB where registers hold them)."""
     most = {"half": 16384, "tf32": 8192, "exact": 4096}[block.products]
-    return min(head, max(16, most // block.keys))
+    # a projection's weight, of all its outputs, is read by as many features
+    rows = max(block.keys, block.width) if block.spec.output_projection and block.products == "exact" else block.keys
+    return min(head, max(16, most // rows))
 
 
 CHUNK_ROWS = 65_536  # rows of the backward's temporaries
