@@ -16,13 +16,16 @@ from settx_fast.attention.triton.primitives import standardise
 from settx_fast.attention.triton.sets import first_row, set_length
 from settx_fast.attention.triton.walk import fold_norm
 
+PARTS: tl.constexpr = tl.constexpr(4)  # threads that hold a row of a matrix product
+SAFE: tl.constexpr = tl.constexpr(110.0)  # 2^SAFE times a value, and 2^−SAFE, are numbers of 8 bits of exponent
+
 
 @triton.jit(do_not_specialize=["N", "num_sets", "num_splits"])
 def scan_heads_kernel(
     x, N, folded_ptr, folded_stride, w,
     lse_ptr, y_ptr, tops_ptr, totals_ptr, ys_ptr, num_sets, num_splits, M,
     spec: tl.constexpr, C: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr,
-    HEADS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr,
+    HEADS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_R queries of each of HEADS heads over one piece of one set."""
     H: tl.constexpr = spec.num_heads
@@ -34,39 +37,49 @@ def scan_heads_kernel(
     split = tl.program_id(0) // blocks % num_splits
     b = (tl.program_id(0) // blocks // num_splits).to(tl.int64)
     weight, shift = load_projections(w, first_head, spec, C, E, HEADS)
-    queries, tops, totals, ys = (), (), (), ()
+    queries = ()
     for i in tl.static_range(HEADS):
-        r = (first_head + i) * M + m
-        pointers = folded_ptr + b * folded_stride + r[:, None] * E + features[None, :]
+        pointers = folded_ptr + b * folded_stride + ((first_head + i) * M + m)[:, None] * E + features[None, :]
         queries = queries + (tl.load(pointers, mask=(m < M)[:, None], other=0.0),)
-        tops = tops + (tl.full((BLOCK_R,), float("-inf"), tl.float32),)
-        totals = totals + (tl.zeros((BLOCK_R,), tl.float32),)
-        ys = ys + (tl.zeros((BLOCK_R, E), tl.float32),)
     length, base_ptr = set_length(x, N, b), x.ptr + first_row(x, b)
     begin, end = piece(length, split, num_splits, BLOCK_N)
     whole = tl.maximum(tl.minimum(end, (length // BLOCK_N).to(tl.int32)), begin)
-    for tile in range(begin, whole):
+    bounded, top = begin, float("-inf")
+    if BOUNDED:
+        is_safe = bound(queries, weight) + tl.log2(tl.maximum(length, 1).to(tl.float32)) < SAFE
+        bounded, top = tl.where(is_safe, whole, begin), tl.where(is_safe, 0.0, float("-inf"))
+    tops, totals, ys = (), (), ()
+    for _ in tl.static_range(HEADS):
+        tops = tops + (tl.zeros((BLOCK_R,), tl.float32) + top,)
+        totals = totals + (tl.zeros((BLOCK_R, PARTS), tl.float32),)
+        ys = ys + (tl.zeros((BLOCK_R, E), tl.float32),)
+    if BOUNDED:
+        for tile in range(begin, bounded):
+            elements, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, C)
+            totals, ys = add_tile(elements, weight, queries, totals, ys, spec)
+    for tile in range(bounded, whole):
         elements, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, C)
-        tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec, C, E, False)
+        tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec, False)
     # the last tile of a set holds less: scores of what is no element are masked in this loop of one turn alone
     for tile in tl.range(whole, end, num_stages=1):
         elements, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, C)
-        tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec, C, E, True)
+        tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec, True)
     shifts = parts(shift[None, :], HEADS)
     for i in tl.static_range(HEADS):
         h = first_head + i
         shift_k, shift_v = halves(shifts[i])
         top = tops[i] + tl.sum(queries[i].to(tl.float32) * shift_k, 1)
-        y = ys[i] + totals[i][:, None] * shift_v
+        total = tl.sum(totals[i], 1)
+        y = ys[i] + total[:, None] * shift_v
         r, last = h * M + m, h * M + M
         if SPLIT:
             part = (b * num_splits + split) * (H * M) + r
             tl.store(tops_ptr + part, top, mask=r < last)
-            tl.store(totals_ptr + part, totals[i], mask=r < last)
+            tl.store(totals_ptr + part, total, mask=r < last)
             tl.store(ys_ptr + part[:, None] * E + features[None, :], y, mask=(r < last)[:, None])
         else:
             store_attention(
-                top, totals[i], y, lse_ptr, y_ptr, w.b_v, b, r, last, features, M, num_sets, H, C, E, False
+                top, total, y, lse_ptr, y_ptr, w.b_v, b, r, last, features, M, num_sets, H, C, E, False
             )  # fmt: skip
 
 
@@ -82,15 +95,43 @@ def load_projections(w, first_head, spec: tl.constexpr, C: tl.constexpr, E: tl.c
 
 
 @triton.jit
+def bound(queries, weight):
+    """No score of standardised elements is larger, nor smaller than its negative.
+
+    The length of a standardised row is at most √C, that of the weight that meets it |q W|. Rounding elements and keys
+    to half precision moves a score by 2⁻⁸ |q| |W| √C at most.
+    """
+    C: tl.constexpr = weight.shape[0]
+    largest = 0.0
+    projections = parts(weight, len(queries))
+    for i in tl.static_range(len(queries)):
+        keys, _values = halves(projections[i])
+        meeting = tl.dot(queries[i], tl.trans(keys))
+        q, w = queries[i].to(tl.float32), keys.to(tl.float32)
+        rounding = 2**-8 * tl.sqrt(tl.sum(q * q, 1) * tl.sum(w * w))
+        largest = tl.maximum(largest, tl.max(tl.sqrt(tl.sum(meeting * meeting, 1)) + rounding))
+    return largest * tl.sqrt(C * 1.0)
+
+
+@triton.jit
+def add_tile(elements, weight, queries, totals, ys, spec: tl.constexpr):
+    """Sums and values of every head, grown by a tile of elements whose scores need no maximum taken off."""
+    projected = project(elements, weight, spec, len(queries))
+    new_totals, new_ys = (), ()
+    for i in tl.static_range(len(queries)):
+        keys, values = halves(projected[i])
+        p = tl.exp2(tl.dot(queries[i], tl.trans(keys)))
+        new_totals = new_totals + (totals[i] + partial_sums(p),)
+        new_ys = new_ys + (tl.dot(p.to(values.dtype), values, ys[i]),)
+    return new_totals, new_ys
+
+
+@triton.jit
 def attend_tile(
-    elements, inside, weight, queries, tops, totals, ys,
-    spec: tl.constexpr, C: tl.constexpr, E: tl.constexpr, MASKED: tl.constexpr,
+    elements, inside, weight, queries, tops, totals, ys, spec: tl.constexpr, MASKED: tl.constexpr
 ):  # fmt: skip
     """Maxima, sums and values of every head, grown by a tile of elements (BLOCK_N, C)."""
-    NORM: tl.constexpr = spec.norm if spec.norm_first else "none"
-    if NORM != "none":
-        elements = standardise(elements.to(tl.float32), C, NORM, spec.norm_eps)[0].to(elements.dtype)
-    projected = parts(tl.dot(elements, weight).to(elements.dtype), len(queries))
+    projected = project(elements, weight, spec, len(queries))
     new_tops, new_totals, new_ys = (), (), ()
     for i in tl.static_range(len(queries)):
         keys, values = halves(projected[i])
@@ -102,9 +143,25 @@ def attend_tile(
         p = tl.exp2(s - higher[:, None])
         fade = tl.exp2(tops[i] - higher)
         new_tops = new_tops + (higher,)
-        new_totals = new_totals + (totals[i] * fade + tl.sum(p, 1),)
+        new_totals = new_totals + (totals[i] * fade[:, None] + partial_sums(p),)
         new_ys = new_ys + (tl.dot(p.to(values.dtype), values, ys[i] * fade[:, None]),)
     return new_tops, new_totals, new_ys
+
+
+@triton.jit
+def project(elements, weight, spec: tl.constexpr, HEADS: tl.constexpr):
+    """Keys and values of every head of a tile of elements, side by side: HEADS tiles (BLOCK_N, 2 · E)."""
+    NORM: tl.constexpr = spec.norm if spec.norm_first else "none"
+    if NORM != "none":
+        standard, _factor = standardise(elements.to(tl.float32), elements.shape[1], NORM, spec.norm_eps)
+        elements = standard.to(elements.dtype)
+    return parts(tl.dot(elements, weight).to(elements.dtype), HEADS)
+
+
+@triton.jit
+def partial_sums(p):
+    """PARTS sums of every row of a product, each of what one thread holds: (rows, PARTS)."""
+    return tl.sum(tl.sum(tl.reshape(p, (p.shape[0], p.shape[1] // (2 * PARTS), PARTS, 2)), 3), 1)
 
 
 @triton.jit
