@@ -21,7 +21,7 @@ from tests.attention.triton.block_case import assert_block_matches_oracle
 
 H, M, D, N = 4, 20, 64, 24
 LENGTHS = (24, 0, 16)  # a tile of 16 and a part; nothing; one tile
-TILE = HeadsTile(heads=2, block_r=32, block_n=16, warps=4, stages=1, resident=1)
+TILE = HeadsTile(heads=2, block_r=32, block_n=16, warps=4, stages=1, resident=1, multiplied=1)
 
 
 def made(spec: BlockSpec, queries: int = 1, sharp: float = 1.0) -> dict[str, Tensor]:
@@ -140,11 +140,11 @@ def test_the_rule_takes_what_was_laid_out_for_and_fills_a_gpu_in_whole_waves(mon
         asked = {"C": 128, "D": 128, "H": 8, "M": 128, "products": "half"} | sizes
         return heads_config(Problem(sets, longest, **asked, device=torch.device("cpu")))
 
-    tile = HeadsTile(4, 128, 64, 4, 2, 2)
+    tile = HeadsTile(4, 128, 64, 4, 2, 2, 1)
     # 2 programs of a multiprocessor of 132: 200 programs a piece leave 5 % of four waves empty
     for sets, longest, pieces in ((100, 16_384, 5), (1, 1_000_000, 132), (1, 512, 2), (132, 16_384, 1), (5000, 600, 1)):
         assert chosen(sets=sets, longest=longest) == (tile, pieces)
-    assert chosen(H=4, M=256) == (HeadsTile(2, 128, 64, 4, 2, 2), 3)
+    assert chosen(H=4, M=256) == (HeadsTile(2, 128, 64, 4, 2, 2, 1), 3)
     for other in (
         chosen(80), chosen(100), chosen(products="tf32"), chosen(C=100), chosen(H=4, M=32), chosen(H=16, M=256),
         chosen(absorb=True), chosen(M=100),

@@ -118,7 +118,8 @@ class Tile(NamedTuple):
 class HeadsTile(NamedTuple):
     """Heads, folded queries of each and elements that a program holds at once, and how it runs.
 
-    `resident` programs share a multiprocessor and its registers.
+    `resident` programs share a multiprocessor and its registers. Of exponentials that need no maximum taken off,
+    `multiplied` eighths are made by multiplying and adding, which the units for exponentials leave time for.
     """
 
     heads: int
@@ -127,6 +128,7 @@ class HeadsTile(NamedTuple):
     warps: int
     stages: int
     resident: int
+    multiplied: int
 
     @property
     def registers(self) -> int | None:
@@ -215,7 +217,7 @@ def heads_tile(problem: Problem) -> HeadsTile:
     """As many heads a program as registers hold accumulators of: 64 of a thread."""
     block_r = 128 if problem.M % 128 == 0 else 64
     heads = min(problem.H, 128 * 64 // (block_r * problem.E))
-    return HeadsTile(heads, block_r, 64, 4, 2, 2)
+    return HeadsTile(heads, block_r, 64, 4, 1, 2, 1)
 
 
 def whole_waves(problem: Problem, programs: int, places: int) -> int:
