@@ -193,7 +193,7 @@ def attend(sets: Sets, own: bool, to: Aggregated, problem: Problem, stage: Stage
             heads_kernels.scan_heads_kernel, B * num_splits * problem.blocks_of_heads(tile),
             rows_of(sets), sets.longest, *queries, stage.weights, *results, B, num_splits, M,
             stage.spec, problem.C, problem.D, split, HEADS=tile.heads, BLOCK_R=tile.block_r, BLOCK_N=tile.block_n,
-            BOUNDED=stage.normed_inputs and sets.rows.dtype == torch.bfloat16, MULTIPLIED=tile.multiplied,
+            BOUNDED=stage.normed_inputs and sets.rows.dtype == torch.bfloat16,
             num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers,
         )  # fmt: skip
     else:

@@ -12,7 +12,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from settx_fast.attention.triton.aggregate.forward_kernels import load_elements, piece, store_attention
+from settx_fast.attention.triton.aggregate.forward_kernels import (
+    element_pointers,
+    load_elements,
+    piece,
+    store_attention,
+)
 from settx_fast.attention.triton.primitives import standardise
 from settx_fast.attention.triton.sets import first_row, set_length
 from settx_fast.attention.triton.walk import fold_norm
@@ -27,7 +32,6 @@ def scan_heads_kernel(
     lse_ptr, y_ptr, tops_ptr, totals_ptr, ys_ptr, num_sets, num_splits, M,
     spec: tl.constexpr, C: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr,
     HEADS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BOUNDED: tl.constexpr,
-    MULTIPLIED: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_R queries of each of HEADS heads over one piece of one set."""
     H: tl.constexpr = spec.num_heads
@@ -39,10 +43,12 @@ def scan_heads_kernel(
     split = tl.program_id(0) // blocks % num_splits
     b = (tl.program_id(0) // blocks // num_splits).to(tl.int64)
     weight, shift = load_projections(w, first_head, spec, C, E, HEADS)
-    queries = ()
+    shifts = parts(shift[None, :], 2 * HEADS)
+    queries, moved = (), ()
     for i in tl.static_range(HEADS):
         pointers = folded_ptr + b * folded_stride + ((first_head + i) * M + m)[:, None] * E + features[None, :]
-        queries = queries + (tl.load(pointers, mask=(m < M)[:, None], other=0.0),)
+        q = tl.load(pointers, mask=(m < M)[:, None], other=0.0)
+        queries, moved = queries + (q,), moved + (tl.sum(q.to(tl.float32) * shifts[2 * i], 1),)
     length, base_ptr = set_length(x, N, b), x.ptr + first_row(x, b)
     begin, end = piece(length, split, num_splits, BLOCK_N)
     # the last tile of a set holds less
@@ -57,19 +63,17 @@ def scan_heads_kernel(
         totals = totals + (tl.zeros((BLOCK_R, PARTS), tl.float32),)
         ys = ys + (tl.zeros((BLOCK_R, E), tl.float32),)
     for tile in range(begin, whole):
-        elements, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, C)
+        elements = tl.load(element_pointers(base_ptr, x.row_stride, tile, BLOCK_N, tl.arange(0, C)))
         if BOUNDED:
-            totals, ys = add_tile(elements, weight, queries, totals, ys, spec, MULTIPLIED)
+            totals, ys = add_tile(elements, weight, queries, totals, ys, spec)
         else:
-            tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec, False)
+            tops, totals, ys = attend_tile(elements, None, weight, queries, tops, totals, ys, spec)
     for tile in range(whole, end):
         elements, inside = load_elements(base_ptr, x.row_stride, tile, length, C, BLOCK_N, C)
-        tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec, True)
-    shifts = parts(shift[None, :], 2 * HEADS)
+        tops, totals, ys = attend_tile(elements, inside, weight, queries, tops, totals, ys, spec)
     for i in tl.static_range(HEADS):
         h = first_head + i
-        top = tops[i] + tl.sum(queries[i].to(tl.float32) * shifts[2 * i], 1)
-        total = tl.sum(totals[i], 1)
+        top, total = tops[i] + moved[i], tl.sum(totals[i], 1)
         y = ys[i] + total[:, None] * shifts[2 * i + 1]
         r, last = h * M + m, h * M + M
         if SPLIT:
@@ -96,8 +100,8 @@ def load_projections(w, first_head, spec: tl.constexpr, C: tl.constexpr, E: tl.c
 def bound(queries, weight):
     """No score of standardised elements is larger, nor smaller than its negative.
 
-    The length of a standardised row is at most √C, that of what meets it |q W|. Rounding elements and keys to eight
-    bits moves a score by at most 2⁻⁸ |q| |W| √C.
+    A standardised row is at most √C long, what meets it |q W|. Rounding elements and keys to eight bits moves a score
+    by at most 2⁻⁸ |q| |W| √C.
     """
     C: tl.constexpr = weight.shape[0]
     projections = parts(weight, 2 * len(queries))
@@ -111,31 +115,29 @@ def bound(queries, weight):
 
 
 @triton.jit
-def add_tile(elements, weight, queries, totals, ys, spec: tl.constexpr, MULTIPLIED: tl.constexpr):
+def add_tile(elements, weight, queries, totals, ys, spec: tl.constexpr):
     """Sums and values of every head, grown by a tile of elements whose scores need no maximum taken off."""
     keys, values = project(elements, weight, spec, len(queries))
     new_totals, new_ys = (), ()
     for i in tl.static_range(len(queries)):
         # (BLOCK_R, BLOCK_N)
-        p = exponentials(tl.dot(queries[i], tl.trans(keys[i])), MULTIPLIED)
+        p = tl.exp2(tl.dot(queries[i], tl.trans(keys[i])))
         new_totals = new_totals + (totals[i] + partial_sums(p),)
         new_ys = new_ys + (tl.dot(p.to(elements.dtype), values[i], ys[i]),)
     return new_totals, new_ys
 
 
 @triton.jit
-def attend_tile(
-    elements, inside, weight, queries, tops, totals, ys, spec: tl.constexpr, MASKED: tl.constexpr
-):  # fmt: skip
-    """Maxima, sums and values of every head, grown by a tile of elements."""
+def attend_tile(elements, inside, weight, queries, tops, totals, ys, spec: tl.constexpr):
+    """Maxima, sums and values of every head, grown by a tile: by its rows `inside` a set, all where that is None."""
     keys, values = project(elements, weight, spec, len(queries))
-    # added, which costs less than choosing
-    mask = tl.where(inside, 0.0, float("-inf"))
+    if inside is not None:
+        most = tl.where(inside, float("inf"), float("-inf"))
     new_tops, new_totals, new_ys = (), (), ()
     for i in tl.static_range(len(queries)):
         s = tl.dot(queries[i], tl.trans(keys[i]))
-        if MASKED:
-            s += mask[None, :]
+        if inside is not None:
+            s = tl.minimum(s, most[None, :])  # fewer instructions than a choice
         higher = tl.maximum(tops[i], tl.max(s, 1))
         p = tl.exp2(s - higher[:, None])
         fade = tl.exp2(tops[i] - higher)[:, None]
@@ -161,32 +163,6 @@ def project(elements, weight, spec: tl.constexpr, HEADS: tl.constexpr):
 
 
 @triton.jit
-def exponentials(s, MULTIPLIED: tl.constexpr):
-    """2^s for |s| < 126, MULTIPLIED eighths of the columns by `multiplied_exp2`."""
-    pieces = parts(s, 8)
-    found = ()
-    for i in tl.static_range(8):
-        found = found + (multiplied_exp2(pieces[i]) if i < MULTIPLIED else tl.exp2(pieces[i]),)
-    for _ in tl.static_range(3):
-        wider = ()
-        for i in tl.static_range(0, len(found), 2):
-            wider = wider + (beside(found[i], found[i + 1]),)
-        found = wider
-    return found[0]
-
-
-@triton.jit
-def multiplied_exp2(x):
-    """2^x for |x| < 126 to 8e-5: a cubic of what is left of the nearest integer, which goes to the exponent's bits."""
-    shifted = x + 12582912.0  # 1.5 · 2²³: its last bits are that integer's
-    rest = x - (shifted - 12582912.0)
-    y = rest * 0.05517167 + 0.24261112
-    y = y * rest + 0.69326099
-    y = y * rest + 0.99992807
-    return (y.to(tl.int32, bitcast=True) + (shifted.to(tl.int32, bitcast=True) << 23)).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def partial_sums(p):
     """PARTS sums of every row of a product, each of what one thread holds: (rows, PARTS)."""
     return tl.sum(tl.sum(tl.reshape(p, (p.shape[0], p.shape[1] // (2 * PARTS), PARTS, 2)), 3), 1)
@@ -209,16 +185,10 @@ def parts(t, COUNT: tl.constexpr):
 @triton.constexpr_function
 def halvings(count):
     """How often something is halved until there are `count` parts."""
-    return count.bit_length() - 1
+    return max(count.bit_length() - 1, 0)
 
 
 @triton.jit
 def halves(t):
     """The left and the right half of (rows, columns)."""
     return tl.split(tl.permute(tl.reshape(t, (t.shape[0], 2, t.shape[1] // 2)), (0, 2, 1)))
-
-
-@triton.jit
-def beside(left, right):
-    """The inverse of `halves`."""
-    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), (left.shape[0], 2 * left.shape[1]))

@@ -118,8 +118,7 @@ class Tile(NamedTuple):
 class HeadsTile(NamedTuple):
     """Heads, folded queries of each and elements that a program holds at once, and how it runs.
 
-    `resident` programs share a multiprocessor and its registers. Of exponentials that need no maximum taken off,
-    `multiplied` eighths are made by multiplying and adding, which the units for exponentials leave time for.
+    `resident` programs share a multiprocessor and its registers.
     """
 
     heads: int
@@ -128,7 +127,6 @@ class HeadsTile(NamedTuple):
     warps: int
     stages: int
     resident: int
-    multiplied: int
 
     @property
     def registers(self) -> int | None:
@@ -214,10 +212,10 @@ def heads_config(problem: Problem) -> HeadsForward | None:
 
 
 def heads_tile(problem: Problem) -> HeadsTile:
-    """As many heads a program as registers hold accumulators of: 64 of a thread."""
+    """As many heads a program as make 128 columns of keys and values: 64 accumulators of a thread for 128 queries."""
     block_r = 128 if problem.M % 128 == 0 else 64
-    heads = min(problem.H, 128 * 64 // (block_r * problem.E))
-    return HeadsTile(heads, block_r, 64, 4, 1, 2, 1)
+    heads = min(problem.H, 64 // problem.E)
+    return HeadsTile(heads, block_r, 64, 4, 1, 2)
 
 
 def whole_waves(problem: Problem, programs: int, places: int) -> int:

@@ -42,17 +42,17 @@ class Plain(NamedTuple):
     gradient: Tensor
 
 
-@triton.jit(do_not_specialize=["nums", "N", "num_sets", "share", "size"])
+@triton.jit(do_not_specialize=["num_0", "num_1", "num_2", "N", "num_sets", "share", "size"])
 def gather_kernel(
-    parts, nums, total_ptr, x, N, num_sets, keys_ptr, d_k_ptr, d_v_ptr, share, size,
+    parts, num_0, num_1, num_2, total_ptr, x, N, num_sets, keys_ptr, d_k_ptr, d_v_ptr, share, size,
     WIDTHS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """total: sums of parts (nums, WIDTHS), one after the other; then dK and dV of sets that several programs had.
+    """total: sums of three parts (num, WIDTHS), one after the other; then dK and dV of sets that several programs had.
 
     keys_ptr (programs, 2, 2, size): shares of a set that began before the program, and of one that went on after it.
     A program had `share` tiles of ROWS rows.
     """
-    place = tl.program_id(0)
+    place, nums = tl.program_id(0), (num_0, num_1, num_2)
     for i in tl.static_range(len(WIDTHS)):
         if (place >= 0) & (place < tl.cdiv(WIDTHS[i], BLOCK)):
             sum_columns(parts[i], nums[i], total_ptr, place, WIDTHS[i], BLOCK, PARTS)

@@ -131,7 +131,7 @@ class Passes:
         nums, widths = zip(*(part.shape for part in self.parts), strict=True)
         columns = sum(triton.cdiv(width, GATHERED) for width in widths)
         launch(
-            gather_kernel, columns + sets.num_sets * triton.cdiv(size, GATHERED), self.parts, nums, self.total,
+            gather_kernel, columns + sets.num_sets * triton.cdiv(size, GATHERED), self.parts, *nums, self.total,
             x, *where, keys, self.dk, self.dv, self.share, size,
             WIDTHS=widths, ROWS=tiles.rows, BLOCK=GATHERED, PARTS=16, num_warps=4,
         )  # fmt: skip
