@@ -90,15 +90,6 @@ def prefetch_rows(ptr, count, C: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.con
 
 
 @triton.jit
-def prefetch_strided_rows(ptr, stride, count, D: tl.constexpr, ROWS: tl.constexpr):
-    """As prefetch_rows, of rows (D) each `stride` after the one before."""
-    LINE: tl.constexpr = 64  # elements of half precision
-    lines = tl.arange(0, ROWS * D // LINE)
-    rows = tl.maximum(tl.minimum(lines // (D // LINE), count - 1), 0)
-    prefetch(ptr + rows.to(tl.int64) * stride + lines % (D // LINE) * LINE)
-
-
-@triton.jit
 def add_to(pointers, found):
     """Add to what a program found in earlier chunks."""
     tl.store(pointers, tl.load(pointers) + found)

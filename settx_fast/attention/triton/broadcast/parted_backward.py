@@ -163,7 +163,8 @@ class Steps:
         )  # fmt: skip
         launch(
             kernels.keys_back_kernel, num_runs * block.spec.num_heads, x, sets.longest, sets.num_sets, first_run,
-            self.run_rows, self.k, self.v, chunk, stride, self.keys.shares, block, tiles, num_warps=4, num_stages=3,
+            self.run_rows, self.k, self.v, chunk, stride, self.keys.shares, block, tiles,
+            num_warps=4, num_stages=3, maxnreg=168,  # three programs on a multiprocessor
         )  # fmt: skip
         self.keys.merge(sets, first_run, num_runs, self.run_rows)
         launch(

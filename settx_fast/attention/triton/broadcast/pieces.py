@@ -214,11 +214,10 @@ def load_pieces(ptr, stride, count, D: tl.constexpr, ROWS: tl.constexpr):
     """As load_rows, each row `stride` after the one before, in permuted pieces and fp32."""
     rows = own_rows(ROWS)
     pointers = ptr + rows[:, None] * stride + tl.arange(0, 32)[None, :]
-    loaded, pieces = (), ()
-    for i in tl.static_range(D // 32):  # all on their way before the first is waited for
-        loaded = loaded + (tl.load(pointers + 32 * i, mask=(rows < count)[:, None], other=0.0),)
+    pieces = ()
     for i in tl.static_range(D // 32):
-        pieces = pieces + (permuted(loaded[i]).to(tl.float32),)
+        piece = tl.load(pointers + 32 * i, mask=(rows < count)[:, None], other=0.0)
+        pieces = pieces + (permuted(piece).to(tl.float32),)
     return pieces
 
 

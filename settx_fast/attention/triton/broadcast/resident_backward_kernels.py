@@ -47,7 +47,6 @@ from settx_fast.attention.triton.walk import (
     norm_back,
     part_of_set,
     prefetch_rows,
-    prefetch_strided_rows,
     store_rows,
     tiles_of_program,
 )
@@ -89,8 +88,6 @@ def layers_pass_kernel(
         for i in range(0, filled):
             ahead, here = tl.minimum(i + 1, filled - 1) * ROWS, i * ROWS
             prefetch_rows(x_ptr + at_row(ahead, D), elements - ahead, D, ROWS, D)
-            ahead_ptr = grad_ptr + tl.cast(ahead, tl.int64) * grad.row_stride
-            prefetch_strided_rows(ahead_ptr, grad.row_stride, elements - ahead, D, ROWS)
             o = attended(x_ptr + at_row(here, D), elements - here, w_q, keys, values, vectors, block, tiles)
             d, read, d_z = layers_back(
                 o, grad_ptr + tl.cast(here, tl.int64) * grad.row_stride, grad.row_stride, elements - here, w_o, vectors,
