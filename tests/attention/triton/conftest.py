@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,28 @@ def _teach_bfloat16() -> None:
     InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot = cast_impl, create_dot
 
 
+def _teach_once() -> None:
+    """Turn Triton's language into NumPy once a launch: the interpreter looks through all of it in every call within."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    teach, whole = interpreter._patch_lang, SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
+    taught: list[Any] = []
+
+    def teach_once(fn: Any) -> Any:
+        scope = interpreter._LangPatchScope() if taught else teach(whole)
+        if not taught:
+            taught.append(scope)
+            restore = scope.restore
+            scope.restore = lambda: (taught.clear(), restore())
+        return scope
+
+    interpreter._patch_lang = teach_once
+
+
 if INTERPRETED:
     _teach_bfloat16()
+    _teach_once()
 
 
 @pytest.fixture(scope="session")
