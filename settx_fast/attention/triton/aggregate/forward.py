@@ -27,6 +27,7 @@ from settx_fast.attention.triton.primitives import padded
 from settx_fast.attention.triton.sets import rows_of
 
 LOG2_E = math.log2(math.e)
+MERGED = 4096  # numbers that a program of the merge takes at once: with few, starting programs took most of its time
 
 
 class Queries(NamedTuple):
@@ -205,10 +206,11 @@ def attend(sets: Sets, own: bool, to: Aggregated, problem: Problem, stage: Stage
             PRECISION=problem.precision, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     if split:
-        block_w = min(64, padded(width))
+        block_s, block_w = 8 if num_splits <= 8 else 32, min(64, padded(width))
+        block_r = min(32, MERGED // (block_s * block_w))
         launch(
-            forward_kernels.merge_kernel, B * triton.cdiv(H * M, 2) * triton.cdiv(width, block_w),
+            forward_kernels.merge_kernel, B * triton.cdiv(H * M, block_r) * triton.cdiv(width, block_w),
             tops, totals, ys, stage.weights.b_v, to.lse, target, B, num_splits, M,
             H, problem.C, problem.E, problem.absorbed,
-            BLOCK_S=8 if num_splits <= 8 else 32, BLOCK_R=2, BLOCK_W=block_w, num_warps=4,
+            BLOCK_S=block_s, BLOCK_R=block_r, BLOCK_W=block_w, num_warps=4,
         )  # fmt: skip
