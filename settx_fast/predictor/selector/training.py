@@ -72,6 +72,8 @@ def _train(
     progress: Callable[[str], None],
     validation: Examples | None,
 ) -> None:
+    if workers > 1:
+        torch.set_num_threads(1)  # of its parent's threads none came along, and OpenMP would wait for them
     torch.manual_seed(schedule.seed)
     network = SelectorNetwork(config)
     network.standardise(max(kinds, key=len).descriptors)

@@ -87,7 +87,11 @@ def test_training_learns_and_an_interrupted_run_comes_to_the_same_network(files:
 def test_processes_that_share_batches_come_to_the_same_network_as_one(files: list[Path], tmp_path: Path) -> None:
     kinds, schedule = read_all(files), Schedule(epochs=2, batch_size=16)
     certain = replace(SMALL, dropout=0.0)  # what is dropped differs by process
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.randn(2**20).exp()  # OpenMP has threads, which a process that is forked off has not
     one, two = (train(kinds, certain, schedule, tmp_path / f"{n}.pt", _quiet, workers=n) for n in (1, 2))
+    torch.set_num_threads(before)
     for name, tensor in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
 
