@@ -18,6 +18,7 @@ from settx_fast.attention.triton.aggregate.forward_kernels import (
     piece,
     store_attention,
 )
+from settx_fast.attention.triton.halving import pieces_of
 from settx_fast.attention.triton.primitives import standardise
 from settx_fast.attention.triton.sets import first_row, set_length
 from settx_fast.attention.triton.walk import fold_norm
@@ -43,7 +44,7 @@ def scan_heads_kernel(
     split = tl.program_id(0) // blocks % num_splits
     b = (tl.program_id(0) // blocks // num_splits).to(tl.int64)
     weight, shift = load_projections(w, first_head, spec, C, E, HEADS)
-    shifts = parts(shift[None, :], 2 * HEADS)
+    shifts = pieces_of(shift[None, :], E)
     queries, moved = (), ()
     for i in tl.static_range(HEADS):
         pointers = folded_ptr + b * folded_stride + ((first_head + i) * M + m)[:, None] * E + features[None, :]
@@ -104,7 +105,7 @@ def bound(queries, weight):
     by at most 2⁻⁸ |q| |W| √C.
     """
     C: tl.constexpr = weight.shape[0]
-    projections = parts(weight, 2 * len(queries))
+    projections = pieces_of(weight, queries[0].shape[1])
     largest = 0.0
     for i in tl.static_range(len(queries)):
         q, w = queries[i].to(tl.float32), projections[2 * i].to(tl.float32)
@@ -154,7 +155,7 @@ def project(elements, weight, spec: tl.constexpr, HEADS: tl.constexpr):
     if NORM != "none":
         standard, _factor = standardise(elements.to(tl.float32), elements.shape[1], NORM, spec.norm_eps)
         elements = standard.to(elements.dtype)
-    projected = parts(tl.dot(elements, weight).to(elements.dtype), 2 * HEADS)
+    projected = pieces_of(tl.dot(elements, weight).to(elements.dtype), weight.shape[1] // (2 * HEADS))
     # taken apart before any is used, so that all go to shared memory behind one barrier
     keys, values = (), ()
     for i in tl.static_range(HEADS):
@@ -166,29 +167,3 @@ def project(elements, weight, spec: tl.constexpr, HEADS: tl.constexpr):
 def partial_sums(p):
     """PARTS sums of every row of a product, each of what one thread holds: (rows, PARTS)."""
     return tl.sum(tl.sum(tl.reshape(p, (p.shape[0], p.shape[1] // (2 * PARTS), PARTS, 2)), 3), 1)
-
-
-@triton.jit
-def parts(t, COUNT: tl.constexpr):
-    """(rows, columns) as COUNT tiles, a power of two: no element changes its thread."""
-    LEVELS: tl.constexpr = halvings(COUNT)
-    found = (t,)
-    for _ in tl.static_range(LEVELS):
-        finer = ()
-        for i in tl.static_range(len(found)):
-            left, right = halves(found[i])
-            finer = finer + (left, right)
-        found = finer
-    return found
-
-
-@triton.constexpr_function
-def halvings(count):
-    """How often something is halved until there are `count` parts."""
-    return max(count.bit_length() - 1, 0)
-
-
-@triton.jit
-def halves(t):
-    """The left and the right half of (rows, columns)."""
-    return tl.split(tl.permute(tl.reshape(t, (t.shape[0], 2, t.shape[1] // 2)), (0, 2, 1)))

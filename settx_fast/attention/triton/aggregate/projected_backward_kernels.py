@@ -14,6 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from settx_fast.attention.triton.halving import beside
 from settx_fast.attention.triton.primitives import LN2, load_vector, load_weight, standardise
 from settx_fast.attention.triton.sets import first_row
 from settx_fast.attention.triton.walk import (
@@ -153,12 +154,6 @@ def beside_number(tile, number):
     low = (number - middle.to(tl.float32)).to(tile.dtype)
     tail = tl.where(e == 1, middle[:, None], tl.where(e == 2, low[:, None], tl.where(e == 3, 1.0, 0.0).to(tile.dtype)))
     return beside(tile, tl.where(e == 0, high[:, None], tail))
-
-
-@triton.jit
-def beside(left, right):
-    """Two tiles (rows, E), one beside the other."""
-    return tl.reshape(tl.permute(tl.join(left, right), (0, 2, 1)), (left.shape[0], 2 * left.shape[1]))
 
 
 @triton.jit

@@ -20,7 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from settx_fast.attention.triton.broadcast.parted_kernels import load_head, load_queries
-from settx_fast.attention.triton.broadcast.pieces import pieces_of, whole
+from settx_fast.attention.triton.broadcast.pieces import whole
+from settx_fast.attention.triton.halving import pieces_of
 from settx_fast.attention.triton.primitives import (
     LN2,
     LOG2_E,

@@ -17,11 +17,11 @@ from settx_fast.attention.triton.broadcast.pieces import (
     load_pieces,
     normalise_pieces,
     own,
-    pieces_of,
     standardise_pieces,
     store_pieces,
     whole,
 )
+from settx_fast.attention.triton.halving import pieces_of
 from settx_fast.attention.triton.primitives import LOG2_E, load_vector, load_weight, reciprocal, standardise
 from settx_fast.attention.triton.sets import first_row, locate
 from settx_fast.attention.triton.walk import at_row, clear_rows, fold_norm, load_rows, part_of_set, prefetch_rows

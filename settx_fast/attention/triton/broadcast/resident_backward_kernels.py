@@ -22,13 +22,13 @@ from settx_fast.attention.triton.broadcast.pieces import (
     multiply_pieces,
     norm_back_pieces,
     own,
-    pieces_of,
     scale_own,
     standardise_pieces,
     store_pieces,
     whole,
 )
 from settx_fast.attention.triton.broadcast.resident_kernels import attended, load_groups
+from settx_fast.attention.triton.halving import pieces_of
 from settx_fast.attention.triton.primitives import (
     activate_with_slope,
     load_vector,
