@@ -23,7 +23,7 @@ from settx_fast.attention.block import NO_WEIGHTS, BlockSpec, BlockWeights
 from settx_fast.attention.casting import autocast_together
 from settx_fast.attention.choice import Impl, choose
 from settx_fast.attention.sets import Sets
-from settx_fast.attention.shortcuts import key_of
+from settx_fast.attention.shortcuts import has_shortcut
 
 
 def attention_block(
@@ -51,13 +51,12 @@ def attention_block(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
     """
-    key_met = None
-    if query_lengths is query_mask is key_mask is query_scale is None and getattr(query, "ndim", 0) == 3:
-        key_met = key_of(key, key_lengths, (query, *weights), "attention_block", spec, impl)
-        known = None if key_met is None else shortcuts.CALLS.get(key_met)
-        if known is not None:
-            (weights,) = autocast_together(weights)
-            return known(Sets(autocast(query)), Sets(autocast(key), key_lengths), weights, spec)
+    call, tensors = None, (query, *weights)
+    if query_lengths is query_mask is key_mask is query_scale is None:
+        call = shortcuts.seen(key, key_lengths, tensors, "attention_block", spec, impl)
+    if call is not None and (known := shortcuts.CALLS.find(call)) is not None:
+        (weights,) = autocast_together(weights)
+        return known(Sets(autocast(query)), Sets(autocast(key), key_lengths), weights, spec)
     (weights,) = autocast_together(weights)
     queries, restore = enter("query", query, query_lengths, query_mask)
     keys, _ = enter("key", key, key_lengths, key_mask)
@@ -77,8 +76,9 @@ def attention_block(
         scaled_rows=long is queries and query_scale is not None,
         offsets=long.offsets,
     )
-    if key_met is not None and hasattr(chosen, "shortcut"):
-        shortcuts.CALLS.put(key_met, chosen.attention_block)
+    known_next_time = hasattr(chosen, "shortcut") and query.dim() == 3 and has_shortcut(key, key_lengths, tensors)
+    if call is not None and known_next_time:
+        shortcuts.CALLS.keep(call, chosen.attention_block)
     out = restore(chosen.attention_block(queries, keys, weights, spec, query_scale))
     return out.unflatten(0, key.shape[:-2]) if query.dim() == 3 < key.dim() else out
 
@@ -111,13 +111,11 @@ def induced_set_attention(
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
     parameters = (inducing, *weights_a, *weights_b)
-    key = None
-    is_plain = inducing.shape[0] == 1 and spec_a.lowered is spec_a and spec_b.lowered is spec_b
-    if is_plain and mask is context_lengths is query_scale is None:
-        key = key_of(x, lengths, parameters, "induced_set_attention", spec_a, spec_b, impl)
-        known = None if key is None else shortcuts.CALLS.get(key)
-        if known is not None:
-            return known(x, lengths, parameters)
+    call = None
+    if mask is context_lengths is query_scale is None:
+        call = shortcuts.seen(x, lengths, parameters, "induced_set_attention", spec_a, spec_b, impl)
+    if call is not None and (known := shortcuts.CALLS.find(call)) is not None:
+        return known(call.tensors)
     weights_a, weights_b, (inducing, *_) = autocast_together(weights_a, weights_b, NO_WEIGHTS._replace(w_q=inducing))
     sets, restore = enter("x", x, lengths, mask)
     context = context_of(sets, context_lengths, mask, x.shape[:-2] if x.dim() > 3 else None)
@@ -130,8 +128,10 @@ def induced_set_attention(
     check_block("weights_b", weights_b, spec_b, sets.rows, dim_key=weights_a.w_q.shape[0])
     blocks = (weights_a, spec_a), (weights_b, spec_b)
     chosen = choose(impl, sets.rows, inducing.shape[1], *blocks, offsets=sets.offsets)
-    if key is not None and (shortcut := getattr(chosen, "shortcut", None)) is not None:
-        shortcuts.CALLS.put(key, shortcut(sets, inducing, weights_a, spec_a, weights_b, spec_b))
+    if call is not None and (make := getattr(chosen, "shortcut", None)) and has_shortcut(x, lengths, parameters):
+        shortcut = make(sets, inducing, weights_a, spec_a, weights_b, spec_b)
+        if shortcut is not None:
+            shortcuts.CALLS.keep(call, shortcut)
     arguments = sets, context, inducing, weights_a, spec_a, weights_b, spec_b
     return restore(chosen.induced_set_attention(*arguments, query_scale))
 

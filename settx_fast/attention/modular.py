@@ -65,8 +65,9 @@ class ModularBlock(nn.Module):
         self.spec = spec
         self._spec_without_dropout = replace(spec, dropout=0.0)
         self._dim = dim
-        self._plain = tuple(zip(_LAYERS, layer_classes(spec).values(), strict=True))
-        self._has_bias = {nn.Linear: spec.bias, nn.LayerNorm: spec.norm_bias, nn.RMSNorm: False}
+        has_bias = {nn.Linear: spec.bias, nn.LayerNorm: spec.norm_bias, nn.RMSNorm: False}
+        classes = enumerate(layer_classes(spec).items())
+        self._plain = tuple((i, name, plain, has_bias[plain]) for i, (name, plain) in classes if plain is not None)
         # what TorchScript, which knows no spec, reads of it
         self._constants = (
             spec.num_heads,
@@ -86,27 +87,24 @@ class ModularBlock(nn.Module):
         if _has_any_global_hook():
             return None
         modules, eps = self._modules, self.spec.norm_eps
-        tensors: list[Any] = []
-        for name, plain in self._plain:
-            if plain is None:
-                tensors += (None, None)
-                continue
+        tensors: list[Any] = [None] * (2 * len(_LAYERS))
+        for i, name, plain, has_bias in self._plain:
             layer: Any = modules.get(name)
             if type(layer) is not plain or has_hooks(layer):
                 return None
             weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
-            if weight is None or (bias is not None) is not self._has_bias[plain]:
+            if weight is None or (bias is not None) is not has_bias:
                 return None
             if plain is not nn.Linear and layer.eps != eps:
                 return None
-            tensors += (weight, bias)
+            tensors[2 * i], tensors[2 * i + 1] = weight, bias
         return BlockWeights(*tensors)
 
     def why_modular(self) -> str:
         """Why there are no `plain_weights`."""
-        for name, plain in self._plain:
+        for _, name, plain, _ in self._plain:
             layer = self._modules.get(name)
-            if plain is not None and type(layer) is not plain:
+            if type(layer) is not plain:
                 return f"{name} is a {type(layer).__name__}"
             if layer is not None and has_hooks(layer):
                 return f"{name} has a hook"

@@ -7,9 +7,9 @@ transform, a mode, a profiler, a subclass, weights that are not contiguous) has 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from settx_fast.attention.derivatives import is_transformed
 
 MAX_CALLS = 512
+MAX_OF_SHAPE = 8
 
 
 class Table:
@@ -47,7 +48,71 @@ class Table:
                 self._found.popitem(last=False)
 
 
-CALLS = Table(MAX_CALLS)
+class Seen(NamedTuple):
+    """What is known of a call before it is checked."""
+
+    tensors: list[Tensor]  # those that are there, the elements first
+    said: tuple[Any, ...]  # all else that decides how the call is computed
+
+
+class Kept(NamedTuple):
+    """What a call came to, and how one like it is known."""
+
+    is_like: Callable[..., bool]  # asked of its tensors
+    said: tuple[Any, ...]
+    outcome: Any
+
+
+class Calls:
+    """What calls came to, by the metadata of their tensors; bounded."""
+
+    def __init__(self, size: int) -> None:
+        self._kept = Table(size)  # by the shape of the first tensor and the number of all
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(self, call: Seen) -> Any:
+        """What a call like this one came to, or None."""
+        tensors, said = call
+        for kept in self._kept.get((tensors[0].shape, len(tensors))) or ():
+            if kept.said == said and kept.is_like(*tensors):
+                return kept.outcome
+        return None
+
+    def keep(self, call: Seen, outcome: Any) -> None:
+        """Remember what a call came to, unless calls like it cannot be known again, as where it says a tensor twice."""
+        tensors, said = call
+        is_like = likeness(tensors)
+        if is_like(*tensors):
+            key = tensors[0].shape, len(tensors)
+            older = self._kept.get(key) or ()
+            self._kept.put(key, (Kept(is_like, said, outcome), *older[: MAX_OF_SHAPE - 1]))
+
+
+def likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    """Whether tensors have the type, dtype, device, shape, strides and flags of these, asked in one call."""
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+
+        sizes: Any = [list(t.shape) for t in tensors]
+        strides: Any = [list(t.stride()) for t in tensors]
+        return TensorGuards(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides).check
+    except (ImportError, TypeError):  # private to PyTorch: another version may have none, or other arguments
+        return slow_likeness(tensors)
+
+
+def slow_likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    """`likeness` in Python."""
+
+    def kinds(tensors: Sequence[Tensor]) -> list[Hashable]:
+        return [(type(t), t.dtype, t.device, t.shape, t.stride(), t.requires_grad, t.is_conj()) for t in tensors]
+
+    known = kinds(tensors)
+    return lambda *given: kinds(given) == known
+
+
+CALLS = Calls(MAX_CALLS)
 
 
 CASTABLE = frozenset({torch.float32, torch.float16, torch.bfloat16})
@@ -80,42 +145,33 @@ def plain(tensors: Sequence[Tensor | None]) -> bool:
     return all(t is None or type(t) is Tensor or type(t) is Parameter for t in tensors)
 
 
-def key_of(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], *static: Hashable) -> Hashable | None:
-    """What decides how a call on x is computed, or None where there is no shortcut.
-
-    `tensors` are the parameters, None for one that is not there; `static` is what else the call says.
-    """
+def seen(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], *said: Hashable) -> Seen | None:
+    """A call on x with the parameters `tensors`, None where it must go the ordinary way; `said`: what else it says."""
     if torch.compiler.is_compiling() or not unobserved():
         return None
-    if (type(x) is not Tensor and type(x) is not Parameter) or x.layout is not torch.strided or x.is_nested:
+    if (type(x) is not Tensor and type(x) is not Parameter) or x.is_nested:
         return None
-    if x.dim() != 3:
-        return None
-    dtype, device = x.dtype, x.device
-    cast = cast_of(device)
-    kind = dtype if cast is None or tensors[0] is None else tensors[0].dtype  # of the parameters
-    if cast is not None and not {dtype, kind} <= CASTABLE:
-        return None
-    sizes = None
-    if lengths is not None:
-        # values on a CPU are checked, other types converted
-        if type(lengths) is not Tensor or lengths.dtype is not torch.int64 or lengths.device != device:
-            return None
-        if device.type == "cpu" or not lengths.is_contiguous():
-            return None
-        sizes = lengths.shape
-    shapes: list[Hashable] = []
-    for t in tensors:
-        if t is None:
-            shapes.append(None)
-        elif (
-            (type(t) is not Parameter and type(t) is not Tensor)
-            or t.dtype is not kind
-            or t.device != device
-            or not t.is_contiguous()
-        ):
-            return None
-        else:
-            shapes.append(t.shape)
-    precision = torch.get_float32_matmul_precision()
-    return static, precision, cast, kind, dtype, device, x.shape, x.stride(), sizes, tuple(shapes)
+    return Seen(
+        [t for t in (x, lengths, *tensors) if t is not None],
+        (said, lengths is None, [t is None for t in tensors], torch.get_float32_matmul_precision(), cast_of(x.device)),
+    )
+
+
+def has_shortcut(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None]) -> bool:
+    """Whether calls like this one, which was checked, need no more than their metadata to be checked again."""
+    if x.layout is not torch.strided or x.dim() != 3:
+        return False
+    parameters = [t for t in tensors if t is not None]
+    cast, kind = cast_of(x.device), parameters[0].dtype
+    if not {x.dtype, kind} <= CASTABLE if cast is not None else kind is not x.dtype:
+        return False
+    # lengths on a CPU are checked by value, other types converted
+    if lengths is not None and (
+        type(lengths) is not Tensor
+        or lengths.dtype is not torch.int64
+        or lengths.device != x.device
+        or lengths.device.type == "cpu"
+        or not lengths.is_contiguous()
+    ):
+        return False
+    return plain(parameters) and all(t.dtype is kind and t.device == x.device and t.is_contiguous() for t in parameters)

@@ -8,7 +8,7 @@ function of (set b, tile), so that one launch can run several stages in a row wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,20 +56,23 @@ def induced_set_attention(
 
 def shortcut(
     x: Sets, inducing: Tensor, weights_a: BlockWeights, spec_a: BlockSpec, weights_b: BlockWeights, spec_b: BlockSpec
-) -> Callable[[Tensor, Tensor | None, Sequence[Tensor | None]], Tensor]:
-    """What `induced_set_attention` comes to on padded sets of such metadata: of x, lengths, inducing and weights.
+) -> Callable[[list[Tensor]], Tensor] | None:
+    """What `induced_set_attention` comes to on padded sets of such metadata, or None where that depends on more.
 
-    Those that it is called with may be of another dtype, to be cast to that of these.
+    It takes x, lengths if there are any, inducing and weights; what is of another dtype than these is cast to theirs.
     """
-    specs = f"{spec_a.text}; {spec_b.text}"
-    inputs = [x.rows, x.lengths, None, x.lengths, inducing, *present(weights_a), *present(weights_b)]
-    plan, dtype = planned(traces.isab, inputs, specs), inducing.dtype
+    if inducing.shape[0] != 1 or spec_a.lowered is not spec_a or spec_b.lowered is not spec_b:
+        return None
+    specs, lengths, dtype = f"{spec_a.text}; {spec_b.text}", x.lengths, inducing.dtype
+    inputs = [x.rows, lengths, None, lengths, inducing, *present(weights_a), *present(weights_b)]
+    plan = planned(traces.isab, inputs, specs)
 
-    def call(rows: Tensor, lengths: Tensor | None, parameters: Sequence[Tensor | None]) -> Tensor:
-        given = [p for p in parameters if p is not None]
-        cast = None if given[0].dtype is dtype else dtype
+    def call(tensors: list[Tensor]) -> Tensor:
+        rows, *given = tensors
         rows = rows if rows.dtype is dtype else rows.to(dtype)
-        return launched(ISAB, specs, plan, rows, lengths, None, lengths, *given, cast=cast)
+        sizes = None if lengths is None else given.pop(0)
+        cast = None if given[0].dtype is dtype else dtype
+        return launched(ISAB, specs, plan, rows, sizes, None, sizes, *given, cast=cast)
 
     return call
 

@@ -155,7 +155,7 @@ def _cast(tensors: Sequence[Tensor | None], first: int, dtype: torch.dtype | Non
 
 
 def _inputs(tensors: Sequence[Tensor | None], first: int) -> list[Tensor | None]:
-    """Inputs of a plan: those from `first` on in row-major order."""
+    """Inputs of a trace: those from `first` on in row-major order."""
     return [*tensors[:first], *(t if t is None else t.contiguous() for t in tensors[first:])]
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from settx_fast.attention.shortcuts import Table
+from settx_fast.attention.shortcuts import Calls, Seen, Table
 from settx_fast.attention.triton import gpu, launch
 from settx_fast.attention.triton.launch import Launch
 from settx_fast.attention.triton.launchers import (
@@ -239,14 +239,14 @@ class Plan:
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         """Results, then the buffer of the other outputs where there are any; inputs are those that are not None."""
-        device, new = self._device, torch.empty_strided
-        made = [new(shape, stride, dtype=dtype, device=device) for shape, stride, dtype in self._results]
+        new = inputs[0].new_empty_strided
+        made = [new(shape, stride, dtype=dtype) for shape, stride, dtype in self._results]
         if self._buffer is not None:
             size, dtype, make = self._buffer
-            made.append(make(size, dtype=dtype, device=device))
+            made.append(make(size, dtype=dtype, device=self._device))
         bases = inputs + made
         if self._scratch is not None:
-            bases.append(torch.empty(self._scratch, dtype=torch.uint8, device=device))
+            bases.append(new((self._scratch,), (1,), dtype=torch.uint8))
         self._launch(bases)
         return made
 
@@ -267,11 +267,21 @@ def stream_of(device: torch.device) -> Callable[[], int]:
     return partial(torch._C._cuda_getCurrentRawStream, device.index)
 
 
-PLANS = Table(MAX_PLANS)
+PLANS, MET = Table(MAX_PLANS), Calls(MAX_PLANS)  # by a key of all metadata, and by what is quicker to ask
 
 
 def planned(trace: Trace, inputs: Sequence[Tensor | None], *static: Hashable) -> Plan:
     """The plan of a call, noted and compiled when arguments of its metadata come for the first time."""
+    said = (trace, static, torch.get_float32_matmul_precision(), [t is None for t in inputs])
+    call = Seen([t for t in inputs if t is not None], said)
+    found: Plan | None = MET.find(call)
+    if found is None:
+        found = _planned(trace, inputs, *static)
+        MET.keep(call, found)
+    return found
+
+
+def _planned(trace: Trace, inputs: Sequence[Tensor | None], *static: Hashable) -> Plan:
     device = next(t.device for t in inputs if t is not None)
     kinds = [None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs]
     key = (trace, static, device, torch.get_float32_matmul_precision(), *kinds)

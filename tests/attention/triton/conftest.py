@@ -73,7 +73,8 @@ def _nothing_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     from settx_fast.attention.triton import plans
 
     monkeypatch.setattr(plans, "PLANS", plans.Table(plans.MAX_PLANS))
-    monkeypatch.setattr(shortcuts, "CALLS", shortcuts.Table(shortcuts.MAX_CALLS))
+    monkeypatch.setattr(plans, "MET", shortcuts.Calls(plans.MAX_PLANS))
+    monkeypatch.setattr(shortcuts, "CALLS", shortcuts.Calls(shortcuts.MAX_CALLS))
 
 
 @pytest.fixture(autouse=True)

@@ -176,7 +176,8 @@ def test_an_error_inside_the_kernels_reaches_the_caller(device: torch.device) ->
     inputs = make_inputs(SMALL, device=device)
     with (
         mock.patch.object(plans, "PLANS", plans.Table(1)),
-        mock.patch.object(shortcuts, "CALLS", plans.Table(1)),
+        mock.patch.object(plans, "MET", shortcuts.Calls(1)),
+        mock.patch.object(shortcuts, "CALLS", shortcuts.Calls(1)),
         mock.patch.object(traces, "aggregate_forward", side_effect=RuntimeError("out of resources")),
         pytest.raises(RuntimeError, match="out of resources"),
     ):
@@ -225,7 +226,7 @@ def test_under_autocast_a_call_met_before_gives_the_bits_of_the_first(
             out = layer(x)
         return [out, *torch.autograd.grad(out.float().square().sum(), wanted)]
 
-    calls = shortcuts.Table(4)
+    calls = shortcuts.Calls(4)
     with mock.patch.object(shortcuts, "CALLS", calls):
         first = outcome()
         assert len(calls) == 1

@@ -32,7 +32,8 @@ def table() -> Iterator[plans.Table]:
     """Tables of plans and shortcuts of the test's own."""
     with (
         mock.patch.object(plans, "PLANS", plans.Table(8)) as table,
-        mock.patch.object(shortcuts, "CALLS", shortcuts.Table(8)),
+        mock.patch.object(plans, "MET", shortcuts.Calls(8)),
+        mock.patch.object(shortcuts, "CALLS", shortcuts.Calls(8)),
     ):
         yield table
 
@@ -177,7 +178,7 @@ def test_a_thousand_set_sizes_leave_a_bounded_table() -> None:
     inputs = make_inputs(SMALL)
     generator = torch.Generator().manual_seed(0)
     sizes = torch.randint(1, 5000, (1000,), generator=generator).tolist()
-    table, calls = plans.Table(16), shortcuts.Table(16)
+    table, met, calls = plans.Table(16), shortcuts.Calls(16), shortcuts.Calls(16)
     programs: set[tuple[Any, ...]] = set()
 
     def note(kernel: InterpretedFunction, *args: object, grid: object, warmup: bool, **options: object) -> None:
@@ -190,12 +191,13 @@ def test_a_thousand_set_sizes_leave_a_bounded_table() -> None:
         torch.no_grad(),
         mock.patch.object(InterpretedFunction, "run", note),
         mock.patch.object(plans, "PLANS", table),
+        mock.patch.object(plans, "MET", met),
         mock.patch.object(shortcuts, "CALLS", calls),
     ):
         for size in sizes:
             isab(inputs, torch.empty(2, size, 16))
     assert len(table) == 16
-    assert len(calls) == 16
+    assert len(calls) == len(met) == 16
     assert len(programs) < 40
 
 
