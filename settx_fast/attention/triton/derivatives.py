@@ -75,20 +75,20 @@ def fused(operation: Operation, specs: str, *tensors: Tensor | None) -> Tensor:
     if not unobserved() or not plain(tensors):
         return operation.call(tensors, specs)[0]
     inputs = _inputs(tensors, operation.sets)
-    return launched(operation, specs, planned(operation.forward_trace, inputs, specs), *tensors)
+    return launched(operation, specs, planned(operation.forward_trace, inputs, specs), *inputs)
 
 
 def launched(
     operation: Operation, specs: str, plan: Plan, *tensors: Tensor | None, cast: torch.dtype | None = None
 ) -> Tensor:
-    """The output of an operation by the plan of such tensors, where nobody looks on.
+    """The output of an operation by the plan of such tensors, in row-major order, where nobody looks on.
 
     `cast`: what all but the rows and what describes sets is cast to first, as autocast would.
     """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         made = Fused.apply(operation, specs, plan, cast, *tensors)
         return made[0]
-    return plan([t for t in _inputs(_cast(tensors, operation.sets, cast), operation.sets) if t is not None])[0]
+    return plan([t for t in _cast(tensors, operation.sets, cast) if t is not None])[0]
 
 
 SETS = 4  # arguments of `Fused` before those that describe sets
@@ -104,7 +104,7 @@ class Fused(torch.autograd.Function):
         """The output, and the buffer of what is kept where the operation has one; by the operator without a plan."""
         tensors = _cast(given, operation.sets, cast)
         if plan is not None:
-            made = plan([t for t in _inputs(tensors, operation.sets) if t is not None])
+            made = plan([t for t in tensors if t is not None])
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 made = operation.call(tensors, specs)
