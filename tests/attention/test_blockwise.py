@@ -103,6 +103,27 @@ def test_any_block_matches_the_reference(sizes: str, variant: str, impl: Impl) -
 
 
 @pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("impl", ["blockwise", "composed"])
+@pytest.mark.parametrize("variant", ["plain", "tabular"])
+@pytest.mark.parametrize("num_queries", [3, 90])
+def test_keys_past_a_length_count_in_no_block_and_an_empty_set_adds_nothing(
+    num_queries: int, variant: str, impl: Impl
+) -> None:
+    spec, generator = BlockSpec(4, **VARIANTS[variant]), torch.Generator().manual_seed(2)
+    weights = make_weights(spec, 16, 16, 16, generator)
+    w = BlockWeights(**{name: t.double() for name, t in weights._asdict().items() if t is not None})
+    query = torch.randn(3, num_queries, 16, generator=generator, dtype=torch.float64)
+    key = torch.randn(3, 5, 16, generator=generator, dtype=torch.float64)
+    results = []
+    for each in (impl, "reference"):
+        inputs = [t.clone().requires_grad_() for t in (query, key)]
+        out = functional.attention_block(*inputs, w, spec, key_lengths=torch.tensor([5, 2, 0]), impl=each)
+        results.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+    torch.testing.assert_close(*results)
+    assert not results[0][2][1, 2:].any()
+
+
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("inducing", [2, 20])  # absorbed and projected
 def test_gradients_are_those_of_finite_differences(variant: str, inducing: int) -> None:

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from command import run, sentence
 
 from settx_fast import scm
 from settx_fast.cli import _job, _parquet
 from settx_fast.cli._job import Job
 from settx_fast.cli.sample import PRESETS, load_prior
+
+ENDS = ["cause", "effect"]
 
 
 def test_sampled_files_hold_the_datasets_and_all_it_takes_to_repeat_them(tmp_path: Path) -> None:
@@ -36,6 +39,9 @@ def test_sampled_files_hold_the_datasets_and_all_it_takes_to_repeat_them(tmp_pat
     assert frame.groupby("dataset")["target"].first().tolist() == [batch.names[i] for i in batch.target_index.tolist()]
     edges = pd.read_parquet(tmp_path / "data.graphs.parquet")
     assert len(edges) == int((batch.adjacency.sum((1, 2)) * batch.num_environments).sum())
+    where = [edges["dataset"] - 3, edges["environment"], *(edges[end].map(batch.names.index) for end in ENDS)]
+    np.testing.assert_array_equal(edges["weight"], batch.weights[tuple(torch.tensor(list(w)) for w in where)])
+    assert edges.groupby(["dataset", *ENDS], observed=True)["weight"].nunique().max() > 1
 
 
 PARTS = ("random_linear", "-n", "7", "-r", "20", "--seed", "3")  # of 20 · 12 values a dataset

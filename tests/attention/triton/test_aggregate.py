@@ -67,12 +67,13 @@ def assert_block(tensors: dict[str, Tensor], spec: BlockSpec, **ragged: Any) -> 
     assert_step_close_to_oracle(actual, same, exact)
 
 
+@pytest.mark.parametrize("queries", [3, 40])  # absorbed and projected
 @pytest.mark.parametrize("variant", ["original", "tabular"])
 @pytest.mark.parametrize("batch", [1, 3], ids=["shared", "own"])
-def test_few_queries_match_the_oracle(variant: str, batch: int, device: torch.device) -> None:
+def test_few_queries_match_the_oracle(variant: str, batch: int, queries: int, device: torch.device) -> None:
     spec = BlockSpec(2, **VARIANTS[variant])
     width = 32 if spec.norm_first else 20
-    tensors = make_block(spec, batch, 3, 32, 45, width, 32, device)
+    tensors = make_block(spec, batch, queries, 32, 45, width, 32, device)
     assert_block(tensors, spec, key_lengths=torch.tensor([45, 0, 18], device=device))
 
 
@@ -95,15 +96,16 @@ def test_queries_in_several_blocks_make_dx_in_a_pass_of_its_own(device: torch.de
         assert_block(tensors, spec)
 
 
+@pytest.mark.parametrize("queries", [2, 20])  # absorbed and projected
 @pytest.mark.parametrize("variant", ["original", "tabular"])
-def test_a_program_may_add_up_several_sets(variant: str, device: torch.device) -> None:
+def test_a_program_may_add_up_several_sets(variant: str, queries: int, device: torch.device) -> None:
     """Three sets, two a program: the last program has one."""
 
     def grouped(problem: Problem, shared: bool) -> Backward:
         return backward_config(problem, shared)._replace(group=2, num_splits=1)
 
     spec = BlockSpec(2, **VARIANTS[variant])
-    tensors = make_block(spec, 1, 20, 16, 30, 16, 16, device)
+    tensors = make_block(spec, 1, queries, 16, 30, 16, 16, device)
     with mock.patch.object(backward, "backward_config", grouped):
         assert_block(tensors, spec, key_lengths=torch.tensor([30, 0, 17], device=device))
 

@@ -104,6 +104,17 @@ def test_every_norm_in_three_steps_matches_the_oracle(norm: str, device: torch.d
     assert_step_close_to_oracle(actual, same, exact[0])
 
 
+def test_scores_far_above_zero_match_the_oracle(device: torch.device) -> None:
+    """All by 64, exactly: rounded to the type of the elements, their log-sum-exp would be off by a quarter."""
+    spec, inputs = BlockSpec(H), made()
+    first = slice(None, None, D // H)  # features of the heads' keys
+    inputs["x"][..., 0], inputs["q"][..., 0], inputs["w_k"][:, 0], inputs["w_k"][first] = 16.0, 1.0, 0.0, 0.0
+    inputs["w_k"][first, 0] = 4.0
+    same, exact = by_formula(inputs, spec, torch.bfloat16)[0], by_formula(inputs, spec, torch.float64)
+    assert exact[1][0].min() > 60
+    assert_step_close_to_oracle(by_kernels(inputs, spec, *exact[1:], device), same, exact[0])
+
+
 def test_packed_sets_give_the_numbers_of_padded_ones_and_the_same_bits_twice(device: torch.device) -> None:
     spec, inputs = BlockSpec(H, norm="layer", norm_first=True), made()
     _, lse, delta = by_formula(inputs, spec, torch.float64)
