@@ -2,8 +2,8 @@
 
 Ours runs from `nn.ISAB` to the launches with a driver of no-ops (`no_driver`), on the named shape. The original's eager
 operations run on the CPU, where there is nothing to launch: on one set of one element, with heads as narrow as they
-come, so that what is left is what PyTorch takes for its operations and their derivatives. Runs alternate, and the
-least of all counts.
+come, so that what is left is what PyTorch takes for its operations and their derivatives. A function of as many
+parameters that does nothing shows what of our step is autograd's own. Runs alternate, and the least of all counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -50,6 +50,24 @@ def original(shape: Shape) -> tuple[Callable[[], Tensor], list[Tensor]]:
     return way.forward, way.leaves
 
 
+class Nothing(torch.autograd.Function):
+    """A function in autograd's graph that keeps its inputs and has gradients of all, cut out of one tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        """Something."""
+        ctx.save_for_backward(*tensors)
+        return tensors[0].new_empty(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        """Anything."""
+        tensors = ctx.saved_tensors
+        flat = grad.new_empty(sum(t.numel() for t in tensors))
+        parts = torch.unsafe_split_with_sizes(flat, [t.numel() for t in tensors])
+        return tuple(part.view(t.shape) for part, t in zip(parts, tensors, strict=True))
+
+
 def step(call: Callable[[], Tensor], tensors: list[Tensor]) -> Callable[[], object]:
     """Forward and backward."""
     grad = torch.zeros_like(call())
@@ -81,7 +99,7 @@ def without_grad(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def measure(shape: Shape) -> dict[str, float]:
-    """Microseconds of forward and training step, ours and eager, and what a backward launches."""
+    """Microseconds of forward and training step, ours and eager, of autograd alone, and what a backward launches."""
     eager, weights = original(shape)
     with pretending() as driver:
         layer, x = layer_and_rows(shape)
@@ -91,6 +109,7 @@ def measure(shape: Shape) -> dict[str, float]:
             {
                 "forward_us": without_grad(call),
                 "step_us": step(call, parameters),
+                "autograd_step_us": step(lambda: Nothing.apply(*parameters), parameters),
                 "eager_forward_us": without_grad(eager),
                 "eager_step_us": step(eager, weights),
             }
