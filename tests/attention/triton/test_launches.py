@@ -61,9 +61,9 @@ def test_isab_takes_at_most_6_launches_forward_and_24_with_backward(batch: int) 
     assert len(forward) + len(backward) <= 24, [*forward, *backward]
 
 
-@pytest.mark.parametrize(("batch", "elements", "most"), [(1, 4096, 18), (16, 4096, 20), (64, 16_384, 30)])
+@pytest.mark.parametrize(("batch", "elements", "most"), [(1, 4096, 16), (16, 4096, 18), (64, 16_384, 30)])
 def test_an_h100_goes_back_in_launches_that_grow_with_chunks_alone(batch: int, elements: int, most: int) -> None:
-    """Forward and backward of the original block on rows of 128."""
+    """Forward and backward of the original block on rows of 128: two launches a chunk of rows, 14 beside them."""
     forward, backward = noted_step(Shape(batch, elements, 128, 128, 4, 32), H100)
     assert len(backward.launches) <= 24
     assert len(forward.launches) + len(backward.launches) <= most

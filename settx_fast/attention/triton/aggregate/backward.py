@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import torch
@@ -128,20 +129,27 @@ def aggregate_backward(
     """
     problem = problem_of(sets, query.shape[1], stage)
     grads, vector_parts = finish_backward(saved, grad, problem, stage)
-    matrices, vectors = sum_parts(query.dtype, latent_products(saved, grads, grad, problem, stage), vector_parts)
+    latent_parts = (latent_products(saved, grads, grad, problem, stage), query.dtype), (vector_parts, query.dtype)
     own, tiles = query.shape[0] != 1, chosen_tiles(sets, query, dx, problem)
     dnorm, folded_sums = None, None
     if tiles is None:
         dfolded, projections, dnorm = attend_backward(sets, own, saved, grads, dx, add, problem, stage)
     else:
+        matrices, vectors = sum_parts(*latent_parts)  # at once: chunks of elements need the room
+        latent_parts = (matrices[:, None], query.dtype), (vectors[:, None], query.dtype)
         dfolded, parts = projected_backward(
             sets, saved.queries.folded, saved.lse, grads.attended, grads.delta, dx, add, problem, stage, tiles,
             sum({id(t): t.numel() * t.element_size() for t in grads if t is not None}.values()),
         )  # fmt: skip
-        dfolded, folded_sums = dfolded[None], sum_parts(torch.float32, parts[None])[0]
-    query_grads, query_parts = queries_backward(query, scale, saved, dfolded, grads, problem, stage)
+        dfolded, folded_sums = dfolded[None], sum_parts((parts[None], torch.float32))[0]
+    dfolded, residual, matrices, vectors = sum_parts(
+        (dfolded, torch.float32),
+        (grads.sum0.view(query.shape[0], problem.num_sets // query.shape[0], -1), torch.float32),
+        *latent_parts,
+    )
+    query_grads, query_parts = queries_backward(query, scale, saved, dfolded, residual, problem, stage)
     query_matrices, query_vectors = sum_parts(
-        query.dtype, query_products(saved, query_grads, problem, stage), query_parts
+        (query_products(saved, query_grads, problem, stage), query.dtype), (query_parts, query.dtype)
     )
     if dnorm is not None:
         for total, part in zip(query_vectors[row_backward_kernels.G0.value :, : problem.C], dnorm, strict=True):
@@ -232,7 +240,7 @@ def attend_backward(
             grads.delta, dfolded, parts[0], parts[1], B, config.group, config.num_splits, M, stage.spec, C, problem.D,
             config.group == 1, BLOCK_E=padded(problem.E), **sums,
         )  # fmt: skip
-        projections = sum_parts(x.dtype, parts)[0].view(2, problem.D, C)
+        projections = sum_parts((parts, x.dtype))[0].view(2, problem.D, C)
     if wanted and not fused:
         launch(
             backward_kernels.elements_kernel, B * config.element_splits,
@@ -241,7 +249,7 @@ def attend_backward(
             M, stage.spec, C, problem.D, problem.absorbed, add, BLOCK_E=padded(problem.E), **elements,
         )  # fmt: skip
     dfolded = dfolded.view(B if own else 1, -1, H * M * width)
-    return dfolded, projections, None if dnorm is None else sum_parts(x.dtype, dnorm)[0]
+    return dfolded, projections, None if dnorm is None else sum_parts((dnorm, x.dtype))[0]
 
 
 def tile_arguments(tile: Tile) -> dict[str, int]:
@@ -250,14 +258,12 @@ def tile_arguments(tile: Tile) -> dict[str, int]:
 
 
 def queries_backward(
-    query: Tensor, scale: Tensor | None, saved: Aggregated, dfolded: Tensor, grads: LatentGrads, problem: Problem,
+    query: Tensor, scale: Tensor | None, saved: Aggregated, dfolded: Tensor, residual: Tensor, problem: Problem,
     stage: Stage,
 ) -> tuple[QueryGrads, Tensor]:  # fmt: skip
-    """From the parts of the folded queries' gradients to the query rows, and the parts of the vectors'."""
+    """From the gradients of the folded queries and of what is added to them to the query rows; parts of vectors."""
     num_sets, M, width = query.shape
     rows = num_sets * M
-    residual = grads.sum0.view(num_sets, problem.num_sets // num_sets, -1)
-    dfolded, residual = sum_parts(torch.float32, dfolded, residual)
     normed = stage.normed_inputs
     dnormed = torch.empty_like(query)
     to = QueryGrads(
@@ -331,13 +337,19 @@ def product_launch(
     return like.new_empty(1, splits, size, dtype=dtype), tiles * splits, constants
 
 
-def sum_parts(dtype: torch.dtype, *arrays: Tensor) -> list[Tensor]:
-    """Sums (outer, size) of one or two arrays (outer, parts, size) over their middle axes, in a fixed order."""
-    open_sums = [a for a in arrays if a.shape[1] > 1 or a.dtype != dtype]
-    sums = {id(a): a.new_empty(a.shape[0], a.shape[2], dtype=dtype) for a in open_sums}
-    tiles = sum(a.shape[0] * triton.cdiv(a.shape[2], 64) for a in open_sums)
+def sum_parts(*arrays: tuple[Tensor, torch.dtype]) -> list[Tensor]:
+    """Sums (outer, size) of up to four arrays (outer, parts, size), each in a type, in a fixed order of parts."""
+    open_sums = {
+        i: a.new_empty(a.shape[0], a.shape[2], dtype=dtype)
+        for i, (a, dtype) in enumerate(arrays)
+        if a.shape[1] > 1 or a.dtype != dtype
+    }
     if open_sums:
-        first, *rest = [(a, sums[id(a)], *a.shape) for a in open_sums]
-        second = rest[0] if rest else (None, None, 0, 0, 0)
-        launch(row_backward_kernels.sum_parts_kernel, tiles, *first, *second, BLOCK_P=32, BLOCK_S=64, num_warps=4)
-    return [sums[id(a)] if id(a) in sums else a[:, 0] for a in arrays]
+        sizes = [arrays[i][0].shape for i in open_sums]
+        tiles = sum(outer * triton.cdiv(size, 64) for outer, _, size in sizes)
+        given = [(arrays[i][0], total, *arrays[i][0].shape) for i, total in open_sums.items()]
+        given += [(None, None, 0, 0, 0)] * (4 - len(given))
+        launch(
+            row_backward_kernels.sum_parts_kernel, tiles, *itertools.chain(*given), BLOCK_P=32, BLOCK_S=64, num_warps=4
+        )
+    return [open_sums[i] if i in open_sums else a[:, 0] for i, (a, _) in enumerate(arrays)]

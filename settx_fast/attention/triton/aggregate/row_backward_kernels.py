@@ -286,15 +286,24 @@ def queries_backward_kernel(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["outer", "num_parts", "outer2", "num_parts2"])
+@triton.jit(
+    do_not_specialize=[
+        "outer", "num_parts", "outer2", "num_parts2", "outer3", "num_parts3", "outer4", "num_parts4",
+    ]
+)  # fmt: skip
 def sum_parts_kernel(
     parts_ptr, sum_ptr, outer, num_parts, size, parts2_ptr, sum2_ptr, outer2, num_parts2, size2,
+    parts3_ptr, sum3_ptr, outer3, num_parts3, size3, parts4_ptr, sum4_ptr, outer4, num_parts4, size4,
     BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the middle axis of one or two arrays, in a fixed order, in the types of their targets."""
+    """Sums over the middle axis of up to four arrays, in a fixed order, in the types of their targets."""
     tile = sum_parts(parts_ptr, sum_ptr, tl.program_id(0), outer, num_parts, size, BLOCK_P, BLOCK_S)
     if parts2_ptr is not None:
-        sum_parts(parts2_ptr, sum2_ptr, tile, outer2, num_parts2, size2, BLOCK_P, BLOCK_S)
+        tile = sum_parts(parts2_ptr, sum2_ptr, tile, outer2, num_parts2, size2, BLOCK_P, BLOCK_S)
+    if parts3_ptr is not None:
+        tile = sum_parts(parts3_ptr, sum3_ptr, tile, outer3, num_parts3, size3, BLOCK_P, BLOCK_S)
+    if parts4_ptr is not None:
+        sum_parts(parts4_ptr, sum4_ptr, tile, outer4, num_parts4, size4, BLOCK_P, BLOCK_S)
 
 
 @triton.jit
