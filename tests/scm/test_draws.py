@@ -236,6 +236,18 @@ def test_interventions_can_spare_the_target_and_count_variables():
     assert not batch.intervention[:, 1].gather(1, batch.target_index[:, None]).any()
 
 
+def test_interventions_hit_a_variable_once():
+    more_than_there_are = scm.Intervention("shift", 1.0, number=9)
+    assert (draw(num_variables=4, target_interventions=(more_than_there_are,)).intervention[:, 1] != 0).all()
+
+
+def test_biases_are_one_for_all_variables_or_one_for_each():
+    assert torch.all(
+        draw(num_variables=3, bias=scm.PerVariable((1.0, 2.0, 3.0))).bias[:, 0] == torch.tensor([1.0, 2.0, 3.0])
+    )
+    assert torch.all(draw(num_variables=3, bias=4.0).bias == 4.0)
+
+
 def test_a_hard_intervention_is_final():
     hard_first = (scm.Intervention("hard", 5.0, variables=(0,)), scm.Intervention("shift", 1.0, variables=(0, 1)))
     batch = draw(num_variables=2, target_interventions=hard_first)
