@@ -177,7 +177,7 @@ def _bars(panel: Axes, theme: Theme, found: Readings, subject: str) -> None:
             said = f" {peer.ratio:.1f} ×  {peer.provider}"
             panel.text(peer.ratio, row + 0.2, said, va="center", color=theme.quiet, fontsize=8.5)
     key = [Patch(color=theme.ours, label="settx_fast"), Patch(color=theme.others[0], label="best of the others")]
-    panel.legend(handles=key, frameon=False, loc="lower right", labelcolor=theme.ink, fontsize=9)
+    panel.legend(handles=key, frameon=False, loc="best", labelcolor=theme.ink, fontsize=9)
     panel.axvline(1, color=theme.quiet, linewidth=1)
     panel.set_yticks(range(len(shapes)), shapes, color=theme.ink)
     panel.set(ylim=(len(shapes) - 0.4, -0.6), xlim=(0, longest * 1.55), xlabel="× the original")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # usage: release/try_wheel.sh WHEEL…
 # Each wheel in a fresh environment of the Python that its name says, with nothing else on the PATH: no compiler, no nvcc.
-# What it depends on comes as wheels, torch for CPUs alone where constraints.txt and pip's index give it. Stops at the
-# first that fails.
+# What it depends on comes as wheels of constraints.txt, torch for CPUs alone where pip finds one; torch for CUDA brings a
+# Triton of its own. Stops at the first that fails.
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
 
@@ -10,8 +10,9 @@ try() (
   wheel=$1 python=$2 place=$(mktemp -d)
   trap '/bin/rm -rf "$place"' EXIT
   "$python" -m venv "$place/env"
+  grep -v ^triton= "$here/../constraints.txt" > "$place/constraints.txt"
   export PATH="$place/env/bin"
-  pip install --quiet --only-binary :all: --constraint "$here/../constraints.txt" "$wheel[app]" palmerpenguins
+  pip install --quiet --only-binary :all: --constraint "$place/constraints.txt" "$wheel[app]" palmerpenguins
   cd "$place"
   /usr/bin/env -i HOME="$place" PATH="$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" python -I "$here/try_wheel.py"
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from builder import cli_page, notebooks, prior_page, public, repository
 
 ROOT = Path(__file__).parents[2]
-COPIED = (".css", ".svg", ".png")
+COPIED = (".css", ".js", ".svg", ".png")
 
 
 def main() -> None:

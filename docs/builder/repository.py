@@ -18,6 +18,7 @@ PICTURE = re.compile(
     r'<picture><source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)">'
     r'<img alt="([^"]+)" src="([^"]+)"></picture>'
 )
+NUMBERS = re.compile(r"(?<=\|)[\d., ×%±…()–−]+(?=\|)")  # a cell of a table
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:|#)([^)\s]+)\)")
 
 
@@ -26,7 +27,7 @@ def pages(root: Path) -> dict[str, str | bytes]:
     written = {str(path.relative_to(root / "docs")): path for path in (root / "docs").rglob("*.md")}
     sources = {page: root / source for page, source in DOCUMENTS.items()} | written
     return {
-        page: with_links(root, _with_figures_of_the_theme(path.read_text("utf-8")), str(path.relative_to(root)), page)
+        page: with_links(root, _for_the_site(path.read_text("utf-8")), str(path.relative_to(root)), page)
         for page, path in sources.items()
     }
 
@@ -50,6 +51,7 @@ def with_links(root: Path, text: str, source: str, page: str) -> str:
     return LINK.sub(link, text)
 
 
-def _with_figures_of_the_theme(text: str) -> str:
-    """A figure that comes in two colours follows the site's own switch, not only the system's."""
-    return PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", text)
+def _for_the_site(text: str) -> str:
+    """A figure in two colours follows the site's own switch, not only the system's; a number keeps to its line."""
+    text = PICTURE.sub(r"![\2](\3#only-light)![\2](\1#only-dark)", text)
+    return NUMBERS.sub(lambda cell: "\N{NO-BREAK SPACE}".join(cell[0].split()).join("  "), text)

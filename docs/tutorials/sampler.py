@@ -217,6 +217,7 @@ table.to_pandas(0).head(5).round(2)
 # ## A stream into a training loop
 #
 # `scm.stream` is an endless `IterableDataset`: dealt to ranks and loader workers, drawn ahead, resumable.
+# `scm.tabular_stream` yields what TabICL and its like pretrain on ([clients](../clients.md#tabicl)).
 
 # %%
 stream = scm.stream(prior, batch_size=16, seed=0, num_rows=(64, 256), prefetch=2)

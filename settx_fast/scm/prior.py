@@ -85,8 +85,8 @@ class Prior:
     shifts                Shifts: mechanisms that move between environments; before any intervention
     observation           Hidden, Selection, MeasurementError, Levels, Missing: what is seen of the rows
     target_share          share of the rows in target environments; None: equal shares for all environments
-    environment_imbalance numbers of rows of environments are in proportion to imbalance^(−u), u uniform on (0, 1):
-                          largest over least at most; None: equal numbers
+    environment_imbalance  numbers of rows of environments are in proportion to imbalance^(−u), u uniform on
+                          (0, 1): largest over least at most; None: equal numbers
     standardisation       "none"; "internal": every variable is centred and scaled before its children see it (iSCM,
                           Ormaniec et al. 2024, arXiv:2406.11601), by the mean and standard deviation of a few hundred
                           pilot rows of the source environments, so that neither variances nor the order of sizes betray

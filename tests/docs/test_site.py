@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from builder import repository
+from builder import cli_page, repository
 from builder.__main__ import write
 from builder.docstrings import with_tables
 from builder.prior_page import type_in_yaml
@@ -33,14 +34,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(600)
-def test_the_site_builds(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def site(folder: Path) -> Path:
+    """The site of these pages."""
     result = build(folder)
     assert result.returncode == 0, result.stdout + result.stderr
-    reference = (folder / "site" / "reference" / "attention.html").read_text("utf-8")
+    return folder / "site"
+
+
+@pytest.mark.timeout(600)
+def test_the_site_builds(site: Path) -> None:
+    reference = (site / "reference" / "attention.html").read_text("utf-8")
     assert "induced_set_attention" in reference
     assert "Source code in" in reference
-    assert "fonts.googleapis" not in reference
+
+
+def test_pages_load_nothing_from_the_network(site: Path) -> None:
+    loaded = re.compile(r"""<(script|img|iframe|link)\b[^>]*\s(src|href)=["']?(https?:)?//[^>]*>""")
+    pages = [*site.rglob("*.html")]
+    assert len(pages) > 20
+    assert {page.name: found[0] for page in pages if (found := loaded.search(page.read_text("utf-8")))} == {}
 
 
 def test_every_page_is_in_the_navigation(folder: Path) -> None:
@@ -101,6 +114,29 @@ def test_a_link_to_a_file_leads_to_its_page_and_a_lost_one_is_found(tmp_path: Pa
     )
     with pytest.raises(FileNotFoundError, match=r"the link to gone.md leads nowhere"):
         linked("[a](gone.md)", "DESIGN.md", "design.md")
+
+
+def test_the_list_of_commands_says_whole_sentences_and_code_has_no_entities() -> None:
+    text = cli_page.page()
+    commands = text.partition("**Commands**:\n\n")[2].partition("\n\n")[0].splitlines()
+    assert len(commands) > 8
+    assert [line for line in commands if not re.fullmatch(r"\* `\w+`: [A-Z].*[^.]\.", line)] == []
+    assert "prior show random_linear > my.yaml" in text
+    assert re.findall(r"&[#\w]+;", text) == []
+
+
+def test_numbers_of_a_table_keep_to_a_line_and_words_may_break(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("| of the best | 23.0 ± 4.8 % | 1.1 (1 ×) |\n| a | 2 | – |\n", "utf-8")
+    for document in repository.DOCUMENTS.values():
+        (tmp_path / document).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / document).touch()
+    no_break = "\N{NO-BREAK SPACE}"
+    numbers = f"23.0{no_break}±{no_break}4.8{no_break}%"
+    assert (
+        repository.pages(tmp_path)["a.md"]
+        == f"| of the best | {numbers} | 1.1{no_break}(1{no_break}×) |\n| a | 2 | – |\n"
+    )
 
 
 def test_a_figure_in_two_colours_follows_the_switch_of_the_site() -> None:
