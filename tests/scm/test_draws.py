@@ -154,6 +154,23 @@ def test_mlp_parameters_are_standard_normal_by_fan_in():
         assert stats.kstest(part.flatten().numpy(), stats.norm(0, sd).cdf).pvalue > 1e-3
 
 
+def of_a_collider(mechanism):
+    """Parameters of a variable with three parents, (2000, numbers)."""
+    prior = scm.Prior(4, scm.Pattern("collider"), mechanism, target_environments=0)
+    return scm.sample(prior, 2000, 1, seed=3).mechanism_parameters.reshape(2000, -1)
+
+
+def test_an_mlps_first_weights_are_scaled_by_the_number_of_parents():
+    first = of_a_collider(scm.MLP(8, 1, "relu"))[:, 3 : 3 + 3 * 8]
+    assert stats.kstest(first.flatten().numpy(), stats.norm(0, 3**-0.5).cdf).pvalue > 1e-3
+
+
+def test_quadratic_coefficients_of_several_parents_share_their_strength():
+    coefficients = of_a_collider(scm.Quadratic(0.4))
+    assert coefficients.shape[1] == 6  # of three squares and three products
+    assert stats.kstest(coefficients.flatten().numpy(), stats.norm(0, 0.4 / 6**0.5).cdf).pvalue > 1e-3
+
+
 # ---- Targets and environments ----------------------------------------------------------------------------------------
 
 
