@@ -21,7 +21,7 @@ from settx_fast.predictor.selector.shipped import Selector
 from settx_fast.predictor.wording import number
 
 SCHEMA = "settx_fast.recommendation/1"
-_PLAIN = TRAITS[:5]  # shown as numbers, not as logarithms
+_COUNTS = TRAITS[:5]  # shown as such, not as logarithms
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _decision(
 
 def _strange(trait: tuple[str, float, float, float]) -> str:
     name, *values = trait
-    value, low, high = (number(math.exp(v) if name in _PLAIN else v) for v in values)
+    value, low, high = (number(round(math.exp(v)) if name in _COUNTS else v) for v in values)
     return f"Unlike training: {name}, {value}; in training {low} to {high}."
 
 
