@@ -24,7 +24,8 @@ MECHANISMS |= {
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_mechanism_equals_the_oracle_within_rounding(name):
-    prior = scm.Prior(num_variables=6, graph=scm.Layered(2), mechanism=MECHANISMS[name], noise_scale=0.5)
+    own = {"bias": (-1.0, 1.0), "noise_scale": 0.5}
+    prior = scm.Prior(num_variables=6, graph=scm.Layered(2), mechanism=MECHANISMS[name], **own)
     batch = scm.sample(prior, 5, 200, seed=1)
     for b in range(len(batch)):
         error = np.abs(batch.values[b].numpy() - reference.evaluate(batch, b))
