@@ -1,4 +1,4 @@
-// The only pybind11 file: unpack, release the interpreter lock, call.
+// What Python calls: unpack, release the interpreter lock, call.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -9,10 +9,11 @@
 #include <vector>
 
 #include "devices.h"
+#include "interruptible.h"
 #include "launch_bindings.h"
+#include "learner_bindings.h"
 #include "scm/lanes.h"
 #include "scm/noise.h"
-#include "scm/parallel.h"
 #include "scm/paths.h"
 #include "scm/prior_image.h"
 #include "scm/sample_cuda.h"
@@ -20,6 +21,7 @@
 
 namespace py = pybind11;
 namespace scm = settx::scm;
+using settx::run_interruptibly;
 
 namespace {
 
@@ -282,28 +284,6 @@ const scm::Path& path_by_name(const std::string& name) {
     throw py::value_error("path: expected one that this machine runs, got '" + name + "'");
 }
 
-bool is_signalled() {
-    const py::gil_scoped_acquire acquire;
-    return PyErr_CheckSignals() != 0;
-}
-
-struct Listening {
-    Listening() { scm::is_interrupted = is_signalled; }
-    ~Listening() { scm::is_interrupted = nullptr; }
-};
-
-// Without the interpreter's lock, but not deaf: a signal whose handler raises, as that of Ctrl-C, ends the call.
-template <class Call>
-void run_interruptibly(const Call& call) {
-    try {
-        const py::gil_scoped_release release;
-        const Listening listening;
-        call();
-    } catch (const scm::Interrupted&) {
-        throw py::error_already_set();
-    }
-}
-
 // ---- Calls ----------------------------------------------------------------------------------------------------------
 
 py::array_t<int64_t> count_parameters(const OwnedPrior& prior, uint64_t seed, int64_t first_index, int64_t num_datasets,
@@ -493,6 +473,7 @@ PYBIND11_MODULE(_native, m) {
         .def_readonly("problem", &settx::Devices::problem);
     m.def("find_devices", &settx::find_devices, "CUDA devices this build can see.");
     settx::bind_launches(m);
+    settx::bind_learner(m);
 
     py::class_<OwnedPrior>(m, "Prior")
         .def(py::init<const py::dict&>())

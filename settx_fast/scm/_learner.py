@@ -1,7 +1,6 @@
 """Datasets of a batch as a learner of tables sees them: columns in random order, classes, and which are of use.
 
-Whatever is summed is summed by halves, row to row, and all else is exact or element by element: the bits of a dataset
-depend neither on its neighbours nor on threads nor on the device.
+The bits of a dataset depend neither on its neighbours nor on threads nor on the device.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import torch
 from torch import Tensor
 
 from settx_fast.scm._counters import uniforms
-from settx_fast.scm._layout import allocate
+from settx_fast.scm._cpu import threads
+from settx_fast.scm._learner_rows import DrawnRows, Steps
 from settx_fast.scm.batch import Batch
-
-CLIP = 100.0
-"""A standardised value lies no further out."""
 
 LARGEST, SMALLEST = 1e15, 1e-15
 """Columns that are larger have no variance in float32; those that vary by less are constant."""
@@ -39,90 +36,42 @@ class Learnt(NamedTuple):
     failure: Tensor
 
 
-def learnt(batch: Batch, seed: int, train_size: int, max_classes: int, standardise: bool) -> Learnt:
+def learnt(
+    batch: Batch, seed: int, train_size: int, max_classes: int, standardise: bool, num_threads: int | None = None
+) -> Learnt:
     """What a learner is shown of a batch; max_classes 0: numbers to predict."""
     index = batch.index.cpu().numpy()
-    values, may_miss = _mixed_rows(batch, seed, index), batch.is_missing is not None
-    low, high = _extremes(values[:, :train_size], may_miss)
-    target = values.gather(2, batch.target_index[:, None, None].expand(-1, values.shape[1], 1)).squeeze(2)
-    X = allocate(values.device, (*values.shape[:2], values.shape[2] - 1), torch.float32)
-    finite = batch.is_finite if may_miss else sum_of_rows(values, scratch=X).isfinite().all(1)
-    is_tame = finite & ((low > -LARGEST) & (high < LARGEST) | (low > high)).all(1)
+    steps = _rows(batch, seed, index, train_size).steps(threads(num_threads))
+    low, high, is_finite = steps.survey()
+    is_tame = is_finite.all(1) & ((low > -LARGEST) & (high < LARGEST) | (low > high)).all(1)
     order, num_features = _columns(batch, high - low > SMALLEST, seed, index)
-    torch.gather(values, 2, order[:, None].expand_as(X), out=X)
-    is_padding = torch.arange(X.shape[2], device=X.device) >= num_features[:, None]
-    if standardise:
-        _standardise(X, train_size, may_miss, values, ~is_padding)
-    elif not may_miss:
-        X *= (~is_padding)[:, None]
-    if may_miss:
-        X.masked_fill_(is_padding[:, None], 0.0)
+    X = steps.show(order, num_features, standardise)
+    is_target = torch.ones_like(num_features)
+    target = steps.show(batch.target_index[:, None], is_target, standardise=not max_classes).squeeze(2)
     if max_classes:
-        y, num_classes = _classes(batch, target, seed, index, train_size, max_classes)
+        y, num_classes = _classes(batch, steps, target, seed, index, max_classes)
         is_useful = num_classes >= 2
     else:
-        y = standardised(target[:, :, None], train_size).squeeze(2)
-        is_useful = y[:, :train_size].ne(y[:, :1]).any(1) & y.isfinite().all(1)
-        num_classes = torch.zeros_like(num_features)
+        y, num_classes = target, torch.zeros_like(num_features)
+        low, high, is_finite = DrawnRows(y[:, :, None], None, None, train_size).steps(threads(num_threads)).survey()
+        is_useful = (is_finite & (low < high))[:, 0]
     failure = torch.full_like(num_features, -1)
     for reason, holds in reversed(list(enumerate((~is_tame, num_features == 0, ~is_useful)))):
         failure = torch.where(holds, reason, failure)
+    is_padding = torch.arange(order.shape[1], device=order.device) >= num_features[:, None]
     return Learnt(X, y, num_features, num_classes, order.masked_fill(is_padding, -1), failure)
-
-
-def sum_of_rows(x: Tensor, scratch: Tensor | None = None) -> Tensor:
-    """(B, R, C) → (B, C), by halves; scratch: contiguous, of as many entries as half of x at least; None: x itself."""
-    number = x.shape[1] // 2
-    rest = x[:, -1].clone() if x.shape[1] % 2 else torch.zeros_like(x[:, 0])
-    if scratch is None:
-        half = x[:, :number].add_(x[:, number : 2 * number])
-    else:
-        half = scratch.view(-1)[: x.shape[0] * number * x.shape[2]].view(-1, number, x.shape[2])
-        torch.add(x[:, :number], x[:, number : 2 * number], out=half)
-    while number > 1:
-        if number % 2:
-            rest += half[:, number - 1]
-        number //= 2
-        half[:, :number] += half[:, number : 2 * number]
-    return rest.add_(half[:, 0])
-
-
-def standardised(X: Tensor, train_size: int, may_miss: bool = False) -> Tensor:
-    """(B, R, C) by mean and standard deviation of the first rows, missing values left out, within ±CLIP."""
-    X = X.clone()
-    _standardise(X, train_size, may_miss, torch.empty_like(X), torch.ones(len(X), X.shape[2], device=X.device))
-    return X
-
-
-def _standardise(X: Tensor, train_size: int, may_miss: bool, scratch: Tensor, keep: Tensor) -> None:
-    """The same in place, times keep (B, C); scratch: contiguous, of as many entries as X at least."""
-    train = X[:, :train_size]
-    squares = scratch.view(-1)[: train.numel()].view(train.shape)
-    count: Tensor | int = train_size
-    if may_miss:
-        count = (~train.isnan()).sum(1)
-        total = sum_of_rows(train.nan_to_num(0.0))
-    else:
-        total = sum_of_rows(train, squares)
-    X -= (total / count)[:, None]
-    torch.mul(train, train, out=squares)
-    if may_miss:
-        squares.nan_to_num_(0.0)
-    variance = sum_of_rows(squares) / (count - 1)
-    X *= (torch.where(variance > 0, variance.sqrt().reciprocal(), 0.0) * keep)[:, None]
-    X.clamp_(-CLIP, CLIP)
 
 
 # ---- Rows and columns ------------------------------------------------------------------------------------------------
 
 
-def _mixed_rows(batch: Batch, seed: int, index: np.ndarray) -> Tensor:
-    """The values, with the rows of several environments in random order."""
-    values = batch.values
-    if batch.prior.max_environments == 1:
-        return values
-    order = _draws(batch, seed, index, ROWS, values.shape[1]).argsort(dim=1, stable=True)
-    return values.gather(1, order[:, :, None].expand_as(values))
+def _rows(batch: Batch, seed: int, index: np.ndarray, train_size: int) -> DrawnRows:
+    """The batch's, those of several environments in random order."""
+    order = None
+    if batch.prior.max_environments > 1:
+        key = uniforms(seed, index, ROWS, batch.values.shape[1])
+        order = torch.from_numpy(key.argsort(axis=1, kind="stable")).to(batch.device)
+    return DrawnRows(batch.values, batch.is_missing, order, train_size)
 
 
 def _columns(batch: Batch, varies: Tensor, seed: int, index: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -134,13 +83,6 @@ def _columns(batch: Batch, varies: Tensor, seed: int, index: np.ndarray) -> tupl
     return order[:, :-1], is_feature.sum(1)
 
 
-def _extremes(x: Tensor, may_miss: bool) -> tuple[Tensor, Tensor]:
-    if not may_miss:
-        return x.amin(1), x.amax(1)
-    is_missing = x.isnan()
-    return x.masked_fill(is_missing, torch.inf).amin(1), x.masked_fill(is_missing, -torch.inf).amax(1)
-
-
 def _draws(batch: Batch, seed: int, index: np.ndarray, purpose: int, count: int) -> Tensor:
     return torch.from_numpy(uniforms(seed, index, purpose, count)).to(batch.device)
 
@@ -149,7 +91,7 @@ def _draws(batch: Batch, seed: int, index: np.ndarray, purpose: int, count: int)
 
 
 def _classes(
-    batch: Batch, target: Tensor, seed: int, index: np.ndarray, train_size: int, max_classes: int
+    batch: Batch, steps: Steps, target: Tensor, seed: int, index: np.ndarray, max_classes: int
 ) -> tuple[Tensor, Tensor]:
     """(B, R) int64 codes without gaps, in random order, and (B,) their number; 0 or 1: of no use.
 
@@ -160,10 +102,7 @@ def _classes(
     is_levelled = batch.num_levels.gather(1, batch.target_index[:, None]) > 0
     if batch.prior.max_levels:
         cuts = torch.where(is_levelled, _between_levels(batch, cuts.shape[1]), cuts)
-    raw = torch.searchsorted(cuts, target.contiguous())
-    is_test = torch.arange(target.shape[1], device=raw.device) >= train_size
-    counts = torch.zeros(len(raw), 2 * cuts.shape[1] + 2, dtype=torch.int64, device=raw.device)
-    counts = counts.scatter_add_(1, 2 * raw + is_test, torch.ones_like(raw)).unflatten(1, (-1, 2))
+    raw, counts = steps.classify(target, cuts)
     code, number = _merged(counts)
     if batch.prior.max_levels:
         kept, levels = _kept(counts, max_classes)
@@ -171,7 +110,7 @@ def _classes(
     key = _draws(batch, seed, index, CLASSES, code.shape[1])
     is_class = torch.arange(code.shape[1], device=code.device) < number[:, None]
     shuffled = torch.where(is_class, key, 2.0).argsort(dim=1, stable=True)
-    return shuffled.gather(1, code).gather(1, raw), number
+    return steps.recode(raw, shuffled.gather(1, code)), number
 
 
 def _cuts(batch: Batch, target: Tensor, seed: int, index: np.ndarray, max_classes: int) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from settx_fast.scm._counters import uniforms
 from settx_fast.scm._fields import as_range, check, is_int
-from settx_fast.scm._learner import REASONS, Learnt, learnt, standardised
+from settx_fast.scm._learner import REASONS, Learnt, learnt
+from settx_fast.scm._learner_rows import standardised
 from settx_fast.scm._predictability import surprise
 from settx_fast.scm.observation import Missing
 from settx_fast.scm.prior import Prior
@@ -141,7 +142,7 @@ class TabularStream(Dealt[TabularBatch]):
     ) -> tuple[dict[str, Any], Tensor]:
         """Tensors of a `TabularBatch` by name, and (B,) which datasets are of no use; why is counted."""
         batch = self._sample(count, rows, first_index)
-        found = learnt(batch, self.seed, train_size, self.max_classes, self.standardise)
+        found = learnt(batch, self.seed, train_size, self.max_classes, self.standardise, self.num_threads)
         tensors = found._asdict() | {"index": batch.index.clone()}
         failure = tensors.pop("failure")
         if self.predictable is not None:
@@ -197,7 +198,8 @@ def tabular_stream(
                  always is
     predictable  None, or a p-value, say 0.05: datasets are passed over unless ridge regression on 64 random features
                  predicts the target of rows that it has not seen better than the mean does, at that level. Rounding can
-                 decide only where the p-value is that number to 5 digits; it costs about as much as the rest
+                 decide only where the p-value is that number to 5 digits; it costs about as much as the rest, and on a CPU
+                 torch's threads work at it
     first_batch  number of the first micro-batch
     rank, world_size, prefetch, device, num_threads as in `stream`; the micro-batches are dealt likewise, in a
     `DataLoader(stream, batch_size=None, num_workers=n)` too, and `state_dict` and `load_state_dict` go on.

@@ -2,6 +2,8 @@
 
 import itertools
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from settx_fast import scm
-from settx_fast.scm import _learner
+from settx_fast.scm import _learner, _learner_rows
 from settx_fast.scm._counters import _mixed, uniforms
 from settx_fast.scm._predictability import surprise
 from settx_fast.scm.tabular import BLOCK
@@ -208,11 +210,52 @@ def test_another_seed_gives_other_datasets():
 @given(st.integers(2, 40), st.integers(1, 3), st.integers(0, 1000))
 def test_a_sum_of_rows_is_that_of_every_column_alone(rows, columns, seed):
     x = torch.randn(2, rows, columns, generator=torch.Generator().manual_seed(seed))
-    whole = _learner.sum_of_rows(x, torch.empty(x.numel()))
-    alone = _learner.sum_of_rows(x[1:, :, -1:], torch.empty(rows))
+    whole, alone = (_learner_rows.sum_of_rows(part.clone()) for part in (x, x[1:, :, -1:]))
     assert torch.equal(whole[1:, -1:], alone)
     torch.testing.assert_close(whole.double(), x.double().sum(1), atol=1e-5, rtol=1e-5)
-    assert torch.equal(_learner.sum_of_rows(x.clone()), whole)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 3), st.integers(4, 90), st.integers(2, 70), st.integers(0, 2**32), st.booleans(), st.booleans(),
+    st.integers(1, 3), st.data(),
+)  # fmt: skip
+def test_a_host_shows_rows_as_other_devices_do(datasets, rows, variables, seed, loses, mixes, threads, data):
+    rng, train_size = np.random.default_rng(seed), data.draw(st.integers(2, rows - 2))
+    values = (rng.standard_normal((datasets, rows, variables)) * 10 ** rng.uniform(-3, 3, variables)).astype(np.float32)
+    values[rng.random(values.shape) < 0.01] = rng.choice([np.inf, -np.inf, 3e38])
+    is_missing = torch.from_numpy(rng.random(values.shape) < 0.3) if loses else None
+    if is_missing is not None:
+        values[is_missing.numpy()] = np.nan
+    order = torch.from_numpy(rng.random((datasets, rows)).argsort(1)) if mixes else None
+    drawn = _learner_rows.DrawnRows(torch.from_numpy(values), is_missing, order, train_size)
+    native, torch_steps = _learner_rows.NativeSteps(drawn, threads), _learner_rows.TorchSteps(drawn)
+    surveys = native.survey(), torch_steps.survey()
+    assert alike(*surveys)
+    columns = torch.from_numpy(rng.random((datasets, variables)).argsort(1)[:, : variables - 1])
+    is_tame = torch.from_numpy(np.isfinite(values) | np.isnan(values)).all(1).gather(1, columns)
+    count = is_tame.cumprod(1).sum(1)  # what explodes is not shown
+    for standardise in (False, True):
+        shown = [steps.show(columns, count, standardise) for steps in (native, torch_steps)]
+        torch.testing.assert_close(*shown, atol=0, rtol=0, equal_nan=True)
+    x = torch.from_numpy(rng.standard_normal((datasets, rows)).astype(np.float32))
+    cuts = x[:, torch.from_numpy(rng.integers(0, rows, 5))].sort(1).values
+    cuts[:, 3:] = torch.inf
+    (classes, counts), theirs = native.classify(x, cuts), torch_steps.classify(x, cuts)
+    assert alike((classes, counts), theirs)
+    code = torch.from_numpy(rng.integers(0, 9, (datasets, 6)))
+    assert torch.equal(native.recode(classes.clone(), code), torch_steps.recode(classes, code))
+
+
+def test_a_stream_wakes_none_of_torchs_threads():
+    program = (
+        "import os, torch; from settx_fast import scm; torch.set_num_threads(4)\n"
+        "threads = lambda: len(os.listdir('/proc/self/task'))\n"
+        "prior = scm.Prior(60, target_environments=0); before = threads()\n"
+        "batches = scm.tabular_stream(prior, 32, 1, num_rows=2000, prefetch=0, num_threads=2)\n"
+        "batches.batch(0); assert threads() == before, (before, threads())"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_random_numbers_are_those_of_splitmix64():
