@@ -40,7 +40,7 @@ SETTX_CALL float* normals(float* out, int64_t count, float scale, Address* at, u
 SETTX_CALL void draw_network(const MechanismDraw& d, float* out, float input_scale, float output_variance, Address at,
                              uint64_t seed, const Team& team) {
     const int64_t h = d.width;
-    if (team.leads()) out[0] = float(d.width), out[1] = float(d.depth), out[2] = float(d.function);
+    if (team.leads()) out[0] = float(d.width), out[1] = float(d.depth), out[2] = d.function;
     out = normals(out + MLP_HEADER, h * d.num_parents, input_scale, &at, seed, team);
     float* phases = out;
     out = normals(out, h, 1.0f, &at, seed, team);
@@ -71,6 +71,11 @@ SETTX_CALL void draw_trees(const MechanismDraw& d, float* out, Address at, uint6
     }
 }
 
+// A function's header: its code, and what is drawn for it.
+SETTX_CALL float header_of(int32_t function, Address at, uint64_t seed) {
+    return float(function) + (is_drawn(function) ? float(words_at(at, seed).w0 >> 16) / 65536.0f : 0.0f);
+}
+
 // The word by which a variable chooses its mechanism: its own, or one for all variables of the dataset.
 SETTX_CALL uint32_t word_of_choice(const Prior& prior, uint64_t seed, int64_t index, uint32_t own) {
     if (prior.same_mechanism == 0.0f) return own;
@@ -83,17 +88,19 @@ SETTX_CALL uint32_t word_of_choice(const Prior& prior, uint64_t seed, int64_t in
 SETTX_CALL MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, int32_t v,
                                         int32_t num_parents) {
     const bool is_linear = prior.num_mechanisms == 1 && prior.mechanisms[0].kind == LINEAR;
-    if (is_linear) return {prior.mechanisms, num_parents, 0, 0, 0, 0.0f};  // nothing to draw
+    if (is_linear) return {prior.mechanisms, num_parents, 0, 0, 0.0f, 0.0f};  // nothing to draw
     Address at = address(index, 0, v, FOR_MECHANISM);
     const Words w = words_at(at, seed);
     const Mechanism* m = prior.mechanisms + pick(word_of_choice(prior, seed, index, w.w0), prior.num_mechanisms);
-    at.block = 1;
     const int32_t function = m->num_functions > 0 ? m->functions[pick(w.w3, m->num_functions)] : 0;
+    at.block = 2;
+    const float header = header_of(function, at, seed);
+    at.block = 1;
     return {m,
             num_parents,
             pick(w.w1, m->width),
             pick(w.w2, m->depth),
-            function,
+            header,
             draw_number(m->parameter, words_at(at, seed))};
 }
 
@@ -130,7 +137,7 @@ SETTX_CALL void draw_parameters(const MechanismDraw& d, uint64_t seed, Address a
             normals(out, size, d.parameter / sqrt(float(size)), &at, seed, team);
             return;
         default:
-            if (team.leads()) *out = float(d.function);
+            if (team.leads()) *out = d.function;
     }
 }
 

@@ -127,15 +127,15 @@ void add_trees(const Node& node, int64_t row) {
 }  // namespace
 
 void add_mechanism(const Node& node, int64_t row) {
-    const int32_t code = int32_t(node.parameters[0]);
+    const float header = node.parameters[0];
     switch (node.mechanism) {
         case MLP:
         case FOURIER:
-            return with_function(int32_t(node.parameters[2]), [&](auto g) { add_network(node, g, row); });
+            return with_function(node.parameters[2], [&](auto g) { add_network(node, g, row); });
         case ADDITIVE_SUM:
-            return with_function(code, [&](auto g) { add_sum(node, g, row); });
+            return with_function(header, [&](auto g) { add_sum(node, g, row); });
         case PRODUCT:
-            return with_function(code, [&](auto g) { add_product(node, g, row); });
+            return with_function(header, [&](auto g) { add_product(node, g, row); });
         case QUADRATIC:
             return add_quadratic(node, row);
         case TREES:
@@ -144,7 +144,7 @@ void add_mechanism(const Node& node, int64_t row) {
 }
 
 void transform(const Node& node, int64_t count) {
-    with_function(int32_t(node.parameters[0]), [&](auto g) {
+    with_function(node.parameters[0], [&](auto g) {
         for (int64_t i = 0; i < count; ++i) node.x[i] = g(node.x[i]);
     });
 }

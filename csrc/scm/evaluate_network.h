@@ -17,7 +17,8 @@ struct HiddenUnits {
 // W (num_units, num_inputs), b (num_units), and what is made of their sums.
 struct Layer {
     const float* W;
-    int32_t num_inputs, num_units, function;
+    int32_t num_inputs, num_units;
+    float function;  // its header
 
     SETTX_METHOD const float* biases() const { return W + num_inputs * num_units; }
     SETTX_METHOD Layer next() const { return {biases() + num_units, num_units, num_units, function}; }
@@ -102,7 +103,7 @@ SETTX_THREAD void evaluate_layer(const Layer& layer, const Input& input, const H
 template <class Which>
 SETTX_THREAD float sum_of_network(const Which& v, float* tile, const HiddenUnits& hidden, int32_t thread) {
     const int32_t num_units = int32_t(v.parameters[0]), layers = int32_t(v.parameters[1]);
-    Layer layer{v.parameters + MLP_HEADER, v.num_parents, num_units, int32_t(v.parameters[2])};
+    Layer layer{v.parameters + MLP_HEADER, v.num_parents, num_units, v.parameters[2]};
     const auto weighted = [&](int32_t i, int32_t group) {
         const Edge edge = v.edge(i);
         const uint32_t low = edge.place ^ uint32_t(16 * group);

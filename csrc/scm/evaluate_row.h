@@ -190,7 +190,7 @@ SETTX_FN Units<N> add_inputs(const float* W, int32_t num_inputs, int32_t num_uni
 template <int N, class Which, class Memory, class Hidden>
 SETTX_FN RowsOf<N> add_network(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
     const int32_t num_units = int32_t(v.parameters[0]), layers = int32_t(v.parameters[1]);
-    const int32_t function = int32_t(v.parameters[2]);
+    const float function = v.parameters[2];
     const float* W = v.parameters + MLP_HEADER;
     int32_t num_inputs = v.num_parents;
     RowsOf<N> sum = all_rows<N>(0.0f);
@@ -224,7 +224,7 @@ SETTX_FN RowsOf<N> add_elementwise(RowsOf<N> x, const Which& v, const Memory& va
     RowsOf<N> product = all_rows<N>(1.0f);
     for (int32_t i = 0; i < v.num_parents; ++i) {
         RowsOf<N> z = weighted_parent<N>(v, values, i);
-        with_function(int32_t(v.parameters[0]), [&](auto g) { z = each_row<N>([&](int r) { return g(z.row[r]); }); });
+        with_function(v.parameters[0], [&](auto g) { z = each_row<N>([&](int r) { return g(z.row[r]); }); });
         if (v.mechanism == ADDITIVE_SUM)
             x = each_row<N>([&](int r) { return x.row[r] + z.row[r]; });
         else
@@ -286,7 +286,7 @@ SETTX_FN RowsOf<N> evaluate_variable(const Which& v, const Memory& values, const
     if (v.num_parents > 0) x = add_mechanism(x, v, values, hidden);
     if (v.noise_scale != 0.0f) x = add_noise(x, v, values, noise());
     if (v.mechanism == POST_NONLINEAR && v.num_parents > 0)
-        with_function(int32_t(v.parameters[0]), [&](auto g) { x = each_row<N>([&](int r) { return g(x.row[r]); }); });
+        with_function(v.parameters[0], [&](auto g) { x = each_row<N>([&](int r) { return g(x.row[r]); }); });
     if (v.gain != 1.0f || v.centre != 0.0f) x = each_row<N>([&](int r) { return (x.row[r] - v.centre) * v.gain; });
     return x;
 }

@@ -26,10 +26,59 @@ enum Function : int32_t {
     SQUARE = 6,
     ABSOLUTE = 7,
     BUMP = 8,  // exp(−x²)
+    LOG = 9,   // ±log(1 + |x|)
+    SIGN = 10,
+    STEP = 11,      // x > 0
+    SAWTOOTH = 12,  // x less the nearest whole number
+    POWER = 13,     // ±|x|^p
+    WARP = 14,      // 1 − (1 − s^p)^q of s = sigmoid x: Kumaraswamy's distribution function
 };
+
+// Whether a function has numbers of its own, which are drawn with it.
+SETTX_FN bool is_drawn(int32_t function) {
+    return function == POWER || function == WARP;
+}
+
+constexpr float LARGEST_FLOAT = 3.40282347e38f, LEAST_SHARE = 1e-30f;
+
+// x^p, x a positive normal number.
+SETTX_FN float power(float x, float p) {
+    return exp(p * log(x));
+}
+
+// 4^(2u − 1): from ¼ to 4.
+SETTX_FN float exponent_of(float u) {
+    return exp(fma(2.77258872f, u, -1.38629436f));
+}
+
+// x less the nearest whole number; 0 beyond ±2²².
+SETTX_FN float sawtooth(float x) {
+    const float clamped = clamp(x, -4194304.0f, 4194304.0f);
+    return clamped - ((clamped + 12582912.0f) - 12582912.0f);
+}
+
+// NaN stays, infinities too.
+SETTX_FN float signed_power(float x, float p) {
+    const float size = abs(x);
+    const float raised = size < 1.17549435e-38f ? 0.0f : with_sign(power(size, p), to_bits(x));
+    return size <= LARGEST_FLOAT ? raised : x;
+}
+
+SETTX_FN float signed_log(float x) {
+    const float size = abs(x);
+    return size <= LARGEST_FLOAT ? with_sign(log(1.0f + size), to_bits(x)) : x;
+}
+
+SETTX_FN float warp(float x, float p, float q) {
+    const float rest = 1.0f - power(clamp(sigmoid(x), LEAST_SHARE, 1.0f), p);
+    const float warped = 1.0f - power(clamp(rest, LEAST_SHARE, 1.0f), q);
+    return x == x ? warped : x;
+}
 
 template <int32_t function>
 struct FunctionOf {
+    float p = 0.0f, q = 0.0f;
+
     SETTX_METHOD float operator()(float x) const {
         if constexpr (function == TANH) return tanh(x);
         if constexpr (function == RELU) return x > 0.0f ? x : 0.0f;
@@ -40,12 +89,21 @@ struct FunctionOf {
         if constexpr (function == SQUARE) return x * x;
         if constexpr (function == ABSOLUTE) return abs(x);
         if constexpr (function == BUMP) return exp(-(x * x));
+        if constexpr (function == LOG) return signed_log(x);
+        if constexpr (function == SIGN) return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : 0.0f);
+        if constexpr (function == STEP) return x > 0.0f ? 1.0f : 0.0f;
+        if constexpr (function == SAWTOOTH) return sawtooth(x);
+        if constexpr (function == POWER) return signed_power(x, p);
+        if constexpr (function == WARP) return warp(x, p, q);
     }
 };
 
-// Calls use(function) with the function of that code as a type of its own.
+// Calls use(function) with a function as a type of its own. header: its code, and as a fraction of 16 bits what was
+// drawn for it, 8 bits for each of two numbers.
 template <class Use>
-SETTX_FN void with_function(int32_t code, const Use& use) {
+SETTX_FN void with_function(float header, const Use& use) {
+    const int32_t code = int32_t(header);
+    const float drawn = header - float(code);
     switch (code) {
         case TANH:
             return use(FunctionOf<TANH>{});
@@ -65,11 +123,25 @@ SETTX_FN void with_function(int32_t code, const Use& use) {
             return use(FunctionOf<ABSOLUTE>{});
         case BUMP:
             return use(FunctionOf<BUMP>{});
+        case LOG:
+            return use(FunctionOf<LOG>{});
+        case SIGN:
+            return use(FunctionOf<SIGN>{});
+        case STEP:
+            return use(FunctionOf<STEP>{});
+        case SAWTOOTH:
+            return use(FunctionOf<SAWTOOTH>{});
+        case POWER:
+            return use(FunctionOf<POWER>{exponent_of(drawn)});
+        case WARP: {
+            const float first = float(int32_t(drawn * 256.0f));
+            return use(FunctionOf<WARP>{exponent_of(first / 256.0f), exponent_of(drawn * 256.0f - first)});
+        }
     }
 }
 
-// MLP, FOURIER: hidden, layers, function; W₁ (hidden, parents), b₁ (hidden); for every further layer W (hidden,
-// hidden), b (hidden); c (hidden).
+// MLP, FOURIER: hidden, layers, function (its header); W₁ (hidden, parents), b₁ (hidden); for every further layer W
+// (hidden, hidden), b (hidden); c (hidden).
 constexpr int MLP_HEADER = 3;
 
 SETTX_FN int64_t mlp_size(int64_t parents, int64_t hidden, int64_t layers) {

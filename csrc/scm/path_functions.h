@@ -23,7 +23,8 @@ struct Team {
 // How a variable depends on its parents.
 struct MechanismDraw {
     const Mechanism* mechanism;
-    int32_t num_parents, width, depth, function;
+    int32_t num_parents, width, depth;
+    float function;  // its header: see with_function
     float parameter;
 };
 

@@ -14,13 +14,18 @@ MECHANISMS = ("linear", "mlp", "fourier", "sum", "product", "quadratic", "trees"
 linear: none. mlp, fourier: hidden, layers, function; W₁ (hidden, parents in the order of `Batch.order`), b₁ (hidden);
 for every further layer W (hidden, hidden), b (hidden); c (hidden). sum, product, post_nonlinear: function. quadratic:
 the upper triangle of c, row by row. trees: trees, depth; for every tree parent and threshold of every level, then
-2^depth leaves, the first level's answer the highest bit. Functions are places in `FUNCTIONS`. Without parents there are
-no parameters.
+2^depth leaves, the first level's answer the highest bit. Functions are places in `FUNCTIONS`, with a fraction where
+numbers were drawn: p = 4^(2u − 1), u the fraction; of a warp u are its first 8 bits, and for q the next 8. Without
+parents there are no parameters.
 """
 
-FunctionName = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "identity", "square", "abs", "bump"]
+FunctionName = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "identity", "square", "abs", "bump",
+                       "log", "sign", "step", "sawtooth", "power", "warp"]  # fmt: skip
 FUNCTIONS: tuple[str, ...] = get_args(FunctionName)
-"""relu max(x, 0), leaky_relu max(x, x/100), sigmoid 1/(1 + e⁻ˣ), bump e^(−x²); the others are what they say.
+"""relu max(x, 0), leaky_relu max(x, x/100), sigmoid 1/(1 + e⁻ˣ), bump e^(−x²), log ±log(1 + |x|), step 1 where x > 0,
+sawtooth x less the nearest whole number, power ±|x|^p, warp 1 − (1 − sᵖ)^q of s = sigmoid x, the distribution function
+of Kumaraswamy (1980); ± has the sign of x; the others are what they say. p and q are log-uniform on [¼, 4), drawn with
+the function.
 
 Beyond |x| = 10⁴ a sine stays as it is there.
 """

@@ -106,8 +106,18 @@ def noise(
     return result.reshape(-1)[:num_rows]
 
 
-def apply(name: str, x: Floats) -> Floats:
-    """A function by its name in `FUNCTIONS`."""
+def _exponent(u: float) -> float:
+    return float(4 ** (2 * u - 1))
+
+
+def function_of(header: float) -> Callable[[Floats], Floats]:
+    """The function of a mechanism's header: its place in `FUNCTIONS`, and as a fraction what was drawn for it."""
+    place, drawn = divmod(header, 1)
+    return lambda x: apply(FUNCTIONS[int(place)], x, drawn)
+
+
+def apply(name: str, x: Floats, drawn: float = 0.0) -> Floats:
+    """A function by its name in `FUNCTIONS`, with what was drawn for it."""
     match name:
         case "tanh":
             return np.tanh(x)
@@ -127,19 +137,33 @@ def apply(name: str, x: Floats) -> Floats:
             return np.abs(x)
         case "bump":
             return np.exp(-x * x)
+        case "log":
+            return np.sign(x) * np.log1p(np.abs(x))
+        case "sign":
+            return np.sign(x)
+        case "step":
+            return (x > 0).astype(np.float64)
+        case "sawtooth":
+            return np.where(np.abs(x) < 2**22, x - np.rint(x), 0.0)
+        case "power":
+            return np.sign(x) * np.abs(x) ** _exponent(drawn)
+        case "warp":
+            first, second = divmod(drawn * 256, 1)
+            share = apply("sigmoid", x)
+            return 1 - (1 - share ** _exponent(first / 256)) ** _exponent(second)
     raise ValueError(f"function: expected one of {FUNCTIONS}, got {name!r}")
 
 
-def unpack_mlp(parameters: Floats, num_parents: int) -> tuple[str, list[tuple[Floats, Floats]], Floats]:
-    """Function, [(W, b)] of the hidden layers, and c, from the start of an MLP's parameters."""
-    hidden, layers, function = (int(number) for number in parameters[:3])
+def unpack_mlp(parameters: Floats, num_parents: int) -> tuple[float, list[tuple[Floats, Floats]], Floats]:
+    """Header of the function, [(W, b)] of the hidden layers, and c, from the start of an MLP's parameters."""
+    hidden, layers = int(parameters[0]), int(parameters[1])
     position, result, width = 3, [], num_parents
     for _ in range(layers):
         W = parameters[position : position + hidden * width].reshape(hidden, width)
         b = parameters[position + hidden * width :][:hidden]
         position, width = position + hidden * width + hidden, hidden
         result.append((W, b))
-    return FUNCTIONS[function], result, parameters[position : position + hidden]
+    return float(parameters[2]), result, parameters[position : position + hidden]
 
 
 def evaluate(batch: Batch, dataset: int) -> Floats:
@@ -251,7 +275,7 @@ def variable(
     name, own = MECHANISMS[table["mechanism"][v]], table["mechanism_parameters"][table["mechanism_offset"][k, v] :]
     base = float(table["bias"][k, v]) + mechanism(name, own, z)
     result = base + noise_factor(NOISE_EFFECTS[table["noise_effect"][v]], base, z) * n
-    return apply(FUNCTIONS[int(own[0])], result) if name == "post_nonlinear" and parents else result
+    return function_of(own[0])(result) if name == "post_nonlinear" and parents else result
 
 
 def tables_of(batch: Batch, dataset: int) -> dict[str, NDArray]:
@@ -292,14 +316,14 @@ def mechanism(name: str, parameters: Floats, z: Floats) -> Floats:
         case "linear" | "post_nonlinear":
             return z.sum(1)
         case "mlp" | "fourier":
-            function, layers, c = unpack_mlp(parameters, count)
+            header, layers, c = unpack_mlp(parameters, count)
             for W, b in layers:
-                z = apply(function, z @ W.T + b)
+                z = function_of(header)(z @ W.T + b)
             return z @ c
         case "sum":
-            return apply(FUNCTIONS[int(parameters[0])], z).sum(1)
+            return function_of(parameters[0])(z).sum(1)
         case "product":
-            return apply(FUNCTIONS[int(parameters[0])], z).prod(1)
+            return function_of(parameters[0])(z).prod(1)
         case "quadratic":
             c = np.zeros((count, count))
             c[np.triu_indices(count)] = parameters[: count * (count + 1) // 2]

@@ -198,8 +198,8 @@ def tabular_stream(
                  always is
     predictable  None, or a p-value, say 0.05: datasets are passed over unless ridge regression on 64 random features
                  predicts the target of rows that it has not seen better than the mean does, at that level. Rounding can
-                 decide only where the p-value is that number to 5 digits; it costs about as much as the rest, and on a CPU
-                 torch's threads work at it
+                 decide only where the p-value is that number to 5 digits; it costs about as much as the rest, on a CPU
+                 by torch's threads
     first_batch  number of the first micro-batch
     rank, world_size, prefetch, device, num_threads as in `stream`; the micro-batches are dealt likewise, in a
     `DataLoader(stream, batch_size=None, num_workers=n)` too, and `state_dict` and `load_state_dict` go on.

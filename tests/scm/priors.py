@@ -4,6 +4,9 @@ from dataclasses import replace
 
 from settx_fast import scm
 
+FUNCTIONS, LATER = scm.FUNCTIONS[:9], scm.FUNCTIONS[9:]
+"""Those that there were first: more to choose from would give the first priors other bits."""
+
 EVERYTHING = scm.Prior(
     num_variables=(3, 9),
     graph=(
@@ -23,13 +26,13 @@ EVERYTHING = scm.Prior(
     ),
     mechanism=(
         scm.Linear(),
-        scm.MLP((3, 9), (1, 3), scm.FUNCTIONS),
+        scm.MLP((3, 9), (1, 3), FUNCTIONS),
         scm.Fourier((5, 20), (0.5, 2.0)),
-        scm.Elementwise(scm.FUNCTIONS),
+        scm.Elementwise(FUNCTIONS),
         scm.Elementwise(("tanh", "sine", "bump"), "product"),
         scm.Quadratic((0.0, 0.2)),
         scm.Trees((1, 4), (1, 5)),
-        scm.PostNonlinear(scm.FUNCTIONS),
+        scm.PostNonlinear(FUNCTIONS),
     ),
     weight=scm.LogUniform(0.2, 1.5, signed=True),
     bias=scm.Normal(0.0, 1.0),
@@ -96,6 +99,15 @@ MOVED = replace(
     ),
     environment_imbalance=(1.0, 30.0),
 )
+ACTIVATED = replace(
+    EVERYTHING,
+    mechanism=(
+        scm.MLP((3, 9), (1, 3), LATER),
+        scm.Elementwise(LATER),
+        scm.Elementwise(LATER, "product"),
+        scm.PostNonlinear(LATER),
+    ),
+)
 DRAWN_LINEAR = replace(LINEAR, noise=scm.ClippedCauchy((0.5, 5.0)), target_share=scm.Normal(0.5, 0.05))
 
 NAMED = {
@@ -111,6 +123,7 @@ NAMED = {
     "drawn_linear": DRAWN_LINEAR,
     "moved": MOVED,
     "fresh": replace(MOVED, shifts=replace(MOVED.shifts, recurring=False), standardisation="internal"),
+    "activated": ACTIVATED,
     "recurring": scm.presets.recurring(12, 6),
     "recurring_linear": scm.presets.recurring_linear(10, 6),
 }

@@ -15,7 +15,7 @@ Bound = tuple[np.ndarray, np.ndarray]
 
 
 def rounding_bound(batch: scm.Batch, b: int) -> np.ndarray:
-    """(R, V): a sum of n terms errs by (n + 2) u of its magnitudes, a function by 8 u; infinite at a tree's step."""
+    """(R, V): a sum of n terms errs by (n + 2) u of its magnitudes, a function by 8 u; infinite near a step."""
     table = reference.tables_of(batch, b)
     parameters, unit = table["mechanism_parameters"], table["column_gain"].astype(np.float64)
     centre = np.where(unit > 0, table["column_centre"], 0)
@@ -45,7 +45,8 @@ def _variable(batch, table, parameters, k, v, x, error) -> np.ndarray:
 
     kind, shape = NOISES[table["noise_kind"][v]], table["noise_parameters"][v].astype(np.float64)
     scale = float(table["noise_scale"][k, v])
-    n = np.abs(reference.noise(kind, shape, batch.seed, int(table["index"]), k, v, len(x)))
+    noise = reference.noise(kind, shape, batch.seed, int(table["index"]), k, v, len(x))
+    n = np.abs(noise)
     noise_error = scale * NOISE_ERROR * (1 + n)
     effect = NOISE_EFFECTS[table["noise_effect"][v]] if parents else "additive"
     if effect == "multiplicative":
@@ -54,18 +55,49 @@ def _variable(batch, table, parameters, k, v, x, error) -> np.ndarray:
         modulation = scale * n * (predictor + 8 * U) if effect == "heteroscedastic" else 0
         size, error = size + 2 * scale * n, error + 2 * noise_error + modulation
     if name == "post_nonlinear" and parents:
-        size, error = _apply(FUNCTIONS[int(own[0])], (size, error))
+        base = float(table["bias"][k, v]) + z.sum(1)
+        value = base + reference.noise_factor(effect, base, z) * scale * noise
+        size, error = _apply(own[0], value, (size, error))
     if not table["hard"][k, v]:
         centre, gain = float(table["centre"][v]), float(table["gain"][v])
         error = (error + 2 * U * (size + abs(centre))) * gain if (centre, gain) != (0, 1) else error
     return error
 
 
-def _apply(function: str, given: Bound) -> Bound:
+def _apply(header: float, x: np.ndarray, given: Bound) -> Bound:
+    """Of a function of x by its header."""
     size, error = given
+    function, drawn, g = FUNCTIONS[int(header)], header % 1, reference.function_of(header)
     if function == "square":
         return size**2, 2 * size * error + error**2 + U * size**2
+    if function in ("sign", "step"):
+        return np.ones_like(size), np.where(np.abs(x) <= error, np.inf, 0.0)
+    if function == "sawtooth":
+        return np.ones_like(size), np.where(np.abs(x - np.floor(x) - 0.5) <= error, np.inf, error + U * size)
+    if function in ("power", "warp"):  # both rise
+        passed = np.maximum(np.abs(g(x + error) - g(x)), np.abs(g(x - error) - g(x)))
+        own = _error_of_power(np.abs(x), exponent(drawn)) if function == "power" else _error_of_warp(x, drawn * 256)
+        return np.maximum(np.abs(g(size)), 1), passed + own
     return np.maximum(size, 1), error + 8 * U * np.maximum(size, 1)  # slopes are at most 1
+
+
+def exponent(u: float) -> float:
+    return 4 ** (2 * u - 1)
+
+
+def _error_of_power(x: np.ndarray, p: float, relative: np.ndarray | float = 0.0) -> np.ndarray:
+    """Of e^(p log x): the logarithm errs by 4 u of 1 + itself, p by 8 u, the exponential by 8 u and by its argument."""
+    size = np.abs(np.log(np.maximum(x, 1e-38)))
+    return x**p * (8 * U + p * (12 * U * (1 + size) + relative))
+
+
+def _error_of_warp(x: np.ndarray, drawn: float) -> np.ndarray:
+    p, q = exponent(np.floor(drawn) / 256), exponent(drawn % 1)
+    share = reference.apply("sigmoid", x)
+    rest = 1 - share**p
+    error = U + _error_of_power(share, p, U * (8 + 2 * np.abs(x)))
+    ends = np.maximum(rest - error, 0) ** q, np.minimum(rest + error, 1) ** q
+    return np.maximum(ends[1] - rest**q, rest**q - ends[0]) + _error_of_power(rest, q) + U + 1e-7 * (rest <= error)
 
 
 def _sum(size: np.ndarray, error: np.ndarray) -> Bound:
@@ -81,12 +113,15 @@ def _mechanism(name: str, own: np.ndarray, z: np.ndarray, error: np.ndarray) -> 
         function, layers, c = reference.unpack_mlp(own, count)
         for W, b in layers:
             total = size @ np.abs(W).T + np.abs(b)
-            size, error = _apply(function, (total, error @ np.abs(W).T + (W.shape[1] + 4) * U * total))
+            given = total, error @ np.abs(W).T + (W.shape[1] + 4) * U * total
+            z = z @ W.T + b
+            size, error = _apply(function, z, given)
+            z = reference.function_of(function)(z)
         return _sum(size * np.abs(c), error * np.abs(c))
     if name == "sum":
-        return _sum(*_apply(FUNCTIONS[int(own[0])], (size, error)))
+        return _sum(*_apply(own[0], z, (size, error)))
     if name == "product":
-        size, error = _apply(FUNCTIONS[int(own[0])], (size, error))
+        size, error = _apply(own[0], z, (size, error))
         return size.prod(1), (size + error).prod(1) - size.prod(1) + (count + 2) * U * size.prod(1)
     if name == "quadratic":
         c = np.zeros((count, count))

@@ -43,11 +43,14 @@ def test_noise_and_its_effect_equal_the_oracle_within_rounding(kind, effect):
         assert np.all(np.abs(batch.values[b].numpy() - reference.evaluate(batch, b)) <= rounding_bound(batch, b))
 
 
+SEEN = scm.PerVariable((1.0, 0.0))
+"""Scales of noise: a cause, and what it does unblurred."""
+
+
 def effects(mechanism: scm.mechanisms.Mechanism, rows: int, datasets: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Noiseless effect f(x) of one cause x, and x, in two (datasets, rows) tensors."""
     graph = scm.UserGraph(((0, 1),))
-    noise_scale = scm.PerVariable((1.0, 0.0))
-    prior = scm.Prior(2, graph, mechanism, weight=1.0, noise_scale=noise_scale, target_environments=0)
+    prior = scm.Prior(2, graph, mechanism, weight=1.0, noise_scale=SEEN, target_environments=0)
     batch = scm.sample(prior, datasets, rows, seed=3)
     return batch.values[:, :, 1].double(), batch.values[:, :, 0].double()
 
@@ -79,6 +82,47 @@ def test_trees_ask_every_parent_equally_at_normal_thresholds():
     assert stats.chisquare(torch.bincount(levels[:, 0].long(), minlength=3).numpy()).pvalue > 1e-3
     assert stats.kstest(levels[:, 1].numpy(), "norm").pvalue > 1e-3
     assert stats.kstest((trees[..., 6:] * 5**0.5).flatten().numpy(), "norm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", ["log", "sign", "step", "sawtooth"])
+def test_a_function_is_what_it_says(name):
+    f, x = (t.numpy() for t in effects(scm.Elementwise(name), 500, 20))
+    exact = {
+        "log": np.copysign(np.log1p(np.abs(x)), x),
+        "sign": np.where(x > 0, 1, -1),
+        "step": x > 0,
+        "sawtooth": (x + 0.5) % 1 - 0.5,
+    }
+    np.testing.assert_allclose(f, exact[name], atol=1e-6)
+
+
+def test_powers_and_warps_have_exponents_of_their_own_log_uniform_from_a_quarter_to_four():
+    for name, count in (("power", 1), ("warp", 2)):
+        prior = scm.Prior(2, scm.UserGraph(((0, 1),)), scm.Elementwise(name), weight=1.0, noise_scale=SEEN)
+        batch = scm.sample(prior, 4000, 3, seed=3)
+        x, f = batch.values.double().unbind(2)
+        if name == "power":
+            exponent = (f.abs().log() / x.abs().log())[:, 0, None]
+            assert torch.equal(f.sign(), x.sign())
+        else:
+            u = batch.mechanism_parameters[:, None].double() % 1 * 256
+            exponent = 4 ** (2 * torch.cat([u.floor() / 256, u % 1], 1) - 1)
+            p, q = exponent[:, :1], exponent[:, 1:]
+            torch.testing.assert_close(f, 1 - (1 - x.sigmoid() ** p) ** q, atol=1e-4, rtol=0)
+        assert exponent.shape == (4000, count)
+        for column in exponent.T.numpy():
+            assert stats.kstest(np.log(column) / np.log(4), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+
+
+def test_a_new_mechanism_keeps_the_function_that_its_variable_drew():
+    redrawn = (scm.Intervention("mechanism", variables=(1,)),)
+    prior = scm.Prior(2, scm.UserGraph(((0, 1),)), scm.MLP(3, 1, "warp"), target_interventions=redrawn)
+    batch = scm.sample(prior, 20, 4, seed=1)
+    header, weight = ((batch.mechanism_offset[:, :, 1] + place).T for place in (2, 3))
+    source, target = batch.mechanism_parameters[header]
+    assert torch.equal(source, target)
+    assert len(source.unique()) > 15
+    assert not torch.equal(*batch.mechanism_parameters[weight])
 
 
 def test_a_product_is_one_function_of_every_parent_multiplied():
