@@ -71,6 +71,13 @@ SETTX_CALL void draw_trees(const MechanismDraw& d, float* out, Address at, uint6
     }
 }
 
+// Thresholds and values are normal.
+SETTX_CALL void draw_categories(const MechanismDraw& d, float* out, Address at, uint64_t seed, const Team& team) {
+    if (team.leads()) out[0] = float(d.width);
+    out = normals(out + 1, d.width - 1, d.parameter, &at, seed, team);
+    normals(out, d.width, 1.0f, &at, seed, team);
+}
+
 // A function's header: its code, and what is drawn for it.
 SETTX_CALL float header_of(int32_t function, Address at, uint64_t seed) {
     return float(function) + (is_drawn(function) ? float(words_at(at, seed).w0 >> 16) / 65536.0f : 0.0f);
@@ -105,6 +112,7 @@ SETTX_CALL MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64
 }
 
 SETTX_CALL int64_t num_parameters(const MechanismDraw& d) {
+    if (d.mechanism->kind == CATEGORIES) return categories_size(d.width);
     if (d.num_parents == 0) return 0;
     switch (d.mechanism->kind) {
         case MLP:
@@ -133,6 +141,8 @@ SETTX_CALL void draw_parameters(const MechanismDraw& d, uint64_t seed, Address a
             return draw_network(d, out, 1.0f / d.parameter, 2.0f, at, seed, team);
         case TREES:
             return draw_trees(d, out, at, seed, team);
+        case CATEGORIES:
+            return draw_categories(d, out, at, seed, team);
         case QUADRATIC:
             normals(out, size, d.parameter / sqrt(float(size)), &at, seed, team);
             return;

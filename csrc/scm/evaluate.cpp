@@ -77,7 +77,8 @@ void sum_parents(const Node& node, int64_t count) {
 
 void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
     const bool post_nonlinear = node.mechanism == POST_NONLINEAR && node.num_parents > 0;
-    if (node.mechanism == LINEAR || node.num_parents == 0 || post_nonlinear) {
+    const bool has_levels = node.mechanism == CATEGORIES;
+    if (node.mechanism == LINEAR || node.num_parents == 0 || post_nonlinear || has_levels) {
         sum_parents(node, count);
     } else {
         fill(node.x, count, node.bias);
@@ -85,6 +86,7 @@ void evaluate_node(const Node& node, int64_t count, int64_t local_row) {
     }
     if (node.noise_scale != 0.0f) add_all_noise(node, count, local_row);
     if (post_nonlinear) transform(node, count);
+    if (has_levels) categorise(node, count);
     if (node.gain != 1.0f || node.centre != 0.0f) rescale(node.x, count, node.centre, node.gain);
 }
 
@@ -112,7 +114,7 @@ Node node_of(const Model& m, int64_t v, const float* weights) {
             int32_t(t.noise_kind[bv]),
             t.noise_parameters + NOISE_PARAMETERS * bv,
             t.noise_effect[bv],
-            t.mechanism[bv],
+            hard ? int64_t(LINEAR) : t.mechanism[bv],
             t.parameters + t.mechanism_offset[bkv],
             noise_at,
             m.seed,

@@ -93,7 +93,7 @@ SETTX_FN Variable variable_of(const Tables& t, const Item& item, const EdgeList&
             t.hard[bkv] ? 1.0f : t.gain[bv],
             int32_t(t.noise_kind[bv]),
             int32_t(t.noise_effect[bv]),
-            int32_t(t.mechanism[bv]),
+            t.hard[bkv] ? int32_t(LINEAR) : int32_t(t.mechanism[bv]),
             t.noise_parameters + NOISE_PARAMETERS * bv,
             t.parameters + t.mechanism_offset[bkv]};
 }

@@ -143,6 +143,19 @@ void add_mechanism(const Node& node, int64_t row) {
     }
 }
 
+void categorise(const Node& node, int64_t count) {
+    const int32_t cuts = int32_t(node.parameters[0]) - 1;
+    const float* __restrict thresholds = node.parameters + 1;
+    const float* __restrict values = thresholds + cuts;
+    for (int64_t row = 0; row < count; row += BLOCK) {
+        float* __restrict x = node.x + row;
+        alignas(64) int32_t level[BLOCK] = {};
+        for (int32_t j = 0; j < cuts; ++j)
+            for (int i = 0; i < BLOCK; ++i) level[i] += x[i] > thresholds[j] ? 1 : 0;
+        for (int i = 0; i < BLOCK; ++i) x[i] = values[level[i]];
+    }
+}
+
 void transform(const Node& node, int64_t count) {
     with_function(node.parameters[0], [&](auto g) {
         for (int64_t i = 0; i < count; ++i) node.x[i] = g(node.x[i]);

@@ -65,7 +65,7 @@ struct alignas(8) Edge {
 };
 
 // A variable. `what`: its place (bits 4 to 22), kind of noise (0 to 3), the noise's effect (23, 24), mechanism (25 to
-// 27), whether it is no more than parents, weights and additive noise (28), whether it has a last step (29). `edges`:
+// 28), whether it is no more than parents, weights and additive noise (29), whether it has a last step (30). `edges`:
 // the number of its parents (bits 0 to 8) and where they begin.
 struct alignas(16) Step {
     uint32_t what, edges;
@@ -74,9 +74,9 @@ struct alignas(16) Step {
     SETTX_METHOD uint32_t place() const { return what & 0x7FFFF0u; }
     SETTX_METHOD int32_t noise_kind() const { return int32_t(what & 15u); }
     SETTX_METHOD int32_t noise_effect() const { return int32_t(what >> 23 & 3u); }
-    SETTX_METHOD int32_t mechanism() const { return int32_t(what >> 25 & 7u); }
-    SETTX_METHOD bool is_plain() const { return (what >> 28 & 1u) != 0; }
-    SETTX_METHOD bool has_last_step() const { return (what >> 29 & 1u) != 0; }
+    SETTX_METHOD int32_t mechanism() const { return int32_t(what >> 25 & 15u); }
+    SETTX_METHOD bool is_plain() const { return (what >> 29 & 1u) != 0; }
+    SETTX_METHOD bool has_last_step() const { return (what >> 30 & 1u) != 0; }
     SETTX_METHOD int32_t num_parents() const { return int32_t(edges & 511u); }
     SETTX_METHOD int32_t first() const { return int32_t(edges >> 9) / int32_t(sizeof(Edge)); }
 };
@@ -116,8 +116,9 @@ struct Model {
         const float noise_scale = t.noise_scale[bkv];
         const bool is_additive = noise_scale != 0.0f && (t.noise_effect[bv] == ADDITIVE || parents == 0);
         const uint32_t what = place_of<ROWS>(int32_t(v), exchange_shift) | uint32_t(t.noise_kind[bv]) |
-                              uint32_t(t.noise_effect[bv]) << 23 | uint32_t(t.mechanism[bv]) << 25 |
-                              uint32_t(is_additive && !last_step) << 28 | uint32_t(last_step) << 29;
+                              uint32_t(t.noise_effect[bv]) << 23 |
+                              uint32_t(hard ? int64_t(LINEAR) : t.mechanism[bv]) << 25 |
+                              uint32_t(is_additive && !last_step) << 29 | uint32_t(last_step) << 30;
         return {what, uint32_t(first * int32_t(sizeof(Edge))) << 9 | uint32_t(parents), t.bias[bkv], noise_scale};
     }
 

@@ -261,6 +261,16 @@ SETTX_FN RowsOf<N> add_trees(RowsOf<N> x, const Which& v, const Memory& values) 
     return x;
 }
 
+// The value of the level that x falls into.
+template <int N, class Which>
+SETTX_FN RowsOf<N> categorised(RowsOf<N> x, const Which& v) {
+    const int32_t cuts = int32_t(v.parameters[0]) - 1;
+    int32_t level[N] = {};
+    for (int32_t j = 1; j <= cuts; ++j)
+        for (int r = 0; r < N; ++r) level[r] += x.row[r] > v.parameters[j] ? 1 : 0;
+    return each_row<N>([&](int r) { return v.parameters[1 + cuts + level[r]]; });
+}
+
 template <int N, class Which, class Memory, class Hidden>
 SETTX_FN RowsOf<N> add_mechanism(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
     switch (v.mechanism) {
@@ -287,6 +297,7 @@ SETTX_FN RowsOf<N> evaluate_variable(const Which& v, const Memory& values, const
     if (v.noise_scale != 0.0f) x = add_noise(x, v, values, noise());
     if (v.mechanism == POST_NONLINEAR && v.num_parents > 0)
         with_function(v.parameters[0], [&](auto g) { x = each_row<N>([&](int r) { return g(x.row[r]); }); });
+    if (v.mechanism == CATEGORIES) x = categorised(x, v);
     if (v.gain != 1.0f || v.centre != 0.0f) x = each_row<N>([&](int r) { return (x.row[r] - v.centre) * v.gain; });
     return x;
 }

@@ -6,14 +6,15 @@ namespace settx::scm {
 
 // z are the weighted parents, in topological order; f is added to the bias, except where it says otherwise.
 enum MechanismKind : int64_t {
-    LINEAR = 0,         // Σ z
-    MLP = 1,            // a random network
-    FOURIER = 2,        // random Fourier features: an MLP of one layer of sines
-    ADDITIVE_SUM = 3,   // Σ g(z_p)
-    PRODUCT = 4,        // Π g(z_p)
-    QUADRATIC = 5,      // Σ z + Σ_{p ≤ q} c_pq z_p z_q
-    TREES = 6,          // Σ over trees of the leaf that z falls into
-    POST_NONLINEAR = 7  // x = g(bias + Σ z + noise)
+    LINEAR = 0,          // Σ z
+    MLP = 1,             // a random network
+    FOURIER = 2,         // random Fourier features: an MLP of one layer of sines
+    ADDITIVE_SUM = 3,    // Σ g(z_p)
+    PRODUCT = 4,         // Π g(z_p)
+    QUADRATIC = 5,       // Σ z + Σ_{p ≤ q} c_pq z_p z_q
+    TREES = 6,           // Σ over trees of the leaf that z falls into
+    POST_NONLINEAR = 7,  // x = g(bias + Σ z + noise)
+    CATEGORIES = 8       // x = the value of the level that bias + Σ z + noise falls into, without parents too
 };
 
 enum Function : int32_t {
@@ -158,6 +159,12 @@ constexpr int TREES_HEADER = 2;
 
 SETTX_FN int64_t tree_size(int64_t depth) {
     return 2 * depth + (int64_t(1) << depth);
+}
+
+// CATEGORIES: levels; a threshold for all but one, in any order; the value of every level. Which one x falls into: how
+// many thresholds lie below.
+SETTX_FN int64_t categories_size(int64_t levels) {
+    return 2 * levels;
 }
 
 }  // namespace settx::scm

@@ -75,6 +75,7 @@ SETTX_CALL void add_noise(int32_t kind, const float* parameters, float scale, Ad
 struct Node;
 void add_mechanism(const Node&, int64_t row);  // for rows of the tile from `row`, BLOCK of them
 void transform(const Node&, int64_t count);    // x = g(x), the last step of a post-nonlinear mechanism
+void categorise(const Node&, int64_t count);   // x = the value of its level
 bool apply(const char* function, const float* x, int64_t n, float* out);
 
 }  // namespace settx::scm::SETTX_PATH

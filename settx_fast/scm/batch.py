@@ -38,9 +38,9 @@ class Batch:
 
         x_v = bias[b,k,v] + f_v(weights[b,k,p,v] · x_p) + noise_scale[b,k,v] · n_v          f_v = 0 where hard[b,k,v]
 
-    unless `NOISE_EFFECTS` or a post-nonlinear mechanism say otherwise, and then, where not hard, gain[b,v] · (x_v −
-    centre[b,v]), which is what children see. What stands in `values` is column_gain[b,v] · (x_v − column_centre[b,v]).
-    Both steps change nothing unless `Prior.standardisation` asks for them.
+    unless `NOISE_EFFECTS`, a post-nonlinear mechanism or categories say otherwise, and then, where not hard,
+    gain[b,v] · (x_v − centre[b,v]), which is what children see. What stands in `values` is column_gain[b,v] ·
+    (x_v − column_centre[b,v]). Both steps change nothing unless `Prior.standardisation` asks for them.
 
     values                (B, R, V)     float32  the rows
     environment           (B, R)        int64    environment of each row

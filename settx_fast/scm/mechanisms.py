@@ -8,15 +8,16 @@ from typing import Literal, get_args
 from settx_fast.scm._fields import as_range, check
 from settx_fast.scm.distributions import Parameter, as_distribution
 
-MECHANISMS = ("linear", "mlp", "fourier", "sum", "product", "quadratic", "trees", "post_nonlinear")
+MECHANISMS = ("linear", "mlp", "fourier", "sum", "product", "quadratic", "trees", "post_nonlinear", "categories")
 """Names of the codes in `Batch.mechanism`, and the layout of their parameters.
 
 linear: none. mlp, fourier: hidden, layers, function; W₁ (hidden, parents in the order of `Batch.order`), b₁ (hidden);
 for every further layer W (hidden, hidden), b (hidden); c (hidden). sum, product, post_nonlinear: function. quadratic:
 the upper triangle of c, row by row. trees: trees, depth; for every tree parent and threshold of every level, then
-2^depth leaves, the first level's answer the highest bit. Functions are places in `FUNCTIONS`, with a fraction where
+2^depth leaves, the first level's answer the highest bit. categories: levels; a threshold for all but one, in any order;
+the value of every level, by how many thresholds lie below. Functions are places in `FUNCTIONS`, with a fraction where
 numbers were drawn: p = 4^(2u − 1), u the fraction; of a warp u are its first 8 bits, and for q the next 8. Without
-parents there are no parameters.
+parents only categories have parameters.
 """
 
 FunctionName = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "identity", "square", "abs", "bump",
@@ -162,7 +163,29 @@ class PostNonlinear:
         return f"post-nonlinear {self.function}"
 
 
-Mechanism = Linear | MLP | Fourier | Elementwise | Quadratic | Trees | PostNonlinear
+@dataclass(frozen=True)
+class Categories:
+    """x is the value of the level that bias + Σ z_p + noise falls into: what is seen of it, and all that children see.
+
+    `levels` (int or range, 2 to 256) part the line at N(0, spread²) thresholds; their values are N(0, 1), in no order.
+    A variable without parents has levels too, one under do() the value that it is set to.
+
+    Raises ValueError unless levels lies in 2…256 and the spread in (0, 1e6].
+    """
+
+    levels: int | tuple[int, int] = (2, 8)
+    spread: Parameter = 1.0
+
+    def __post_init__(self) -> None:
+        as_range(self.levels, "Categories.levels", 2, 256)
+        spread = as_distribution(self.spread, "Categories.spread", 0, 1e6, positive=True)
+        object.__setattr__(self, "spread", spread)
+
+    def __str__(self) -> str:
+        return f"{self.levels} categories, spread {self.spread}"
+
+
+Mechanism = Linear | MLP | Fourier | Elementwise | Quadratic | Trees | PostNonlinear | Categories
 
 
 def function_codes(names: str | tuple[str, ...], field: str) -> list[int]:
@@ -199,4 +222,7 @@ def mechanism_record(mechanism: Mechanism) -> dict[str, object]:
         case PostNonlinear():
             kind = "post_nonlinear"
             record["functions"] = function_codes(mechanism.function, "PostNonlinear.function")
+        case Categories():
+            kind = "categories"
+            record |= {"width": mechanism.levels, "parameter": mechanism.spread}
     return record | {"kind": MECHANISMS.index(kind)}

@@ -275,7 +275,15 @@ def variable(
     name, own = MECHANISMS[table["mechanism"][v]], table["mechanism_parameters"][table["mechanism_offset"][k, v] :]
     base = float(table["bias"][k, v]) + mechanism(name, own, z)
     result = base + noise_factor(NOISE_EFFECTS[table["noise_effect"][v]], base, z) * n
+    if name == "categories" and not table["hard"][k, v]:
+        return categorised(own, result)
     return function_of(own[0])(result) if name == "post_nonlinear" and parents else result
+
+
+def categorised(parameters: Floats, x: Floats) -> Floats:
+    """(R,): the value of the level that every x falls into."""
+    levels = int(parameters[0])
+    return parameters[levels:][(x[:, None] > parameters[1:levels]).sum(1)]
 
 
 def tables_of(batch: Batch, dataset: int) -> dict[str, NDArray]:
@@ -313,7 +321,7 @@ def mechanism(name: str, parameters: Floats, z: Floats) -> Floats:
     if count == 0:
         return np.zeros(len(z))
     match name:
-        case "linear" | "post_nonlinear":
+        case "linear" | "post_nonlinear" | "categories":
             return z.sum(1)
         case "mlp" | "fourier":
             header, layers, c = unpack_mlp(parameters, count)

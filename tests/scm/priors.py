@@ -108,6 +108,11 @@ ACTIVATED = replace(
         scm.PostNonlinear(LATER),
     ),
 )
+CATEGORICAL = replace(
+    EVERYTHING,
+    mechanism=(scm.Categories((2, 9), (0.5, 2.0)), scm.Categories(256), scm.Linear(), scm.MLP(4, 2)),
+    standardisation="internal",
+)
 DRAWN_LINEAR = replace(LINEAR, noise=scm.ClippedCauchy((0.5, 5.0)), target_share=scm.Normal(0.5, 0.05))
 
 NAMED = {
@@ -124,6 +129,7 @@ NAMED = {
     "moved": MOVED,
     "fresh": replace(MOVED, shifts=replace(MOVED.shifts, recurring=False), standardisation="internal"),
     "activated": ACTIVATED,
+    "categorical": CATEGORICAL,
     "recurring": scm.presets.recurring(12, 6),
     "recurring_linear": scm.presets.recurring_linear(10, 6),
 }

@@ -35,8 +35,8 @@ def rounding_bound(batch: scm.Batch, b: int) -> np.ndarray:
 def _variable(batch, table, parameters, k, v, x, error) -> np.ndarray:
     parents = [] if table["hard"][k, v] else reference.parents_in_order(table, v)
     weights = table["weights"][k, parents, v].astype(np.float64)
-    z, error = x[:, parents] * weights, error[:, parents] * np.abs(weights)
-    error = error + U * np.abs(z)
+    z, error = x[:, parents] * weights, error[:, np.array(parents, int)]
+    error = np.where(weights == 0, 0.0, error) * np.abs(weights) + U * np.abs(z)  # that of an edge that is cut may be ∞
     name, own = MECHANISMS[table["mechanism"][v]], parameters[table["mechanism_offset"][k, v] :]
     _, predictor = _sum(np.abs(z), error)
     bias = abs(float(table["bias"][k, v]))
@@ -58,6 +58,12 @@ def _variable(batch, table, parameters, k, v, x, error) -> np.ndarray:
         base = float(table["bias"][k, v]) + z.sum(1)
         value = base + reference.noise_factor(effect, base, z) * scale * noise
         size, error = _apply(own[0], value, (size, error))
+    if name == "categories" and not table["hard"][k, v]:
+        base = float(table["bias"][k, v]) + z.sum(1)
+        value = base + reference.noise_factor(effect, base, z) * scale * noise
+        levels = int(own[0])
+        doubtful = (np.abs(value[:, None] - own[1:levels]) <= error[:, None]).any(1)
+        size, error = np.full(len(x), np.abs(own[levels : 2 * levels]).max()), np.where(doubtful, np.inf, 0.0)
     if not table["hard"][k, v]:
         centre, gain = float(table["centre"][v]), float(table["gain"][v])
         error = (error + 2 * U * (size + abs(centre))) * gain if (centre, gain) != (0, 1) else error
@@ -107,7 +113,7 @@ def _sum(size: np.ndarray, error: np.ndarray) -> Bound:
 def _mechanism(name: str, own: np.ndarray, z: np.ndarray, error: np.ndarray) -> Bound:
     """Of f(z), z (R, parents) with `error`."""
     size, count = np.abs(z), z.shape[1]
-    if count == 0 or name in ("linear", "post_nonlinear"):
+    if count == 0 or name in ("linear", "post_nonlinear", "categories"):
         return _sum(size, error)
     if name in ("mlp", "fourier"):
         function, layers, c = reference.unpack_mlp(own, count)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rounding import rounding_bound
 from scipy import stats
 
@@ -18,6 +20,7 @@ MECHANISMS |= {
     "fourier": scm.Fourier(50),
     "quadratic": scm.Quadratic(0.5),
     "trees": scm.Trees(3, 4),
+    "categories": scm.Categories(5, 2.0),
     "deep network": scm.MLP(20, 3, "sine"),
 }
 
@@ -112,6 +115,32 @@ def test_powers_and_warps_have_exponents_of_their_own_log_uniform_from_a_quarter
         assert exponent.shape == (4000, count)
         for column in exponent.T.numpy():
             assert stats.kstest(np.log(column) / np.log(4), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 256), st.floats(0.1, 5), st.integers(0, 2**32), st.sampled_from(["none", "internal"]))
+def test_a_child_sees_of_categories_which_one_it_is(levels, spread, seed, standardisation):
+    chain = scm.UserGraph(((0, 1), (1, 2), (2, 3)))
+    mechanism, scale = (scm.Categories(levels, spread), scm.MLP(5)), scm.PerVariable((1.0, 0.0, 0.0, 0.0))
+    prior = scm.Prior(4, chain, mechanism, noise_scale=scale, target_environments=0, standardisation=standardisation)
+    batch = scm.sample(prior, 6, 300, seed=seed)
+    for x, kinds in zip(batch.values, batch.mechanism.tolist(), strict=True):
+        for v, child in ((v, v + 1) for v in range(3) if scm.MECHANISMS[kinds[v]] == "categories"):
+            known = x[:, v].unique()
+            assert len(known) <= levels
+            assert all(len(x[x[:, v] == value, child].unique()) == 1 for value in known)
+
+
+def test_categories_part_the_line_at_normal_thresholds_and_have_normal_values():
+    batch = scm.sample(scm.Prior(1, mechanism=scm.Categories(4, 2.5), target_environments=0), 4000, 50, seed=2)
+    parameters = batch.mechanism_parameters.reshape(4000, 8)
+    assert torch.all(parameters[:, 0] == 4)
+    assert stats.kstest((parameters[:, 1:4] / 2.5).flatten().numpy(), "norm").pvalue > 1e-3
+    assert stats.kstest(parameters[:, 4:].flatten().numpy(), "norm").pvalue > 1e-3
+    thresholds, highest = parameters[:, 1:4].double(), parameters[:, 7]
+    share = (batch.values[:, :, 0] == highest[:, None]).double().mean(1)
+    expected = torch.special.ndtr(-thresholds.amax(1))
+    assert abs((share - expected).mean()) < 5 * (expected * (1 - expected) / 50 / 4000).mean().sqrt()
 
 
 def test_a_new_mechanism_keeps_the_function_that_its_variable_drew():
