@@ -64,6 +64,21 @@ struct Sums8x8 {
     }
 };
 
+// To the sums that a thread has written, one after the other: such functions need the registers that sums would lie in.
+SETTX_FN void apply_later_function(float header, float* units, int32_t count) {
+    with_later_function(header, [&](auto g) {
+#ifdef __CUDACC__
+#pragma unroll 1
+#endif
+        for (int32_t i = 0; i < DEEP_TILE * DEEP_TILE; ++i) {
+            const int32_t u = i / DEEP_TILE, row = i % DEEP_TILE;
+            if (u >= count) break;
+            float* const at = units + u * DEEP_ROWS + row % 4 + row / 4 * (DEEP_ROWS / 2);
+            *at = g(*at);
+        }
+    });
+}
+
 // input(i, group): eight rows of input i.
 template <class Input>
 SETTX_THREAD void evaluate_layer(const Layer& layer, const Input& input, const HiddenUnits& hidden, int32_t thread) {
@@ -86,16 +101,19 @@ SETTX_THREAD void evaluate_layer(const Layer& layer, const Input& input, const H
             sums.add(input(from + i, group), hidden.weights + i * DEEP_UNITS + first);
         wait_for_block();
     }
+    const bool is_late = is_later(layer.function);
+    float* const units = hidden.units + first * DEEP_ROWS + 4 * group;
     if (!is_idle)
-        with_function(layer.function, [&](auto g) {
+        with_first_function(is_late ? int32_t(IDENTITY) : int32_t(layer.function), [&](auto g) {
             for (int u = 0; u < DEEP_TILE && first + u < layer.num_units; ++u) {
                 EightRows out;
                 for (int r = 0; r < 4; ++r) out.low.row[r] = g(sums.sum[u][r]), out.high.row[r] = g(sums.sum[u][4 + r]);
-                float* at = hidden.units + (first + u) * DEEP_ROWS + 4 * group;
+                float* const at = units + u * DEEP_ROWS;
                 *reinterpret_cast<Pack<4>*>(at) = out.low;
                 *reinterpret_cast<Pack<4>*>(at + DEEP_ROWS / 2) = out.high;
             }
         });
+    if (!is_idle && is_late) apply_later_function(layer.function, units, layer.num_units - first);
     wait_for_block();
 }
 

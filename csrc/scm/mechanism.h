@@ -99,12 +99,13 @@ struct FunctionOf {
     }
 };
 
-// Calls use(function) with a function as a type of its own. header: its code, and as a fraction of 16 bits what was
-// drawn for it, 8 bits for each of two numbers.
+// Functions that came later, some of which need many registers.
+SETTX_FN bool is_later(float header) {
+    return header >= float(LOG);
+}
+
 template <class Use>
-SETTX_FN void with_function(float header, const Use& use) {
-    const int32_t code = int32_t(header);
-    const float drawn = header - float(code);
+SETTX_FN void with_first_function(int32_t code, const Use& use) {
     switch (code) {
         case TANH:
             return use(FunctionOf<TANH>{});
@@ -124,6 +125,14 @@ SETTX_FN void with_function(float header, const Use& use) {
             return use(FunctionOf<ABSOLUTE>{});
         case BUMP:
             return use(FunctionOf<BUMP>{});
+    }
+}
+
+template <class Use>
+SETTX_FN void with_later_function(float header, const Use& use) {
+    const int32_t code = int32_t(header);
+    const float drawn = header - float(code);
+    switch (code) {
         case LOG:
             return use(FunctionOf<LOG>{});
         case SIGN:
@@ -139,6 +148,16 @@ SETTX_FN void with_function(float header, const Use& use) {
             return use(FunctionOf<WARP>{exponent_of(first / 256.0f), exponent_of(drawn * 256.0f - first)});
         }
     }
+}
+
+// Calls use(function) with a function as a type of its own. header: its code, and as a fraction of 16 bits what was
+// drawn for it, 8 bits for each of two numbers.
+template <class Use>
+SETTX_FN void with_function(float header, const Use& use) {
+    if (is_later(header))
+        with_later_function(header, use);
+    else
+        with_first_function(int32_t(header), use);
 }
 
 // MLP, FOURIER: hidden, layers, function (its header); W₁ (hidden, parents), b₁ (hidden); for every further layer W
