@@ -74,6 +74,12 @@ def test_ancestors_are_those_networkx_finds(batch):
         )
 
 
+def test_ancestors_of_the_end_of_a_chain_are_all_others():
+    chain = torch.diag(torch.ones(6, dtype=torch.bool), 1)[None]
+    found = properties.graph.ancestors(chain, torch.tensor([6]))
+    assert found.tolist() == [[True] * 6 + [False]]
+
+
 # Effects ------------------------------------------------------------------------------------------------------------
 
 
