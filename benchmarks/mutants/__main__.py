@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -187,15 +187,17 @@ def fork_pytest(arguments: list[str], output: Path) -> int:
 def wait_for(process: int) -> int | None:
     """The exit code of a process, or None where it took too long or was killed."""
     deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else None
+    status = None
+    while status is None and time.monotonic() < deadline:
+        found, ended = os.waitpid(process, os.WNOHANG)
+        status = ended if found else None
         time.sleep(0.02)
-    os.killpg(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return None
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)  # with what a broken test left behind, which would keep the lock
+    if status is None:
+        os.waitpid(process, 0)
+    code = -1 if status is None else os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else None
 
 
 def build() -> bool:
