@@ -122,22 +122,29 @@ def _roof(panel: Axes, theme: Theme, copies: float, multiplies: float, rows: lis
     x = np.geomspace(low, high, 200)
     panel.plot(x, np.minimum(copies * x, multiplies), color=theme.quiet, linewidth=1.5)
     panel.text(high, multiplies * 1.12, f"arithmetic: {_flops(multiplies)}", ha="right", color=theme.quiet, fontsize=9)
-    placed: list[tuple[float, float]] = []
     for provider, colour, label in (("original", theme.others[0], "original code"), (OURS, theme.ours, "settx_fast")):
         of = [r for r in rows if r.provider == provider]
         points = [(r.flop / r.bytes, r.flop / (1e6 * r.median)) for r in of]  # ms → Gflop/s
         panel.plot(*zip(*points, strict=True), "o", color=colour, markersize=7, label=label)
-        for r, (at, speed) in zip(of if provider == OURS else [], points, strict=False):
-            near = sum(abs(log(at / a)) < 0.5 and abs(log(speed / s)) < 0.45 for a, s in placed)
-            placed.append((at, speed))
-            panel.annotate(
-                r.shape, (at, speed), (7, 6 - 11 * near), textcoords="offset points", fontsize=8, color=theme.ink
-            )
     panel.set(xscale="log", yscale="log", xlim=(low, high), xlabel="operations for each byte that must be moved")
     panel.set_ylabel("billions of operations a second")
     _logarithmic(panel.xaxis)
     _logarithmic(panel.yaxis)
     panel.legend(frameon=False, loc="lower right", labelcolor=theme.ink)
+    _name_dots(panel, theme, {r.shape: point for r, point in zip(of, points, strict=True)})
+
+
+def _name_dots(panel: Axes, theme: Theme, dots: dict[str, tuple[float, float]]) -> None:
+    """The fastest first; a name that would lie on another goes below it."""
+    figure = panel.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    placed: list[tuple[float, float]] = []
+    for name, dot in sorted(dots.items(), key=lambda each: -each[1][1]):
+        x, y = panel.transData.transform(dot) * 72 / figure.dpi  # in points, as the size of letters
+        low = min([y, *(above - 10 for left, above in placed if abs(left - x) < 65 and above - 10 < y)])
+        placed.append((x, low))
+        panel.annotate(name, dot, (7, low - y - 3), textcoords="offset points", fontsize=8, color=theme.ink)
 
 
 def _flops(billions: float) -> str:
