@@ -28,14 +28,24 @@ SETTX_THREAD int64_t number_among_all() {
 
 // ---- Kernels --------------------------------------------------------------------------------------------------------
 
-constexpr int64_t DRAW_THREADS = 32, PARAMETER_THREADS = 64;
+constexpr int64_t WARP = 32, MOST_DRAW_THREADS = 128, PARAMETER_THREADS = 64;
 
-SETTX_THREAD SETTX_PATH::DrawScratch scratch_of(const Tables& t, int64_t b, char* scratch) {
-    const int64_t members = t.environments < DRAW_THREADS ? t.environments : DRAW_THREADS;
-    return {scratch + b * draw_scratch_bytes(t.variables, members), t.variables};
+// As many warps as there are threads with a variable each: datasets alone do not fill a device.
+SETTX_FN int64_t draw_threads(const Tables& t) {
+    const int64_t threads = (t.variables + WARP - 1) / WARP * WARP;
+    return threads < MOST_DRAW_THREADS ? threads : MOST_DRAW_THREADS;
 }
 
-// A warp for every dataset.
+SETTX_FN int64_t draw_scratch_bytes_of(const Tables& t) {
+    const int64_t members = t.environments < draw_threads(t) ? t.environments : draw_threads(t);
+    return draw_scratch_bytes(t.variables, members);
+}
+
+SETTX_THREAD SETTX_PATH::DrawScratch scratch_of(const Tables& t, int64_t b, char* scratch) {
+    return {scratch + b * draw_scratch_bytes_of(t), t.variables};
+}
+
+// A block for every dataset.
 SETTX_KERNEL void draw_datasets(Prior prior, Number seed, Number first_index, const int64_t* parameter_offset, Tables t,
                                 char* scratch) {
     const SETTX_PATH::Team team{thread_number(), num_threads()};
@@ -316,8 +326,8 @@ int64_t scratch_bytes(const Tables& t, const Evaluation& what, const DeviceLimit
 void draw_on(const Device& device, const Draw& what, const Tables& t, void* memory) {
     char* scratch = static_cast<char*>(memory);
     blank(device, what.memory, what.bytes);
-    launch(device, "draw_datasets", draw_datasets, blocks_of(device, t.datasets, DRAW_THREADS), what.prior, what.seed,
-           what.first_index, what.parameter_offset, t, scratch);
+    launch(device, "draw_datasets", draw_datasets, blocks_of(device, t.datasets, draw_threads(t)), what.prior,
+           what.seed, what.first_index, what.parameter_offset, t, scratch);
     if (t.num_parameters == 0) return;
     const int64_t versions = what.renews_mechanisms ? t.environments + 1 : 1;
     launch(device, "draw_all_parameters", draw_all_parameters,

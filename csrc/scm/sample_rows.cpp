@@ -213,7 +213,7 @@ Shape shape_by_name(const std::string& name, const Tables& t, const Rows& rows, 
 }  // namespace
 
 int64_t scratch_bytes_to_draw(const Tables& t) {
-    return t.datasets * draw_scratch_bytes(t.variables, std::min(t.environments, DRAW_THREADS));
+    return t.datasets * draw_scratch_bytes_of(t);
 }
 
 int64_t scratch_bytes_by_rows(const Tables& sizes, const Evaluation& what) {
