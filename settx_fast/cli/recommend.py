@@ -45,7 +45,7 @@ def recommend(
     from settx_fast.predictor.table import read_table
 
     rows = read_table(table, target=target, environment=environment, deploy=deploy, keep=names_in(keep))
-    found = recommend_for(rows, model)
+    found = recommend_for(rows, model, beside_trees=True)
     if json:
         typer.echo(found.to_json())
     else:

@@ -110,7 +110,7 @@ def test_bad_input_is_one_sentence(sites: Path, tmp_path: Path) -> None:
 def test_a_column_is_kept_where_a_note_says_how(sites: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Table] = []
 
-    def recommend_for(table: Table, model: Path | None) -> None:
+    def recommend_for(table: Table, model: Path | None, *, beside_trees: bool) -> None:
         read.append(table)
         raise ValueError("read")
 

@@ -10,6 +10,7 @@ import torch
 
 from settx_fast.predictor.features import Observed
 from settx_fast.predictor.frameworks import FRAMEWORKS, estimator
+from settx_fast.predictor.selector.nonlinear import beyond_lines
 from settx_fast.predictor.selector.recommendation import Ranked, Recommendation, recommend
 from settx_fast.predictor.selector.shipped import Selector
 from settx_fast.predictor.table import Table
@@ -17,13 +18,16 @@ from settx_fast.predictor.table import Table
 MOST_COLUMNS, MOST_SOURCES = 60, 60
 
 
-def recommend_for(table: Table, model: str | Path | None = None) -> Recommendation:
+def recommend_for(table: Table, model: str | Path | None = None, *, beside_trees: bool = False) -> Recommendation:
     """Choose a framework for a table; labels of its deployment only measure what was fitted without them.
 
-    Raises FileNotFoundError if there is no trained model.
+    beside_trees: also measure gradient-boosted ERM in left-out sources, which takes longer than all else, and give what
+    it says as a reason. Raises FileNotFoundError if there is no trained model.
     """
     table = table.limited_to(MOST_COLUMNS, MOST_SOURCES)
     found = recommend(observe_table(table), table.feature_names, Selector.load(model))
+    if beside_trees and (said := _of_trees(table)):
+        found = replace(found, reasons=(found.reasons[0], said, *found.reasons[1:]))
     deploy = None if table.deploy is None else table.environment_names[table.deploy]
     found = replace(
         found, notes=table.notes, table=table.name, target=table.target_name, deploy=deploy, source=table.source
@@ -46,6 +50,11 @@ def observe_table(table: Table) -> Observed:
         labelled=torch.from_numpy(table.is_labelled)[None] & ~is_deploy,
         present=torch.ones(1, table.features.shape[1], dtype=torch.bool),
     )
+
+
+def _of_trees(table: Table) -> str | None:
+    source = ~table.is_deploy & table.is_labelled
+    return beyond_lines(table.features[source], table.target[source], table.environment[source])
 
 
 def measured_in_deployment(table: Table) -> dict[str, float]:
