@@ -20,13 +20,17 @@ from settx_fast.predictor.losses import Z90
 from settx_fast.predictor.wording import number
 
 COLOURS = {"model": "#2f7ed8", "classical": "#e8871e", "mean": "#8a8f98", "measured": "#d1495b", "true": "#8a8f98"}
-_INK = "#7b818c"  # contrast above 3.9 on white and on #14171c
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans", "font.size": 9, "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK,
-    "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": _INK, "grid.alpha": 0.18, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8,
+INK = "#7b818c"
+"""Of text and lines: contrast above 3.9 on white and on #14171c."""
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": INK, "grid.alpha": 0.18, "grid.linewidth": 0.6, "legend.frameon": False, "legend.fontsize": 8,
     "svg.fonttype": "path", "svg.hashsalt": "settx_fast",
 }  # fmt: skip
+"""Matplotlib's settings for pictures without a background."""
+
 _DOTS = 2000
 
 
@@ -58,7 +62,7 @@ def scatter(name: str, true: np.ndarray, predicted: Mapping[str, np.ndarray], lo
     margin = 0.05 * (high - low) or 0.5
     low, high = (low / 1.5, high * 1.5) if log else (low - margin, high + margin)
     with _drawing(2.7, 2.6) as (figure, axes):
-        axes.plot([low, high], [low, high], color=_INK, linewidth=0.9, zorder=1)
+        axes.plot([low, high], [low, high], color=INK, linewidth=0.9, zorder=1)
         for predictor in ("classical", "mean", "model"):
             if predictor in predicted:
                 x, y = _thinned(true[known], predicted[predictor][known])
@@ -78,7 +82,7 @@ def coverage(values: Mapping[str, tuple[np.ndarray, ...]]) -> Image:
     """
     nominal = np.linspace(0.02, 0.98, 49)
     with _drawing(3.4, 3.1) as (figure, axes):
-        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.9)
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9)
         for true, centre, lower, upper in values.values():
             side = np.where(true >= centre, upper - centre, centre - lower)
             distance = Z90 * np.abs(true - centre) / np.maximum(side, 1e-12)
@@ -93,7 +97,7 @@ def reliability(true: np.ndarray, probability: np.ndarray, labels: Sequence[str]
     """How often a role is true where it was given that probability; true (n,) codes, probability (n, classes)."""
     edges = np.linspace(0, 1, bins + 1)
     with _drawing(3.4, 3.1) as (figure, axes):
-        axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.9)
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9)
         for index, label in enumerate(labels):
             bucket = np.clip(np.digitize(probability[:, index], edges) - 1, 0, bins - 1)
             filled = [b for b in range(bins) if (bucket == b).sum() >= 10]
@@ -127,7 +131,7 @@ def risks(
             centre, low, high = np.array([value for _, value in rows]).T
             axes.hlines(y, np.maximum(low, centre * 1e-2), high, color=COLOURS[kind], linewidth=2.2, alpha=0.6)
             axes.plot(centre, y, "o", color=COLOURS[kind], markersize=6)
-        axes.axvline(variance, color=_INK, linewidth=1.2, linestyle=":")
+        axes.axvline(variance, color=INK, linewidth=1.2, linestyle=":")
         axes.set(xscale="log", ylim=(len(titles) - 0.5, -0.5), xlabel="risk, squared units of the target")
         axes.set_yticks(range(len(titles)), titles)
         axes.get_yticklabels()[best].set_fontweight("bold")
@@ -147,7 +151,7 @@ def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _drawing(width: float, height: float, left: float = 0.6, right: float = 0.1) -> Iterator[tuple[Figure, Axes]]:
     """A figure of that size in inches with one pair of axes, `left` and `right` inches from its edges."""
     bottom, top = 0.48, 0.1  # fixed margins: an automatic layout would take most of the time
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         figure.patch.set_alpha(0)
         box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
@@ -158,7 +162,7 @@ def _drawing(width: float, height: float, left: float = 0.6, right: float = 0.1)
 
 def _image(figure: Figure, alt: str, vector: bool = False) -> Image:
     buffer, kind = io.BytesIO(), "svg" if vector else "png"
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if vector else {})
     media = "image/svg+xml" if vector else "image/png"
     width, height = (round(100 * size) for size in figure.get_size_inches())

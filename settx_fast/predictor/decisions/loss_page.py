@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from settx_fast.predictor.decisions.loss_study import COLLAPSED, HIDDEN, Study, confidence
 from settx_fast.predictor.decisions.page import markdown_table
+from settx_fast.predictor.figures import INK, STYLE
 
 FIGURE = "images/losses.svg"
 _COLOURS = ("#2f7ed8", "#e8871e", "#d1495b", "#4d9078")
@@ -91,7 +92,7 @@ def _constant(study: Study) -> str:
 def _draw(study: Study, path: Path) -> None:
     losses = list(dict.fromkeys(run.loss for run in study.runs))
     penalties = list(dict.fromkeys(run.penalty for run in study.runs))
-    with mpl.rc_context({"svg.hashsalt": "settx_fast", "font.size": 9}):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         axes = figure.subplots()
         for number, (penalty, colour) in enumerate(zip(penalties, _COLOURS, strict=False)):
@@ -101,9 +102,9 @@ def _draw(study: Study, path: Path) -> None:
             axes.errorbar(
                 place, [100 * mean for mean, _ in found], reach, fmt="o", ms=4, capsize=2, color=colour, label=penalty
             )
-        axes.axhline(100 * study.always_erm, color="#8a8f98", linestyle="--", label="always ERM")
-        axes.axhline(100 * study.best_fixed, color="#8a8f98", linestyle=":", label="best fixed framework")
+        axes.axhline(100 * study.always_erm, color=INK, linestyle="--", label="always ERM")
+        axes.axhline(100 * study.best_fixed, color=INK, linestyle=":", label="best fixed framework")
         axes.set_xticks(range(len(losses)), losses)
         axes.set_ylabel("regret on held-out datasets, %")
-        axes.legend(frameon=False, fontsize=8, ncols=2)
-        figure.savefig(path, metadata={"Date": None})
+        axes.legend(ncols=2)
+        figure.savefig(path, metadata={"Date": None}, transparent=True)
