@@ -134,7 +134,7 @@ def model(tmp_path, examples):
     guess = guesses(network, examples)
     calibration = calibrate(guess, examples.log_risk, examples.descriptors.dataset)
     path = tmp_path / "models" / "selector.safetensors"
-    Selector(Committee([network]), replace(calibration, margin=0.1), {}).save(path)
+    Selector(Committee([network]), replace(calibration, caution=0.1), {}).save(path)
     return path
 
 

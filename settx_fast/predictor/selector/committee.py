@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 from settx_fast.predictor.features import Observed
+from settx_fast.predictor.selector.decision import ERM
 from settx_fast.predictor.selector.descriptors import Descriptors
 from settx_fast.predictor.selector.network import Guess, NetworkConfig, Seen, SelectorNetwork
 
 
 class Committee(nn.Module):
-    """The mean of its members' guesses, which errs less than a member does: their errors differ.
+    """The mean of its members' guesses, which errs less than a member does, as their errors differ.
+
+    What they disagree about is doubtful: `Guess.doubt` is the deviation of the mixture of their normals.
 
     Members are of one `NetworkConfig`, trained from seeds of their own (deep ensembles: Lakshminarayanan, Pritzel and
     Blundell 2017, arXiv:1612.01474). Raises ValueError without members, or for members of several configurations.
@@ -33,5 +36,7 @@ class Committee(nn.Module):
 
     def forward(self, seen: Seen) -> Guess:
         """The guess for every dataset."""
-        guesses = [member(seen) for member in self.members]
-        return Guess(*(torch.stack(each).mean(0) for each in zip(*guesses, strict=True)))
+        each = Guess(*map(torch.stack, zip(*(member(seen) for member in self.members), strict=True)))
+        gain = each.log_risk - each.log_risk[..., ERM : ERM + 1]
+        variance = (2 * each.doubt).exp().mean(0) + gain.var(0, unbiased=False)
+        return Guess(*(part.mean(0) for part in each))._replace(doubt=variance.log() / 2)

@@ -12,8 +12,8 @@ from settx_fast.predictor.selector.descriptors import TRAITS
 from settx_fast.predictor.selector.network import LEVELS, Guess
 
 ERM = FRAMEWORKS.index("erm")
-CAUTION = 1.02  # the regret that caution may cost on held-out datasets, as a factor
-MARGINS = tuple(0.01 * step for step in range(31))
+PRICE = 1.02  # the regret that caution may cost on held-out datasets, as a factor
+CAUTIONS = tuple(0.05 * step for step in range(41))
 NO_MOST = ("labelled rows", "rows of the deployment", "rows of the smallest source")
 NO_LEAST = ("rows of the deployment",)
 ROUNDING = 2**-10  # of the half precision in which examples are kept
@@ -24,12 +24,12 @@ OUTSIDE = 1e-4  # share of training datasets beyond a trait's limits, on each si
 class Calibration:
     """What held-out datasets say of a network.
 
-    margin: the predicted log ratio of risks that another framework must gain over ERM to be recommended. widen (F):
-    what is added to the logarithm of both ends of each framework's interval so that it covers 90 %. low, high
-    (traits): the range of the traits of training datasets.
+    caution: the deviations that are taken off what another framework is expected to gain over ERM. widen (F): what is
+    added to the logarithm of both ends of each framework's interval so that it covers 90 %. low, high (traits): the
+    range of the traits of training datasets.
     """
 
-    margin: float
+    caution: float
     widen: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -38,24 +38,29 @@ class Calibration:
 def calibrate(guess: Guess, log_risk: Tensor, dataset: Tensor) -> Calibration:
     """From the guesses for B held-out datasets, their true log risks (B, F); traits (D, len(TRAITS)) of training's.
 
-    Intervals: conformalised quantile regression (Romano, Patterson and Candès 2019, arXiv:1905.03222). The margin is
-    the largest whose regret is at most 2 % above the least.
+    Intervals: conformalised quantile regression (Romano, Patterson and Candès 2019, arXiv:1905.03222). The caution is
+    the greatest whose regret is at most 2 % above the least.
     """
-    regrets = torch.stack([mean_regret(log_risk, decide(guess.log_risk, margin)) for margin in MARGINS])
-    allowed = regrets <= CAUTION * regrets.min()
-    margin = MARGINS[int(torch.nonzero(allowed).max())]
+    regrets = torch.stack([mean_regret(log_risk, decide(guess, caution)) for caution in CAUTIONS])
+    allowed = regrets <= PRICE * regrets.min()
+    caution = CAUTIONS[int(torch.nonzero(allowed).max())]
     missed = torch.maximum(guess.quantiles[..., 0] - log_risk, log_risk - guess.quantiles[..., -1])
     level = min(1.0, (LEVELS[-1] - LEVELS[0]) * (1 + 1 / len(log_risk)))
     low, high = (dataset.quantile(share, 0) for share in (OUTSIDE, 1 - OUTSIDE))
     low, high = low - ROUNDING * (1 + low.abs()), high + ROUNDING * (1 + high.abs())
     widen = missed.quantile(level, 0)
-    return Calibration(margin, tuple(widen.tolist()), tuple(low.tolist()), tuple(high.tolist()))
+    return Calibration(caution, tuple(widen.tolist()), tuple(low.tolist()), tuple(high.tolist()))
 
 
-def decide(log_risk: Tensor, margin: float) -> Tensor:
-    """(B, F) predicted → (B,) number of the framework: the least risk if it gains more than `margin`, else ERM."""
-    least, best = log_risk.min(1)
-    return torch.where(least < log_risk[:, ERM] - margin, best, ERM)
+def decide(guess: Guess, caution: float) -> Tensor:
+    """(B,) number of the framework that surely gains most over ERM, whose own gain is 0.
+
+    The sure gain is the expected one less `caution` deviations: leaving ERM for a framework that is better on average
+    but often much worse has to pay for it.
+    """
+    gain = guess.log_risk[:, ERM : ERM + 1] - guess.log_risk - caution * guess.doubt.exp()
+    gain[:, ERM] = 0.0
+    return gain.argmax(1)
 
 
 def interval(guess: Guess, calibration: Calibration) -> tuple[Tensor, Tensor]:

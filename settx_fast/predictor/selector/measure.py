@@ -34,7 +34,7 @@ def best_fixed(examples: Examples) -> int:
 def selector_choice(guess: Guess, descriptors: Descriptors, calibration: Calibration) -> Tensor:
     """(B,): what `recommend` names, abstentions being ERM."""
     strange = [bool(unlike(row, calibration)) for row in descriptors.dataset]
-    return decide(guess.log_risk, calibration.margin).masked_fill(torch.tensor(strange), ERM)
+    return decide(guess, calibration.caution).masked_fill(torch.tensor(strange), ERM)
 
 
 class Trees:
@@ -96,10 +96,14 @@ def record(
 def roles_record(
     guess: Guess, examples: Examples, guess_of_independent: Guess, independent: Examples
 ) -> dict[str, float | None]:
-    """Macro AUROC of roles on `examples`; mean probability of "unrelated" for what is unrelated in `independent`."""
+    """Macro AUROC of roles on `examples`; how often and how surely what is unrelated in `independent` is named so."""
     unrelated = ROLES.index("unrelated")
-    probability = guess_of_independent.roles[independent.role == unrelated].softmax(-1)[:, unrelated]
-    return {"roles AUROC, linear": _auroc(guess, examples), "unrelated, independent": float(probability.mean())}
+    roles = guess_of_independent.roles[independent.role == unrelated]
+    return {
+        "roles AUROC, linear": _auroc(guess, examples),
+        "independent named unrelated": float((roles.argmax(-1) == unrelated).double().mean()),
+        "unrelated, independent": float(roles.softmax(-1)[:, unrelated].mean()),
+    }
 
 
 def _regrets(truth: Tensor, chosen: dict[str, Tensor]) -> dict[str, float]:

@@ -48,11 +48,12 @@ the geometric mean of the risk of the chosen framework over that of the best of 
 {_regrets(record)}
 
 Of its choices {_choices(record)}. It abstained on {record["abstained"]:.1%}.
-It leaves ERM where it expects a log risk lower by {record["margin"]:.2f} or more.
+It recommends the framework whose expected gain over ERM, as a log ratio of risks, is greatest less
+{record["caution"]:.2f} of its standard deviation, and ERM where none is above 0.
 Its 90 % intervals hold the true risk in {record["interval coverage"]:.1%}.
 Roles of columns: macro AUROC {record["roles AUROC"]:.3f}; on linear SCMs of 5 to 10 variables with 4 sources
-{record["roles AUROC, linear"]:.3f}. A column that is independent of the target is unrelated to it with probability
-{record["unrelated, independent"]:.2f}, on average at 1,000 rows.
+{record["roles AUROC, linear"]:.3f}. At 1,000 rows a column that is independent of the target is named unrelated in
+{record["independent named unrelated"]:.1%}, with a probability of {record["unrelated, independent"]:.2f} on average.
 
 ## Limits
 

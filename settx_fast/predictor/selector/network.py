@@ -18,6 +18,7 @@ from settx_fast.predictor.targets import ROLES
 WIDTHS = {"frameworks": 43, "columns": 56, "sources": 28, "dataset": len(TRAITS)}
 FLAT = len(FRAMEWORKS) * WIDTHS["frameworks"] + 2 * (WIDTHS["columns"] + WIDTHS["sources"]) + WIDTHS["dataset"]
 LEVELS = (0.05, 0.5, 0.95)
+MOST_DOUBT = 3.0  # |log| of a deviation
 IN_SAMPLE, DATASET_ERM = 0, TRAITS.index("ERM's error in sample, share of the target's variance")
 
 
@@ -25,8 +26,8 @@ IN_SAMPLE, DATASET_ERM = 0, TRAITS.index("ERM's error in sample, share of the ta
 class NetworkConfig:
     """hidden: width of a token; layers of attention; descriptors, rows: what is read, at least one of them.
 
-    summary: width of the layers beside attention that read all descriptors of a dataset at once, 0: none; dropout: in
-    these.
+    summary: width of the layers beside attention that read all descriptors of a dataset at once, 0: none, and twice
+    that of those that read a column's; dropout: in these.
     """
 
     hidden: int = 96
@@ -67,10 +68,10 @@ class Guess(NamedTuple):
 class SelectorNetwork(nn.Module):
     """Tokens of the dataset, its frameworks, columns and sources, which attend to each other (`SAB`).
 
-    A framework's answer is a residual on its error in sample, a column's the role it seems to have. To a framework's
-    answer that of a multilayer perceptron on all descriptors (`descriptors.flat`) is added. The order of frameworks
-    means something, that of columns and sources does not. Reading rows, columns get what `RowsEncoder` makes of them;
-    without descriptors tokens hold nothing else.
+    A framework's answer is a residual on its error in sample, a column's the role it seems to have. To frameworks'
+    answers those of a multilayer perceptron on all descriptors (`descriptors.flat`) are added, to a column's that of
+    one on its own and the dataset's. The order of frameworks means something, that of columns and sources does not.
+    Reading rows, columns get what `RowsEncoder` makes of them; without descriptors tokens hold nothing else.
     """
 
     def __init__(self, config: NetworkConfig | None = None) -> None:
@@ -98,8 +99,12 @@ class SelectorNetwork(nn.Module):
         self.norm = nn.LayerNorm(width)
         answers = 2 + len(LEVELS)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, answers))
-        self.summary = _perceptron(config, answers) if config.summary and config.descriptors else None
         self.role = nn.Linear(width, len(ROLES))
+        self.summary = self.column = None
+        if config.summary and config.descriptors:
+            self.summary = _perceptron(FLAT, config.summary, len(FRAMEWORKS) * answers, config.dropout)
+            of_column = WIDTHS["columns"] + WIDTHS["dataset"]
+            self.column = _perceptron(of_column, config.summary // 2, len(ROLES), config.dropout)
 
     @torch.no_grad()
     def standardise(self, descriptors: Descriptors) -> None:
@@ -138,26 +143,32 @@ class SelectorNetwork(nn.Module):
         quantiles = (risk.detach()[..., None] + answers[..., 2:]).sort(-1).values
         first = len(FRAMEWORKS) + 1
         roles = self.role(tokens[:, first : first + given.columns.shape[1]])
-        return Guess(risk, quantiles, roles, answers[..., 1])
+        if self.column is not None:
+            roles = roles + self.column(self._of_columns(given))
+        return Guess(risk, quantiles, roles, answers[..., 1].clamp(-MOST_DOUBT, MOST_DOUBT))
 
     def _embedded(self, name: str, values: Tensor, kind: int) -> Tensor:
         if not self.config.descriptors:
             return self.kind[kind].expand(*values.shape[:-1], -1)
         return self.embed[name](self._standard(name, values)) + self.kind[kind]
 
+    def _of_columns(self, given: Descriptors) -> Tensor:
+        """(B, p, ·): descriptors of every column and its dataset."""
+        columns, dataset = self._standard("columns", given.columns), self._standard("dataset", given.dataset)
+        return torch.cat([columns, dataset[:, None].expand(-1, columns.shape[1], -1)], -1)
+
     def _standard(self, name: str, values: Tensor) -> Tensor:
         standard = (values.float() - self.get_buffer(f"mean_{name}")) / self.get_buffer(f"deviation_{name}")
         return standard.clamp(-6.0, 6.0)
 
 
-def _perceptron(config: NetworkConfig, answers: int) -> nn.Sequential:
-    width = config.summary
+def _perceptron(inputs: int, width: int, answers: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(FLAT, width),
+        nn.Linear(inputs, width),
         nn.GELU(),
-        nn.Dropout(config.dropout),
+        nn.Dropout(dropout),
         nn.Linear(width, width),
         nn.GELU(),
-        nn.Dropout(config.dropout),
-        nn.Linear(width, len(FRAMEWORKS) * answers),
+        nn.Dropout(dropout),
+        nn.Linear(width, answers),
     )

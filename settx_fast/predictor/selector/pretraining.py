@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -123,17 +124,33 @@ def pretrain(
     held_out = joined([read(file) for file in _files(work, "calibrate", scale, schedule.seed)])
     test = joined([read(file) for file in _files(work, "test", scale, schedule.seed)])
     kinds = read_all(files)
-    trained = []
-    for own in _schedules(schedule, members):
-        checkpoint = work / f"checkpoint-{_digest(config, own, len(files))}.pt"
-        trained.append(train(kinds, config, own, checkpoint, validation=held_out, workers=workers))
-    network = Committee(trained)
+    trainings = [
+        partial(train, kinds, config, own, work / f"checkpoint-{_digest(config, own, len(files))}.pt")
+        for own in _schedules(schedule, members)
+    ]
+    train_side_by_side(trainings, held_out, min(workers, members))
+    network = Committee([training() for training in trainings])  # read from their checkpoints
     linear, independent = read_all(_files(work, "roles", scale, schedule.seed))
     roles = roles_record(guesses(network, linear), linear, guesses(network, independent), independent)
     selector = measured(network, held_out, test, kinds, schedule, roles)
     selector.save(out)
     out.with_name("MODEL_CARD.md").write_text(model_card(selector, out.stat().st_size))
     return selector
+
+
+def train_side_by_side(trainings: Sequence[Callable[..., Any]], validation: Examples, workers: int) -> None:
+    """Train members, several at a time in processes of one thread each; checkpoints are what they leave."""
+    torch.multiprocessing.start_processes(_train_some, (workers, trainings, validation), workers, start_method="fork")
+
+
+def _train_some(rank: int, workers: int, trainings: Sequence[Callable[..., Any]], validation: Examples) -> None:
+    torch.set_num_threads(1)  # of its parent's threads none came along, and OpenMP would wait for them
+    for number in range(rank, len(trainings), workers):
+
+        def progress(line: str, member: int = number + 1) -> None:
+            print(f"member {member}, {line}", flush=True)
+
+        trainings[number](progress=progress, validation=validation)
 
 
 def _schedules(schedule: Schedule, members: int) -> list[Schedule]:
@@ -165,7 +182,7 @@ def measured(
         "trees fitted to": len(seen),
         "epochs": schedule.epochs,
         "seed": schedule.seed,
-        "margin": calibration.margin,
+        "caution": calibration.caution,
         "torch": torch.__version__,
         "stream version": scm.STREAM_VERSION,
     }
@@ -183,11 +200,11 @@ def main() -> None:
         "--work", type=Path, default=Path("build/pretrained"), help="where examples and checkpoints lie"
     )
     parser.add_argument("--out", type=Path, default=SHIPPED)
-    parser.add_argument("--scale", type=float, default=2.1, help="of the number of training files")
+    parser.add_argument("--scale", type=float, default=5.0, help="of the number of training files")
     parser.add_argument("--epochs", type=int, default=Schedule.epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--members", type=int, default=4, help="networks that are trained apart and answer together")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw examples")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw examples, and that train members")
     parser.add_argument("--draw-only", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from settx_fast.predictor.selector.shipped import Selector
 from settx_fast.predictor.wording import number
 
 SCHEMA = "settx_fast.recommendation/1"
+LEAST_SHOWN = 0.005  # of a gain
 _COUNTS = TRAITS[:5]  # shown as such, not as logarithms
 
 
@@ -89,7 +90,7 @@ def recommend(observed: Observed, names: Sequence[str], selector: Selector) -> R
     descriptors = describe(fits)
     guess = selector.network(selector.network.read(observed, descriptors))
     strange = unlike(descriptors.dataset[0], selector.calibration)
-    chosen = ERM if strange else int(decide(guess.log_risk, selector.calibration.margin))
+    chosen = ERM if strange else int(decide(guess, selector.calibration.caution))
     unit = float(descriptors.unit) ** 2
     value, (low, high) = guess.log_risk[0], (end[0] for end in interval(guess, selector.calibration))
     measured = _left_out(fits, unit)
@@ -99,7 +100,7 @@ def recommend(observed: Observed, names: Sequence[str], selector: Selector) -> R
     ]
     ranking = tuple(sorted(entries, key=lambda entry: entry.risk.value))
     reasons = (
-        _decision(FRAMEWORKS[chosen], ranking, strange, selector),
+        *verdict(FRAMEWORKS[chosen], ranking, bool(strange)),
         *(_strange(trait) for trait in strange),
         *evidence(fits, names),
         *_record(selector),
@@ -116,23 +117,25 @@ def _left_out(fits: Fits, unit: float) -> list[float | None]:
     return [unit * float(risk) for risk in fits.left_out[0][there].mean(0)]
 
 
-def _decision(
-    chosen: str, ranking: Sequence[Ranked], strange: Sequence[tuple[str, float, float, float]], selector: Selector
-) -> str:
+def verdict(chosen: str, ranking: Sequence[Ranked], strange: bool) -> Iterator[str]:
+    """What is expected of the framework that was chosen, and of the one of least risk where that is another."""
     risk = {entry.framework: entry.risk.value for entry in ranking}
     best = ranking[0].framework
+
+    def expected(framework: str) -> str:
+        title = TITLES[framework][0].upper() + TITLES[framework][1:]
+        return f"{title} is expected to have {1 - risk[framework] / risk['erm']:.0%} less risk than ERM in deployment"
+
     if strange:
-        return "The table is unlike the datasets that the selector was trained on: ERM is the default."
-    if chosen != "erm":
-        gain = 1 - risk[chosen] / risk["erm"]
-        return f"{TITLES[chosen]} is expected to have {gain:.0%} less risk than ERM in deployment."
-    if best == "erm":
-        return "No other framework is expected to have less risk than ERM in deployment."
-    gain = 1 - risk[best] / risk["erm"]
-    return (
-        f"{TITLES[best]} is expected to have {gain:.1%} less risk than ERM, which is less than the "
-        f"{1 - math.exp(-selector.calibration.margin):.0%} that it takes to leave ERM."
-    )
+        yield "The table is unlike the datasets that the selector was trained on: ERM is the default."
+    elif chosen != "erm":
+        yield f"{expected(chosen)}."
+    elif risk[best] > (1 - LEAST_SHOWN) * risk["erm"]:
+        yield "No other framework is expected to have less risk than ERM in deployment."
+    else:
+        yield f"{expected(best)}: not surely enough to leave ERM."
+    if best != chosen != "erm":
+        yield f"{expected(best)}, but less surely."
 
 
 def _strange(trait: tuple[str, float, float, float]) -> str:

@@ -15,7 +15,7 @@ from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.decision import Calibration
 from settx_fast.predictor.selector.network import NetworkConfig, SelectorNetwork
 
-SCHEMA = "settx_fast.selector/2"
+SCHEMA = "settx_fast.selector/3"
 SHIPPED = Path(__file__).parent.parent / "pretrained" / "selector.safetensors"
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 from torch.nn import functional as F
 
 from settx_fast.predictor.selector.committee import Committee
@@ -21,7 +20,6 @@ from settx_fast.predictor.selector.network import LEVELS, Guess, NetworkConfig, 
 
 TEMPERATURE = 0.1  # of the choice whose expected regret is learned, in log risk
 SHARES = {"risk": 1.0, "level": 0.2, "regret": 2.0, "interval": 0.5, "role": 0.3}
-MOST_DOUBT = 3.0  # |log| of a deviation
 MOST_RATIO = 3.0  # |log| of a risk over ERM's
 
 
@@ -29,7 +27,7 @@ MOST_RATIO = 3.0  # |log| of a risk over ERM's
 class Schedule:
     """epochs over the files, datasets in a batch, peak learning rate (AdamW, one cycle), weight decay, seed."""
 
-    epochs: int = 12
+    epochs: int = 10
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
@@ -43,93 +41,40 @@ def train(
     checkpoint: Path,
     progress: Callable[[str], None] = print,
     validation: Examples | None = None,
-    workers: int = 1,
 ) -> SelectorNetwork:
     """A network trained on examples of several sizes; goes on from `checkpoint`, which is written after every epoch.
 
-    Several processes share every batch, and average their gradients. Raises ValueError if the checkpoint is of another
-    network.
+    Raises ValueError if the checkpoint is of another network.
     """
     _check(checkpoint, config)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    arguments = (workers, kinds, config, schedule, checkpoint, progress, validation)
-    if workers == 1:
-        _train(0, *arguments)
-    else:
-        multiprocessing.start_processes(_train, arguments, workers, start_method="fork")
-    network = SelectorNetwork(config)
-    network.load_state_dict(torch.load(checkpoint, weights_only=True)["parts"][0])
-    return network.eval()
-
-
-def _train(
-    rank: int,
-    workers: int,
-    kinds: Sequence[Examples],
-    config: NetworkConfig,
-    schedule: Schedule,
-    checkpoint: Path,
-    progress: Callable[[str], None],
-    validation: Examples | None,
-) -> None:
-    if workers > 1:
-        torch.set_num_threads(1)  # of its parent's threads none came along, and OpenMP would wait for them
     torch.manual_seed(schedule.seed)
     network = SelectorNetwork(config)
     network.standardise(max(kinds, key=len).descriptors)
     optimizer = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
     steps = sum(-(-len(kind) // schedule.batch_size) for kind in kinds)
     cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, steps * schedule.epochs))
-    first = _restore(checkpoint, network, optimizer, cycle)
-    with _together(rank, workers, checkpoint.with_suffix(".meet")):
-        for epoch in range(first, schedule.epochs):
-            torch.manual_seed(schedule.seed + epoch)  # of dropout
-            network.train()
-            total = 0.0
-            for examples in batches(kinds, schedule.batch_size, schedule.seed + epoch):
-                share = examples.part(slice(rank, None, workers))
-                cost = loss(network(Seen(share.descriptors)), share) * len(share) / len(examples)
-                optimizer.zero_grad()
-                cost.backward()
-                _add_up(network, workers)
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizer.step()
-                cycle.step()
-                total += float(cost.detach()) * workers
-            if rank == 0:
-                _keep(checkpoint, config, network, optimizer, cycle, epoch + 1)
-                line = f"epoch {epoch + 1} of {schedule.epochs}: loss {total / steps:.4f}"
-                progress(line + _validated(network, validation))
+    for epoch in range(_restore(checkpoint, network, optimizer, cycle), schedule.epochs):
+        torch.manual_seed(schedule.seed + epoch)  # of dropout
+        network.train()
+        total = 0.0
+        for examples in batches(kinds, schedule.batch_size, schedule.seed + epoch):
+            cost = loss(network(Seen(examples.descriptors)), examples)
+            optimizer.zero_grad()
+            cost.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            cycle.step()
+            total += float(cost.detach())
+        _keep(checkpoint, config, network, optimizer, cycle, epoch + 1)
+        line = f"epoch {epoch + 1} of {schedule.epochs}: loss {total / steps:.4f}"
+        progress(line + _validated(network, validation))
+    return network.eval()
 
 
 def _pace(step: int, steps: int) -> float:
     """Share of the peak learning rate: up in a tenth of the steps, down along a cosine."""
     return min(1.0, 10 * (step + 1) / steps) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
-
-
-@contextmanager
-def _together(rank: int, workers: int, meeting: Path) -> Iterator[None]:
-    """Processes that meet at a file."""
-    if workers == 1:
-        yield
-        return
-    distributed.init_process_group("gloo", init_method=f"file://{meeting.absolute()}", rank=rank, world_size=workers)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
-        if rank == 0:
-            meeting.unlink(missing_ok=True)
-
-
-def _add_up(network: SelectorNetwork, workers: int) -> None:
-    if workers == 1:
-        return
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
 
 
 def loss(guess: Guess, examples: Examples) -> Tensor:
@@ -141,10 +86,9 @@ def loss(guess: Guess, examples: Examples) -> Tensor:
     truth = examples.log_risk
     offset = guess.log_risk - truth
     level = F.huber_loss(offset.mean(1), torch.zeros_like(offset[:, 0]))
-    doubt = guess.doubt.clamp(-MOST_DOUBT, MOST_DOUBT)
     ratio = (truth - truth[:, ERM : ERM + 1]).clamp(-MOST_RATIO, MOST_RATIO)
-    against = (guess.log_risk - guess.log_risk[:, ERM : ERM + 1] - ratio) / doubt.exp()
-    risk = (0.5 * against.square() + doubt)[:, torch.arange(offset.shape[1]) != ERM].mean()
+    against = (guess.log_risk - guess.log_risk[:, ERM : ERM + 1] - ratio) / guess.doubt.exp()
+    risk = (0.5 * against.square() + guess.doubt)[:, torch.arange(offset.shape[1]) != ERM].mean()
     choice = (-guess.log_risk / TEMPERATURE).softmax(1)
     regret = (choice * (truth - truth.min(1, keepdim=True).values)).sum(1).mean()
     error = truth[..., None] - guess.quantiles

@@ -4,23 +4,54 @@ import pytest
 import torch
 
 from settx_fast.predictor.frameworks import FRAMEWORKS
+from settx_fast.predictor.selector.committee import Committee
 from settx_fast.predictor.selector.decision import ERM, Calibration, calibrate, decide, interval, mean_regret, unlike
 from settx_fast.predictor.selector.descriptors import TRAITS
-from settx_fast.predictor.selector.network import Guess
+from settx_fast.predictor.selector.network import Guess, NetworkConfig
 
 F = len(FRAMEWORKS)
 
 
-def guess_of(log_risk: torch.Tensor, half: float = 0.5) -> Guess:
+def guess_of(log_risk: torch.Tensor, half: float = 0.5, deviation: float = 1.0) -> Guess:
     quantiles = torch.stack([log_risk - half, log_risk, log_risk + half], -1)
-    return Guess(log_risk, quantiles, torch.zeros(len(log_risk), 2, 4), torch.zeros_like(log_risk))
+    doubt = torch.full_like(log_risk, math.log(deviation))
+    return Guess(log_risk, quantiles, torch.zeros(len(log_risk), 2, 4), doubt)
 
 
-def test_erm_stays_unless_another_gains_more_than_the_margin() -> None:
+def test_erm_stays_unless_another_surely_gains() -> None:
     risk = torch.zeros(3, F)
     risk[0, 5], risk[1, 5], risk[2, ERM] = -0.05, -0.15, -0.3
-    assert decide(risk, 0.1).tolist() == [ERM, 5, ERM]
-    assert decide(risk, 0.0).tolist() == [5, 5, ERM]
+    guess = guess_of(risk, deviation=0.2)
+    assert decide(guess, 0.5).tolist() == [ERM, 5, ERM]
+    assert decide(guess, 0.0).tolist() == [5, 5, ERM]
+    assert guess.log_risk[0, 5] == -0.05  # nothing was written into the guess
+
+
+def test_a_surer_gain_goes_before_a_greater_one() -> None:
+    guess = guess_of(torch.zeros(1, F), deviation=0.2)
+    guess.log_risk[0, 5], guess.log_risk[0, 7] = -0.30, -0.25
+    guess.doubt[0, 5] = math.log(0.4)
+    assert decide(guess, 0.0).tolist() == [5]
+    assert decide(guess, 0.5).tolist() == [7]
+    assert decide(guess, 2.0).tolist() == [ERM]
+
+
+def test_a_committee_doubts_what_its_members_doubt_and_what_they_disagree_about() -> None:
+    class Member(torch.nn.Module):
+        config = NetworkConfig()
+
+        def __init__(self, gain: float, deviation: float) -> None:
+            super().__init__()
+            self.guess = guess_of(torch.zeros(1, F), deviation=deviation)
+            self.guess.log_risk[0, 5] = -gain
+
+        def forward(self, seen: object) -> Guess:
+            return self.guess
+
+    found = Committee([Member(0.1, 0.3), Member(0.5, 0.5)])(None)  # type: ignore[arg-type, list-item]
+    assert float(found.log_risk[0, 5]) == pytest.approx(-0.3)
+    assert float(found.doubt[0, 5].exp()) == pytest.approx(math.sqrt((0.3**2 + 0.5**2) / 2 + 0.2**2))
+    assert float(found.doubt[0, 6].exp()) == pytest.approx(math.sqrt((0.3**2 + 0.5**2) / 2))
 
 
 def test_regret_is_a_geometric_mean_over_the_best() -> None:
@@ -41,14 +72,14 @@ def test_intervals_are_widened_until_they_cover_ninety_percent_of_fresh_datasets
     assert (covered - 0.9).abs().max() < 4 * math.sqrt(2 * 0.09 / 4000)  # of either half
 
 
-def test_the_margin_grows_where_gains_are_noise_and_stays_small_where_they_are_real() -> None:
+def test_caution_grows_where_gains_are_noise_and_stays_small_where_they_are_real() -> None:
     torch.manual_seed(0)
     truth = 0.3 * torch.randn(4000, F)
     traits = torch.zeros(4000, len(TRAITS))
     real = calibrate(guess_of(truth), truth, traits)
     noise = calibrate(guess_of(0.02 * torch.randn(4000, F)), truth - truth[:, ERM : ERM + 1] + 0.2, traits)
-    assert real.margin < 0.05
-    assert noise.margin > 0.05
+    assert real.caution < 0.05
+    assert noise.caution > 0.05
 
 
 def test_a_table_is_unlike_training_beyond_what_training_had() -> None:

@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from settx_fast.predictor.frameworks import FRAMEWORKS, estimator
 from settx_fast.predictor.selector.estimator import FrameworkSelector
-from settx_fast.predictor.selector.recommendation import Recommendation
+from settx_fast.predictor.selector.recommendation import Ranked, Recommendation, Risk, verdict
 from settx_fast.predictor.selector.shipped import Selector
 from tests.predictor.frameworks.rows import by_environment, make_rows
 
@@ -20,7 +20,7 @@ from tests.predictor.frameworks.rows import by_environment, make_rows
 def test_is_a_scikit_learn_estimator(tmp_path: Path, selector: Selector) -> None:
     """With a caution that always leaves ERM: an untrained network may choose the mean, which fits nothing."""
     path = tmp_path / "cautious.safetensors"
-    replace(selector, calibration=replace(selector.calibration, margin=100.0)).save(path)
+    replace(selector, calibration=replace(selector.calibration, caution=1e6)).save(path)
     check_estimator(FrameworkSelector(path))
 
 
@@ -79,8 +79,34 @@ def test_a_table_unlike_training_gets_erm_and_is_told_so(tmp_path: Path, selecto
     found = recommendation(tmp_path / "few.safetensors", selector, high=tuple(few))
     assert (found.recommended, found.abstained) == ("erm", True)
     assert any(re.fullmatch(r"Unlike training: columns, 4; in training \d+ to 3\.", each) for each in found.reasons)
-    sure = recommendation(tmp_path / "sure.safetensors", selector, margin=100.0)
+    sure = recommendation(tmp_path / "sure.safetensors", selector, caution=1e6)
     assert (sure.recommended, sure.abstained) == ("erm", False)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "risks", "strange", "said"),
+    [
+        ("within", {"within": 0.75, "stable": 0.9}, False,
+         ["Slopes within environments is expected to have 25% less risk than ERM in deployment."]),
+        ("stable", {"within": 0.75, "stable": 0.8}, False,
+         ["ERM on a stable subset is expected to have 20% less risk than ERM in deployment.",
+          "Slopes within environments is expected to have 25% less risk than ERM in deployment, but less surely."]),
+        ("erm", {"within": 0.9}, False,
+         ["Slopes within environments is expected to have 10% less risk than ERM in deployment: "
+          "not surely enough to leave ERM."]),
+        ("erm", {"within": 0.997}, False,
+         ["No other framework is expected to have less risk than ERM in deployment."]),
+        ("erm", {"within": 0.5}, True,
+         ["The table is unlike the datasets that the selector was trained on: ERM is the default."]),
+    ],
+)  # fmt: skip
+def test_the_verdict_names_what_is_expected_and_how_surely(
+    chosen: str, risks: dict[str, float], strange: bool, said: list[str]
+) -> None:
+    every = {"erm": 1.0, "mean": 2.0} | risks
+    ranked = [Ranked(name, Risk(risk, risk, risk), None) for name, risk in every.items()]
+    ranking = sorted(ranked, key=lambda entry: entry.risk.value)
+    assert list(verdict(chosen, ranking, strange)) == said
 
 
 def test_it_says_which_columns_move() -> None:

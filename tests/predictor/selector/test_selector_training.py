@@ -1,4 +1,4 @@
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from settx_fast.predictor.selector import pretraining
 from settx_fast.predictor.selector.decision import mean_regret
 from settx_fast.predictor.selector.examples import Examples, batches, draw, draw_file, of_batch, read, read_all
 from settx_fast.predictor.selector.measure import Trees
-from settx_fast.predictor.selector.network import NetworkConfig
+from settx_fast.predictor.selector.network import NetworkConfig, SelectorNetwork
 from settx_fast.predictor.selector.training import Schedule, guesses, train
 
 PRIOR = scm.presets.recurring(6, 3)
@@ -84,22 +84,6 @@ def test_training_learns_and_an_interrupted_run_comes_to_the_same_network(files:
     assert float(mean_regret(examples.log_risk, guesses(whole, examples).log_risk.argmin(1))) < erm
 
 
-def test_processes_that_share_batches_come_to_the_same_network_as_one(files: list[Path], tmp_path: Path) -> None:
-    kinds, schedule = read_all(files), Schedule(epochs=2, batch_size=16)
-    certain = replace(SMALL, dropout=0.0)  # what is dropped differs by process
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    torch.randn(2**20).exp()  # OpenMP has threads, which a process that is forked off has not
-    one, two = (train(kinds, certain, schedule, tmp_path / f"{n}.pt", _quiet, workers=n) for n in (1, 2))
-    torch.set_num_threads(before)
-    for name, tensor in one.state_dict().items():
-        torch.testing.assert_close(two.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
-
-
-def _quiet(line: str) -> None:
-    pass
-
-
 def test_a_checkpoint_of_another_network_is_refused(files: list[Path], tmp_path: Path) -> None:
     train(read_all(files), SMALL, Schedule(epochs=1), tmp_path / "last.pt", progress=lambda line: None)
     with pytest.raises(ValueError, match="checkpoint: expected"):
@@ -126,6 +110,25 @@ def test_pretraining_writes_a_selector_and_its_card(tmp_path: Path, monkeypatch:
         assert f"| {name} | {regret:.1%} |" in card
     assert {"selector", "erm", "leave-one-source-out", "trees"} <= set(made.record["regret"])
     assert isinstance(made.record["regret"]["selector"], float)
+
+
+def test_members_trained_side_by_side_are_those_trained_in_turn(files: list[Path], tmp_path: Path) -> None:
+    kinds = read_all(files)
+
+    def trainings(place: str) -> list[Callable[..., SelectorNetwork]]:
+        own = [Schedule(epochs=2, batch_size=16, seed=seed) for seed in range(3)]
+        return [partial(train, kinds, SMALL, each, tmp_path / place / f"{each.seed}.pt") for each in own]
+
+    in_turn = [each(progress=lambda line: None) for each in trainings("in turn")]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.randn(2**20).exp()  # OpenMP has threads, which a process that is forked off has not
+    pretraining.train_side_by_side(trainings("side by side"), kinds[0], 2)
+    torch.set_num_threads(before)
+    for alone, each in zip(in_turn, trainings("side by side"), strict=True):
+        made = each(progress=pytest.fail).state_dict()  # nothing is left to train
+        for name, tensor in alone.state_dict().items():
+            assert torch.equal(made[name], tensor), name
 
 
 def test_an_example_holds_true_risks_beside_what_is_seen(examples: Examples) -> None:
