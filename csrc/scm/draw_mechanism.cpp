@@ -78,6 +78,16 @@ SETTX_CALL void draw_categories(const MechanismDraw& d, float* out, Address at, 
     normals(out, d.width, 1.0f, &at, seed, team);
 }
 
+// Logarithms of widths are normal, values and centres too.
+SETTX_CALL void draw_clusters(const MechanismDraw& d, float* out, Address at, uint64_t seed, const Team& team) {
+    if (team.leads()) out[0] = float(d.width);
+    float *const widths = out + 1, *const precisions = widths + d.width;
+    normals(widths, d.width, d.parameter, &at, seed, team);
+    normals(precisions + d.width, d.width * (1 + d.num_parents), 1.0f, &at, seed, team);
+    team.meet();
+    for (int32_t k = team.number; k < d.width; k += team.size) precisions[k] = 0.5f * exp(-2.0f * widths[k]);
+}
+
 // A function's header: its code, and what is drawn for it.
 SETTX_CALL float header_of(int32_t function, Address at, uint64_t seed) {
     return float(function) + (is_drawn(function) ? float(words_at(at, seed).w0 >> 16) / 65536.0f : 0.0f);
@@ -122,6 +132,8 @@ SETTX_CALL int64_t num_parameters(const MechanismDraw& d) {
             return quadratic_size(d.num_parents);
         case TREES:
             return TREES_HEADER + d.width * tree_size(d.depth);
+        case CLUSTERS:
+            return clusters_size(d.num_parents, d.width);
         case ADDITIVE_SUM:
         case PRODUCT:
         case POST_NONLINEAR:
@@ -143,6 +155,8 @@ SETTX_CALL void draw_parameters(const MechanismDraw& d, uint64_t seed, Address a
             return draw_trees(d, out, at, seed, team);
         case CATEGORIES:
             return draw_categories(d, out, at, seed, team);
+        case CLUSTERS:
+            return draw_clusters(d, out, at, seed, team);
         case QUADRATIC:
             normals(out, size, d.parameter / sqrt(float(size)), &at, seed, team);
             return;

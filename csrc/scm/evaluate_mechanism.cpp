@@ -124,6 +124,46 @@ void add_trees(const Node& node, int64_t row) {
     for (int32_t t = 0; t < trees; ++t, tree += tree_size(depth)) add_tree(node.scratch, tree, depth, node.x + row);
 }
 
+// ---- Clusters -------------------------------------------------------------------------------------------------------
+
+// scores (BLOCK,) of cluster k.
+SETTX_LOOP void score_cluster(const float* __restrict z, int32_t num_parents, const Clusters& clusters, int32_t k,
+                              float* __restrict scores) {
+    const float* centre = clusters.centres + int64_t(k) * num_parents;
+    alignas(64) float distance[BLOCK] = {};
+    for (int32_t p = 0; p < num_parents; ++p)
+        for (int i = 0; i < BLOCK; ++i) {
+            const float apart = z[p * BLOCK + i] - centre[p];
+            distance[i] = fma(apart, apart, distance[i]);
+        }
+    for (int i = 0; i < BLOCK; ++i) scores[i] = clusters.score(k, distance[i]);
+}
+
+// scores (clusters, BLOCK), best (BLOCK,) of them
+SETTX_LOOP void add_values(const Clusters& clusters, const float* __restrict scores, const float* __restrict best,
+                           float* __restrict x) {
+    alignas(64) float total[BLOCK] = {}, sum[BLOCK] = {};
+    for (int32_t k = 0; k < clusters.number; ++k)
+        for (int i = 0; i < BLOCK; ++i) {
+            const float likely = exp(scores[k * BLOCK + i] - best[i]);
+            total[i] += likely;
+            sum[i] = fma(clusters.values[k], likely, sum[i]);
+        }
+    for (int i = 0; i < BLOCK; ++i) x[i] += sum[i] / total[i];
+}
+
+void add_clusters(const Node& node, int64_t row) {
+    const Clusters clusters(node.parameters);
+    alignas(64) float scores[MOST_CLUSTERS * BLOCK], best[BLOCK];
+    weigh_parents(node, row, node.scratch);
+    for (int32_t k = 0; k < clusters.number; ++k) {
+        float* const mine = scores + k * BLOCK;
+        score_cluster(node.scratch, node.num_parents, clusters, k, mine);
+        for (int i = 0; i < BLOCK; ++i) best[i] = k > 0 && !(mine[i] > best[i]) ? best[i] : mine[i];
+    }
+    add_values(clusters, scores, best, node.x + row);
+}
+
 }  // namespace
 
 void add_mechanism(const Node& node, int64_t row) {
@@ -140,6 +180,8 @@ void add_mechanism(const Node& node, int64_t row) {
             return add_quadratic(node, row);
         case TREES:
             return add_trees(node, row);
+        case CLUSTERS:
+            return add_clusters(node, row);
     }
 }
 

@@ -261,6 +261,47 @@ SETTX_FN RowsOf<N> add_trees(RowsOf<N> x, const Which& v, const Memory& values) 
     return x;
 }
 
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> score_cluster(const Which& v, const Memory& values, const Clusters& clusters, int32_t k) {
+    const float* centre = clusters.centres + k * v.num_parents;
+    RowsOf<N> distance = all_rows<N>(0.0f);
+#ifdef __CUDACC__
+#pragma unroll 1
+#endif
+    for (int32_t i = 0; i < v.num_parents; ++i) {
+        const RowsOf<N> z = weighted_parent<N>(v, values, i);
+        distance = each_row<N>([&](int r) {
+            const float apart = z.row[r] - centre[i];
+            return fma(apart, apart, distance.row[r]);
+        });
+    }
+    return each_row<N>([&](int r) { return clusters.score(k, distance.row[r]); });
+}
+
+// Scores are computed once for the best of them and once more for what is made of them: there is nowhere to keep them.
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> add_clusters(RowsOf<N> x, const Which& v, const Memory& values) {
+    const Clusters clusters(v.parameters);
+    RowsOf<N> best = all_rows<N>(0.0f), total = best, sum = best;
+#ifdef __CUDACC__
+#pragma unroll 1
+#endif
+    for (int32_t step = 0; step < 2 * clusters.number; ++step) {
+        const bool is_best_known = step >= clusters.number;
+        const int32_t k = is_best_known ? step - clusters.number : step;
+        const RowsOf<N> score = score_cluster<N>(v, values, clusters, k);
+        if (!is_best_known) {
+            best = each_row<N>(
+                [&](int r) { return step > 0 && !(score.row[r] > best.row[r]) ? best.row[r] : score.row[r]; });
+            continue;
+        }
+        const RowsOf<N> likely = each_row<N>([&](int r) { return exp(score.row[r] - best.row[r]); });
+        total = each_row<N>([&](int r) { return total.row[r] + likely.row[r]; });
+        sum = add_scaled(sum, likely, clusters.values[k]);
+    }
+    return each_row<N>([&](int r) { return x.row[r] + sum.row[r] / total.row[r]; });
+}
+
 // The value of the level that x falls into.
 template <int N, class Which>
 SETTX_FN RowsOf<N> categorised(RowsOf<N> x, const Which& v) {
@@ -284,6 +325,8 @@ SETTX_FN RowsOf<N> add_mechanism(RowsOf<N> x, const Which& v, const Memory& valu
             return add_quadratic(x, v, values);
         case TREES:
             return add_trees(x, v, values);
+        case CLUSTERS:
+            return add_clusters(x, v, values);
         default:
             return add_parents(x, v, values);
     }

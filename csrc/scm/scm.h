@@ -49,8 +49,8 @@ struct Graph {
 
 struct Mechanism {
     int32_t kind;            // MechanismKind
-    Range width, depth;      // hidden units, trees or categories; layers or levels
-    Distribution parameter;  // Fourier: length scale; quadratic: strength; categories: spread
+    Range width, depth;      // hidden units, trees, categories or clusters; layers or levels
+    Distribution parameter;  // Fourier: length scale; quadratic: strength; categories, clusters: spread
     const int32_t* functions;
     int32_t num_functions;  // one of them at random
 };

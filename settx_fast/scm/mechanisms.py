@@ -8,14 +8,17 @@ from typing import Literal, get_args
 from settx_fast.scm._fields import as_range, check
 from settx_fast.scm.distributions import Parameter, as_distribution
 
-MECHANISMS = ("linear", "mlp", "fourier", "sum", "product", "quadratic", "trees", "post_nonlinear", "categories")
+MECHANISMS = (
+    "linear", "mlp", "fourier", "sum", "product", "quadratic", "trees", "post_nonlinear", "categories", "clusters",
+)  # fmt: skip
 """Names of the codes in `Batch.mechanism`, and the layout of their parameters.
 
 linear: none. mlp, fourier: hidden, layers, function; W₁ (hidden, parents in the order of `Batch.order`), b₁ (hidden);
 for every further layer W (hidden, hidden), b (hidden); c (hidden). sum, product, post_nonlinear: function. quadratic:
 the upper triangle of c, row by row. trees: trees, depth; for every tree parent and threshold of every level, then
 2^depth leaves, the first level's answer the highest bit. categories: levels; a threshold for all but one, in any order;
-the value of every level, by how many thresholds lie below. Functions are places in `FUNCTIONS`, with a fraction where
+the value of every level, by how many thresholds lie below. clusters: clusters; log s, 1/(2s²) and v of every one;
+centres (clusters, parents). Functions are places in `FUNCTIONS`, with a fraction where
 numbers were drawn: p = 4^(2u − 1), u the fraction; of a warp u are its first 8 bits, and for q the next 8. Without
 parents only categories have parameters.
 """
@@ -185,7 +188,29 @@ class Categories:
         return f"{self.levels} categories, spread {self.spread}"
 
 
-Mechanism = Linear | MLP | Fourier | Elementwise | Quadratic | Trees | PostNonlinear | Categories
+@dataclass(frozen=True)
+class Clusters:
+    """Soft clusters: f(z) = Σ_k r_k(z)·v_k, r_k how likely z is of cluster k, as the E-step of EM has it.
+
+    r is a softmax of −log s_k − |z − m_k|²/(2s_k²): of `number` clusters (int or range) with centres m_k ~ N(0, 1) in
+    every coordinate, widths s_k = e^(spread·N(0, 1)) and values v_k ~ N(0, 1). Random functions of TabICLv2's prior
+    (Qu et al. 2026, arXiv:2602.11139); EM: Dempster, Laird & Rubin 1977.
+
+    Raises ValueError unless number lies in 2…64 and the spread in [0, 10].
+    """
+
+    number: int | tuple[int, int] = (2, 8)
+    spread: Parameter = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        as_range(self.number, "Clusters.number", 2, 64)
+        object.__setattr__(self, "spread", as_distribution(self.spread, "Clusters.spread", 0, 10))
+
+    def __str__(self) -> str:
+        return f"{self.number} soft clusters, spread {self.spread}"
+
+
+Mechanism = Linear | MLP | Fourier | Elementwise | Quadratic | Trees | PostNonlinear | Categories | Clusters
 
 
 def function_codes(names: str | tuple[str, ...], field: str) -> list[int]:
@@ -225,4 +250,7 @@ def mechanism_record(mechanism: Mechanism) -> dict[str, object]:
         case Categories():
             kind = "categories"
             record |= {"width": mechanism.levels, "parameter": mechanism.spread}
+        case Clusters():
+            kind = "clusters"
+            record |= {"width": mechanism.number, "parameter": mechanism.spread}
     return record | {"kind": MECHANISMS.index(kind)}

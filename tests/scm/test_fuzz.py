@@ -109,6 +109,7 @@ mechanisms = st.one_of(
     build(scm.Trees, size(), size(1, 8)),
     build(scm.PostNonlinear, functions),
     build(scm.Categories, size(2, 9), parameter(0.1, 3)),
+    build(scm.Clusters, size(2, 9), parameter(0, 3)),
 )
 noises = st.one_of(
     st.sampled_from(scm.NOISES),

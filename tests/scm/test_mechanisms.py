@@ -21,6 +21,8 @@ MECHANISMS |= {
     "quadratic": scm.Quadratic(0.5),
     "trees": scm.Trees(3, 4),
     "categories": scm.Categories(5, 2.0),
+    "clusters": scm.Clusters(5, 1.0),
+    "most clusters": scm.Clusters(64, (0.0, 0.5)),
     "deep network": scm.MLP(20, 3, "sine"),
 }
 
@@ -141,6 +143,28 @@ def test_categories_part_the_line_at_normal_thresholds_and_have_normal_values():
     share = (batch.values[:, :, 0] == highest[:, None]).double().mean(1)
     expected = torch.special.ndtr(-thresholds.amax(1))
     assert abs((share - expected).mean()) < 5 * (expected * (1 - expected) / 50 / 4000).mean().sqrt()
+
+
+def test_clusters_have_normal_centres_and_values_and_log_normal_widths():
+    prior = scm.Prior(4, scm.Pattern("collider"), scm.Clusters(6, 0.7), target_environments=0)
+    drawn = scm.sample(prior, 2000, 1, seed=3).mechanism_parameters.reshape(2000, 1 + 6 * 6).double()
+    assert torch.all(drawn[:, 0] == 6)
+    log_widths, precisions, values = drawn[:, 1:19].reshape(2000, 3, 6).unbind(1)
+    torch.testing.assert_close(precisions, 0.5 * torch.exp(-2 * log_widths), rtol=1e-5, atol=0)
+    for part in (log_widths / 0.7, values, drawn[:, 19:]):
+        assert stats.kstest(part.flatten().numpy(), "norm").pvalue > 1e-3
+
+
+def test_clusters_blend_their_values_and_far_away_that_of_the_widest_is_left():
+    far = (scm.Intervention("hard", 1e4, variables=(0,)),)
+    mechanism = scm.Clusters(4, 0.5)
+    prior = scm.Prior(2, scm.UserGraph(((0, 1),)), mechanism, weight=1.0, noise_scale=SEEN, target_interventions=far)
+    batch = scm.sample(prior, 200, 400, seed=3)
+    log_widths, _, values, _ = batch.mechanism_parameters.reshape(200, 17)[:, 1:].reshape(200, 4, 4).unbind(1)
+    near, away = batch.values[:, :200, 1], batch.values[:, 200:, 1]
+    assert torch.all(near >= values.amin(1)[:, None] - 1e-5)
+    assert torch.all(near <= values.amax(1)[:, None] + 1e-5)
+    assert torch.equal(away[:, 0], values.gather(1, log_widths.argmax(1, keepdim=True))[:, 0])
 
 
 def test_a_new_mechanism_keeps_the_function_that_its_variable_drew():
