@@ -312,8 +312,9 @@ SETTX_FN RowsOf<N> categorised(RowsOf<N> x, const Which& v) {
     return each_row<N>([&](int r) { return v.parameters[1 + cuts + level[r]]; });
 }
 
+// x + f(z), f no product
 template <int N, class Which, class Memory, class Hidden>
-SETTX_FN RowsOf<N> add_mechanism(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
+SETTX_FN RowsOf<N> add_effect(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
     switch (v.mechanism) {
         case MLP:
         case FOURIER:
@@ -332,11 +333,30 @@ SETTX_FN RowsOf<N> add_mechanism(RowsOf<N> x, const Which& v, const Memory& valu
     }
 }
 
-// The variable's value in some rows; noise(): what is drawn for them.
-template <int N, class Which, class Memory, class Hidden, class Noise>
+// bias + Π of the factors
+template <int N, class Which, class Memory, class Hidden>
+SETTX_FN RowsOf<N> multiply_factors(const Which& v, const Memory& values, const Hidden& hidden) {
+    RowsOf<N> product = all_rows<N>(1.0f);
+    Which part = v;
+    for (const float* at = v.parameters;; at = next_factor(at)) {
+        part.mechanism = factor_kind(at);
+        part.parameters = at + FACTOR_HEADER;
+        const RowsOf<N> factor = add_effect(all_rows<N>(0.0f), part, values, hidden);
+        product = each_row<N>([&](int r) { return product.row[r] * factor.row[r]; });
+        if (is_last_factor(at)) break;
+    }
+    return each_row<N>([&](int r) { return v.bias + product.row[r]; });
+}
+
+// The variable's value in some rows; noise(): what is drawn for them. PRODUCTS: it may be a product, whose factors are
+// all mechanisms once more, for which kernels that can do without have no registers.
+template <int N, bool PRODUCTS, class Which, class Memory, class Hidden, class Noise>
 SETTX_FN RowsOf<N> evaluate_variable(const Which& v, const Memory& values, const Hidden& hidden, const Noise& noise) {
     RowsOf<N> x = all_rows<N>(v.bias);
-    if (v.num_parents > 0) x = add_mechanism(x, v, values, hidden);
+    if (PRODUCTS && v.mechanism == FACTORS && v.num_parents > 0)
+        x = multiply_factors<N>(v, values, hidden);
+    else if (v.num_parents > 0)
+        x = add_effect(x, v, values, hidden);
     if (v.noise_scale != 0.0f) x = add_noise(x, v, values, noise());
     if (v.mechanism == POST_NONLINEAR && v.num_parents > 0)
         with_function(v.parameters[0], [&](auto g) { x = each_row<N>([&](int r) { return g(x.row[r]); }); });

@@ -15,7 +15,8 @@ enum MechanismKind : int64_t {
     TREES = 6,           // Σ over trees of the leaf that z falls into
     POST_NONLINEAR = 7,  // x = g(bias + Σ z + noise)
     CATEGORIES = 8,      // x = the value of the level that bias + Σ z + noise falls into, without parents too
-    CLUSTERS = 9         // Σ over clusters of how likely z is theirs, times a value of theirs
+    CLUSTERS = 9,        // Σ over clusters of how likely z is theirs, times a value of theirs
+    FACTORS = 10         // Π of several of the above
 };
 
 enum Function : int32_t {
@@ -209,5 +210,20 @@ struct Clusters {
 };
 
 constexpr int32_t MOST_CLUSTERS = 64;
+
+// FACTORS: of every one its kind, how many parameters it has, −1 for the last, and these.
+constexpr int FACTOR_HEADER = 2;
+
+SETTX_FN int32_t factor_kind(const float* factor) {
+    return int32_t(factor[0]);
+}
+
+SETTX_FN bool is_last_factor(const float* factor) {
+    return factor[1] < 0.0f;
+}
+
+SETTX_FN const float* next_factor(const float* factor) {
+    return factor + FACTOR_HEADER + int32_t(factor[1]);
+}
 
 }  // namespace settx::scm

@@ -37,6 +37,7 @@ from settx_fast.scm.mechanisms import (
     Fourier,
     Linear,
     PostNonlinear,
+    Product,
     Quadratic,
     Trees,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "PerVariable",
     "PostNonlinear",
     "Prior",
+    "Product",
     "Quadratic",
     "ScaleFree",
     "Selection",

@@ -342,7 +342,17 @@ def mechanism(name: str, parameters: Floats, z: Floats) -> Floats:
             scores, values = cluster_scores(parameters, z)
             likely = np.exp(scores - scores.max(1, keepdims=True))
             return (likely / likely.sum(1, keepdims=True)) @ values
+        case "factors":
+            return np.prod([mechanism(kind, own, z) for kind, own in unpack_factors(parameters)], axis=0)
     raise ValueError(f"name: expected one of {MECHANISMS}, got {name!r}")
+
+
+def unpack_factors(parameters: Floats) -> list[tuple[str, Floats]]:
+    """The name in `MECHANISMS` and the parameters of every factor of a product."""
+    code, size = parameters[:2].astype(int)
+    if size < 0:
+        return [(MECHANISMS[code], parameters[2:])]
+    return [(MECHANISMS[code], parameters[2 : 2 + size]), *unpack_factors(parameters[2 + size :])]
 
 
 def cluster_scores(parameters: Floats, z: Floats) -> tuple[Floats, Floats]:

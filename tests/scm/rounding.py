@@ -137,6 +137,10 @@ def _mechanism(name: str, own: np.ndarray, z: np.ndarray, error: np.ndarray) -> 
         return _sum(size * slope, error * slope + (size + error) * slope_error)
     if name == "clusters":
         return _of_clusters(own, z, error)
+    if name == "factors":
+        parts = [_mechanism(kind, part, z, error) for kind, part in reference.unpack_factors(own)]
+        size, error = np.prod([s for s, _ in parts], 0), np.prod([s + e for s, e in parts], 0)
+        return size, np.nan_to_num(error - size, nan=np.inf, posinf=np.inf) + 5 * U * size
     assert name == "trees"
     number, depth = int(own[0]), int(own[1])
     trees = own[2:][: number * (2 * depth + 2**depth)].reshape(number, -1)
