@@ -142,8 +142,12 @@ class OwnedPrior {
 
     scm::Mechanism as_mechanism(const py::dict& m) {
         const auto functions = m["functions"].cast<std::vector<int32_t>>();
-        return {m["kind"].cast<int32_t>(),       as_range(m["width"]), as_range(m["depth"]),
-                as_distribution(m["parameter"]), keep(functions),      int32_t(functions.size())};
+        std::vector<scm::Mechanism> factors;
+        for (const py::handle factor : m["factors"]) factors.push_back(as_mechanism(factor.cast<py::dict>()));
+        const auto& kept = factors_.emplace_back(std::move(factors));
+        return {
+            m["kind"].cast<int32_t>(), as_range(m["width"]),      as_range(m["depth"]), as_distribution(m["parameter"]),
+            keep(functions),           int32_t(functions.size()), kept.data(),          int32_t(kept.size())};
     }
 
     // None gives a null pointer, that is "any".
@@ -177,6 +181,7 @@ class OwnedPrior {
     scm::Prior prior_{};
     std::vector<scm::Graph> graphs_;
     std::vector<scm::Mechanism> mechanisms_;
+    std::deque<std::vector<scm::Mechanism>> factors_;
     std::vector<scm::Noise> noises_;
     std::vector<int32_t> noise_effects_;
     std::vector<scm::Intervention> sources_, targets_;
@@ -371,12 +376,13 @@ scm::Number as_number(const NumberTuple& number) {
 // Whether the rows are to be split; by share; the rows that all datasets want for their target environments, or −1.
 using SplitTuple = std::tuple<bool, bool, int64_t>;
 // Whether all is linear; all noise Gaussian; the widest network with several hidden layers; may rows be rejected.
-using TraitsTuple = std::tuple<bool, bool, int32_t, bool>;
+using TraitsTuple = std::tuple<bool, bool, int32_t, bool, bool>;
 
 scm::Evaluation as_evaluation(const scm::Rows& rows, const TraitsTuple& traits, const SplitTuple& split) {
-    const auto [all_linear, all_gaussian, deep_width, rejects_rows] = traits;
+    const auto [all_linear, all_gaussian, deep_width, has_products, rejects_rows] = traits;
     const auto [is_wanted, by_share, target_rows] = split;
-    return {rows, {all_linear, all_gaussian, deep_width, rejects_rows}, {is_wanted, by_share, target_rows}};
+    return {
+        rows, {all_linear, all_gaussian, deep_width, rejects_rows, has_products}, {is_wanted, by_share, target_rows}};
 }
 
 // memory: of all tables, where it begins and how many bytes it has.
@@ -390,6 +396,7 @@ void draw_there(const OwnedPrior& prior, uintptr_t image, const NumberTuple& see
                          as_number(first_index),
                          reinterpret_cast<const int64_t*>(parameter_offset),
                          scm::renews_mechanisms(prior.prior()),
+                         scm::has_products(prior.prior()),
                          reinterpret_cast<void*>(memory.first),
                          memory.second};
     const scm::Tables tables = as_tables(addresses, sizes);

@@ -34,6 +34,15 @@ void show(const Drawn& drawn, uintptr_t columns, uintptr_t count, int64_t C, flo
     });
 }
 
+// B, R, C; function, slope, shift of every column; u, X, is_missing, which may be 0.
+void view(const std::array<int64_t, 3>& sizes, const std::array<uintptr_t, 3>& views,
+          const std::array<uintptr_t, 3>& columns, int num_threads) {
+    run_interruptibly([&] {
+        scm::view({sizes[0], sizes[1], sizes[2], at<int64_t>(views[0]), at<float>(views[1]), at<float>(views[2])},
+                  at<float>(columns[0]), at<float>(columns[1]), at<bool>(columns[2]), num_threads);
+    });
+}
+
 using Cut = std::array<int64_t, 4>;  // B, R, L, train_size
 
 void classify(const Cut& c, uintptr_t x, uintptr_t cuts, uintptr_t classes, uintptr_t counts, int num_threads) {
@@ -53,6 +62,7 @@ void recode(const Cut& c, uintptr_t code, uintptr_t classes, int num_threads) {
 void bind_learner(py::module_& m) {
     m.def("survey", &survey, "Extremes of columns over the rows to learn from, and which are finite.");
     m.def("show", &show, "Chosen columns, standardised if they are to be.");
+    m.def("view", &view, "Functions of columns in place of some of them.");
     m.def("classify", &classify, "Classes of rows by cuts, and how many are in each.");
     m.def("recode", &recode, "Other codes for classes.");
 }

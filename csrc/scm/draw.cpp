@@ -65,7 +65,7 @@ SETTX_CALL int64_t draw_mechanisms(const Dataset& d, int64_t parameter_offset, c
     count_parents(d.edges_from(0), d.V(), d.n, num_parents, team.number, team.size);
     for (int32_t v = team.number; v < d.n; v += team.size) {
         scratch.mechanisms[v] = draw_mechanism(d.prior, d.seed, d.index, v, num_parents[v]);
-        scratch.own_offset[v] = d.t.num_parameters > 0 ? num_parameters(scratch.mechanisms[v]) : 0;
+        scratch.own_offset[v] = d.t.num_parameters > 0 ? num_parameters(scratch.mechanisms[v], d.seed) : 0;
     }
     team.meet();
     int64_t own_parameters = 0;
@@ -283,6 +283,9 @@ SETTX_CALL void draw_model(const Prior& prior, uint64_t seed, int64_t parameter_
     intervene_everywhere(d, sizes, own_parameters, scratch);
 }
 
+// Of one variable in one version: 0 is the dataset's own, k + 1 is for environment k alone, if it has one. PRODUCTS: it
+// may be a product, for which kernels that can do without have no registers.
+template <bool PRODUCTS>
 SETTX_CALL void draw_parameters_of(uint64_t seed, const Tables& t, int64_t b, int64_t version, int32_t v,
                                    const DrawScratch& scratch, const Team& team) {
     int64_t offset = scratch.own_offset[v];
@@ -291,8 +294,12 @@ SETTX_CALL void draw_parameters_of(uint64_t seed, const Tables& t, int64_t b, in
         offset = t.mechanism_offset[(b * t.environments + version - 1) * t.variables + v];
         if (offset == own) return;
     }
-    draw_parameters(scratch.mechanisms[v], seed, address(t.index[b], uint32_t(version), v, FOR_PARAMETERS),
-                    t.parameters + offset, team);
+    const MechanismDraw& m = scratch.mechanisms[v];
+    const Address at = address(t.index[b], uint32_t(version), v, FOR_PARAMETERS);
+    if (PRODUCTS && m.mechanism->kind == FACTORS)
+        draw_factors(m, seed, at, t.parameters + offset, team);
+    else
+        draw_parameters(m, seed, at, t.parameters + offset, team);
 }
 
 #ifndef SETTX_KERNEL  // on a CPU alone
@@ -304,7 +311,7 @@ SETTX_CALL int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, 
     count_parents(adjacency, V, sizes.variables, scratch);
     int64_t count = 0;
     for (int32_t v = 0; v < sizes.variables; ++v)
-        count += num_parameters(draw_mechanism(prior, seed, index, v, scratch[v]));
+        count += num_parameters(draw_mechanism(prior, seed, index, v, scratch[v]), seed);
     // Environments that may renew mechanisms get room for all of them.
     return (1 + copies_up_to(prior, sizes, sizes.sources + sizes.targets - 1)) * count;
 }
@@ -315,7 +322,7 @@ SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t paramete
     draw_model(prior, seed, parameter_offset, t, b, scratch, {});
     if (t.num_parameters == 0) return;
     for (int64_t version = 0; version <= t.num_environments[b]; ++version)
-        for (int32_t v = 0; v < t.num_variables[b]; ++v) draw_parameters_of(seed, t, b, version, v, scratch, {});
+        for (int32_t v = 0; v < t.num_variables[b]; ++v) draw_parameters_of<true>(seed, t, b, version, v, scratch, {});
 }
 #endif
 

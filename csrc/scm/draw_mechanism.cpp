@@ -78,6 +78,16 @@ SETTX_CALL void draw_categories(const MechanismDraw& d, float* out, Address at, 
     normals(out, d.width, 1.0f, &at, seed, team);
 }
 
+// Logarithms of widths are normal, values and centres too.
+SETTX_CALL void draw_clusters(const MechanismDraw& d, float* out, Address at, uint64_t seed, const Team& team) {
+    if (team.leads()) out[0] = float(d.width);
+    float *const widths = out + 1, *const precisions = widths + d.width;
+    normals(widths, d.width, d.parameter, &at, seed, team);
+    normals(precisions + d.width, d.width * (1 + d.num_parents), 1.0f, &at, seed, team);
+    team.meet();
+    for (int32_t k = team.number; k < d.width; k += team.size) precisions[k] = 0.5f * exp(-2.0f * widths[k]);
+}
+
 // A function's header: its code, and what is drawn for it.
 SETTX_CALL float header_of(int32_t function, Address at, uint64_t seed) {
     return float(function) + (is_drawn(function) ? float(words_at(at, seed).w0 >> 16) / 65536.0f : 0.0f);
@@ -90,28 +100,29 @@ SETTX_CALL uint32_t word_of_choice(const Prior& prior, uint64_t seed, int64_t in
     return unit(common.w0) < prior.same_mechanism ? common.w1 : own;
 }
 
-}  // namespace
+// Numbers of a mechanism, by three blocks of random words.
+constexpr uint32_t CHOICE_BLOCKS = 3;
 
-SETTX_CALL MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, int32_t v,
-                                        int32_t num_parents) {
-    const bool is_linear = prior.num_mechanisms == 1 && prior.mechanisms[0].kind == LINEAR;
-    if (is_linear) return {prior.mechanisms, num_parents, 0, 0, 0.0f, 0.0f};  // nothing to draw
-    Address at = address(index, 0, v, FOR_MECHANISM);
-    const Words w = words_at(at, seed);
-    const Mechanism* m = prior.mechanisms + pick(word_of_choice(prior, seed, index, w.w0), prior.num_mechanisms);
+SETTX_CALL MechanismDraw draw_choices(const Mechanism* m, int32_t num_parents, Words w, Address at, uint64_t seed) {
+    const Address first = at;
     const int32_t function = m->num_functions > 0 ? m->functions[pick(w.w3, m->num_functions)] : 0;
-    at.block = 2;
+    at.block = first.block + 2;
     const float header = header_of(function, at, seed);
-    at.block = 1;
-    return {m,
-            num_parents,
-            pick(w.w1, m->width),
-            pick(w.w2, m->depth),
-            header,
-            draw_number(m->parameter, words_at(at, seed))};
+    at.block = first.block + 1;
+    const float parameter = draw_number(m->parameter, words_at(at, seed));
+    return {m, num_parents, pick(w.w1, m->width), pick(w.w2, m->depth), header, parameter, first};
 }
 
-SETTX_CALL int64_t num_parameters(const MechanismDraw& d) {
+// Factor i of a product.
+SETTX_CALL MechanismDraw draw_factor(const MechanismDraw& d, int32_t i, uint64_t seed) {
+    Address at = d.at;
+    at.block += uint32_t(i + 1) * CHOICE_BLOCKS;
+    const Words w = words_at(at, seed);
+    return draw_choices(d.mechanism->factors + pick(w.w0, d.mechanism->num_factors), d.num_parents, w, at, seed);
+}
+
+// Of whatever is not a product.
+SETTX_CALL int64_t own_size(const MechanismDraw& d) {
     if (d.mechanism->kind == CATEGORIES) return categories_size(d.width);
     if (d.num_parents == 0) return 0;
     switch (d.mechanism->kind) {
@@ -122,6 +133,8 @@ SETTX_CALL int64_t num_parameters(const MechanismDraw& d) {
             return quadratic_size(d.num_parents);
         case TREES:
             return TREES_HEADER + d.width * tree_size(d.depth);
+        case CLUSTERS:
+            return clusters_size(d.num_parents, d.width);
         case ADDITIVE_SUM:
         case PRODUCT:
         case POST_NONLINEAR:
@@ -131,8 +144,30 @@ SETTX_CALL int64_t num_parameters(const MechanismDraw& d) {
     }
 }
 
+constexpr uint32_t BLOCKS_OF_FACTOR = 1u << 28;  // more than the parameters of any take
+
+}  // namespace
+
+SETTX_CALL MechanismDraw draw_mechanism(const Prior& prior, uint64_t seed, int64_t index, int32_t v,
+                                        int32_t num_parents) {
+    const bool is_linear = prior.num_mechanisms == 1 && prior.mechanisms[0].kind == LINEAR;
+    if (is_linear) return {prior.mechanisms, num_parents, 0, 0, 0.0f, 0.0f, {}};  // nothing to draw
+    const Address at = address(index, 0, v, FOR_MECHANISM);
+    const Words w = words_at(at, seed);
+    const Mechanism* m = prior.mechanisms + pick(word_of_choice(prior, seed, index, w.w0), prior.num_mechanisms);
+    return draw_choices(m, num_parents, w, at, seed);
+}
+
+SETTX_CALL int64_t num_parameters(const MechanismDraw& d, uint64_t seed) {
+    if (d.mechanism->kind != FACTORS) return own_size(d);
+    if (d.num_parents == 0) return 0;
+    int64_t count = 0;
+    for (int32_t i = 0; i < d.width; ++i) count += FACTOR_HEADER + own_size(draw_factor(d, i, seed));
+    return count;
+}
+
 SETTX_CALL void draw_parameters(const MechanismDraw& d, uint64_t seed, Address at, float* out, const Team& team) {
-    const int64_t size = num_parameters(d);
+    const int64_t size = own_size(d);
     if (size == 0) return;
     switch (d.mechanism->kind) {
         case MLP:
@@ -143,11 +178,24 @@ SETTX_CALL void draw_parameters(const MechanismDraw& d, uint64_t seed, Address a
             return draw_trees(d, out, at, seed, team);
         case CATEGORIES:
             return draw_categories(d, out, at, seed, team);
+        case CLUSTERS:
+            return draw_clusters(d, out, at, seed, team);
         case QUADRATIC:
             normals(out, size, d.parameter / sqrt(float(size)), &at, seed, team);
             return;
         default:
             if (team.leads()) *out = d.function;
+    }
+}
+
+SETTX_CALL void draw_factors(const MechanismDraw& d, uint64_t seed, Address at, float* out, const Team& team) {
+    if (d.num_parents == 0) return;
+    for (int32_t i = 0; i < d.width; ++i, at.block += BLOCKS_OF_FACTOR) {
+        const MechanismDraw factor = draw_factor(d, i, seed);
+        const int64_t size = own_size(factor);
+        if (team.leads()) out[0] = float(factor.mechanism->kind), out[1] = i + 1 < d.width ? float(size) : -1.0f;
+        draw_parameters(factor, seed, at, out + FACTOR_HEADER, team);
+        out += FACTOR_HEADER + size;
     }
 }
 

@@ -26,8 +26,8 @@ struct Lane {
     SETTX_METHOD int64_t row(int r) const { return first_row(t, rows, item) + row_of_lane(number, r); }
 };
 
-// Draws all variables of some rows.
-template <class Memory>
+// Draws all variables of some rows. PRODUCTS: some may be products.
+template <bool PRODUCTS, class Memory>
 SETTX_FN void draw_rows(const Lane& lane, const Memory& values, int32_t attempt, RowSet which) {
     for (int64_t position = 0; position < lane.num_variables(); ++position) {
         const int64_t v = lane.t.order[lane.item.dataset * lane.t.variables + position];
@@ -36,7 +36,7 @@ SETTX_FN void draw_rows(const Lane& lane, const Memory& values, int32_t attempt,
         const auto noise = [&] {
             return draw_noise(variable.noise_kind, variable.noise_parameters, at, lane.rows.seed);
         };
-        values.store(v, evaluate_variable<QUAD>(variable, values, lane.hidden, noise), which);
+        values.store(v, evaluate_variable<QUAD, PRODUCTS>(variable, values, lane.hidden, noise), which);
     }
 }
 
@@ -66,14 +66,14 @@ SETTX_FN RowSet rows_of_attempt(const Lane& lane, RowSet pending, int32_t attemp
 }
 
 // Draws rows; where they are selected, until each is accepted or is of the attempt that is given.
-template <class Memory>
+template <bool PRODUCTS, class Memory>
 SETTX_FN void draw_all_rows(const Lane& lane, const Memory& values) {
     const bool selective = is_selective(lane), given = selective && lane.rows.attempt_given;
     RowSet pending = rows_of_lane(lane.item, lane.number);
     for (int32_t attempt = 0; pending != 0; ++attempt) {
         RowSet taken = given ? rows_of_attempt(lane, pending, attempt) : pending;
         if (taken == 0) continue;
-        draw_rows(lane, values, attempt, taken);
+        draw_rows<PRODUCTS>(lane, values, attempt, taken);
         if (selective && !given && attempt < MOST_ATTEMPTS) taken &= accepted_rows(lane, values, attempt);
         for (int r = 0; r < QUAD && selective; ++r)
             if (has_row(taken, r)) lane.rows.attempt[lane.row(r)] = int16_t(attempt);
@@ -114,12 +114,12 @@ SETTX_FN void observe_rows(const Lane& lane, const Memory& values) {
 }
 
 // All that is seen of the lane's rows, into `values`. hidden: of its block.
-template <class Memory>
+template <bool PRODUCTS, class Memory>
 SETTX_FN void evaluate_lane(const Tables& t, const Rows& rows, const EdgeList& list, const Plan& plan, const Item& item,
                             int32_t number, const Memory& values, float* hidden) {
     if (row_of_lane(number, 0) >= item.count) return;
     const Lane lane{t, rows, item, list, number, {hidden + number, plan.rows, plan.threads}};
-    draw_all_rows(lane, values);
+    draw_all_rows<PRODUCTS>(lane, values);
     if (rows.is_observed) observe_rows(lane, values);
 }
 

@@ -180,7 +180,7 @@ template <int N, class Model>
 SETTX_FN void evaluate_step(const Model& m, int32_t position, const TileRows<N>& values) {
     const uint32_t place = m.steps[position].place();
     const auto noise = [&] { return values.load(place); };
-    values.store(place, evaluate_variable<N>(step_of(m, position), values, NoHiddenUnits<N>{}, noise));
+    values.store(place, evaluate_variable<N, false>(step_of(m, position), values, NoHiddenUnits<N>{}, noise));
 }
 
 // ---- What the threads of a block write together ---------------------------------------------------------------------

@@ -261,6 +261,47 @@ SETTX_FN RowsOf<N> add_trees(RowsOf<N> x, const Which& v, const Memory& values) 
     return x;
 }
 
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> score_cluster(const Which& v, const Memory& values, const Clusters& clusters, int32_t k) {
+    const float* centre = clusters.centres + k * v.num_parents;
+    RowsOf<N> distance = all_rows<N>(0.0f);
+#ifdef __CUDACC__
+#pragma unroll 1
+#endif
+    for (int32_t i = 0; i < v.num_parents; ++i) {
+        const RowsOf<N> z = weighted_parent<N>(v, values, i);
+        distance = each_row<N>([&](int r) {
+            const float apart = z.row[r] - centre[i];
+            return fma(apart, apart, distance.row[r]);
+        });
+    }
+    return each_row<N>([&](int r) { return clusters.score(k, distance.row[r]); });
+}
+
+// Scores are computed once for the best of them and once more for what is made of them: there is nowhere to keep them.
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> add_clusters(RowsOf<N> x, const Which& v, const Memory& values) {
+    const Clusters clusters(v.parameters);
+    RowsOf<N> best = all_rows<N>(0.0f), total = best, sum = best;
+#ifdef __CUDACC__
+#pragma unroll 1
+#endif
+    for (int32_t step = 0; step < 2 * clusters.number; ++step) {
+        const bool is_best_known = step >= clusters.number;
+        const int32_t k = is_best_known ? step - clusters.number : step;
+        const RowsOf<N> score = score_cluster<N>(v, values, clusters, k);
+        if (!is_best_known) {
+            best = each_row<N>(
+                [&](int r) { return step > 0 && !(score.row[r] > best.row[r]) ? best.row[r] : score.row[r]; });
+            continue;
+        }
+        const RowsOf<N> likely = each_row<N>([&](int r) { return exp(score.row[r] - best.row[r]); });
+        total = each_row<N>([&](int r) { return total.row[r] + likely.row[r]; });
+        sum = add_scaled(sum, likely, clusters.values[k]);
+    }
+    return each_row<N>([&](int r) { return x.row[r] + sum.row[r] / total.row[r]; });
+}
+
 // The value of the level that x falls into.
 template <int N, class Which>
 SETTX_FN RowsOf<N> categorised(RowsOf<N> x, const Which& v) {
@@ -271,8 +312,9 @@ SETTX_FN RowsOf<N> categorised(RowsOf<N> x, const Which& v) {
     return each_row<N>([&](int r) { return v.parameters[1 + cuts + level[r]]; });
 }
 
+// x + f(z), f no product
 template <int N, class Which, class Memory, class Hidden>
-SETTX_FN RowsOf<N> add_mechanism(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
+SETTX_FN RowsOf<N> add_effect(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
     switch (v.mechanism) {
         case MLP:
         case FOURIER:
@@ -284,16 +326,37 @@ SETTX_FN RowsOf<N> add_mechanism(RowsOf<N> x, const Which& v, const Memory& valu
             return add_quadratic(x, v, values);
         case TREES:
             return add_trees(x, v, values);
+        case CLUSTERS:
+            return add_clusters(x, v, values);
         default:
             return add_parents(x, v, values);
     }
 }
 
-// The variable's value in some rows; noise(): what is drawn for them.
-template <int N, class Which, class Memory, class Hidden, class Noise>
+// bias + Π of the factors
+template <int N, class Which, class Memory, class Hidden>
+SETTX_FN RowsOf<N> multiply_factors(const Which& v, const Memory& values, const Hidden& hidden) {
+    RowsOf<N> product = all_rows<N>(1.0f);
+    Which part = v;
+    for (const float* at = v.parameters;; at = next_factor(at)) {
+        part.mechanism = factor_kind(at);
+        part.parameters = at + FACTOR_HEADER;
+        const RowsOf<N> factor = add_effect(all_rows<N>(0.0f), part, values, hidden);
+        product = each_row<N>([&](int r) { return product.row[r] * factor.row[r]; });
+        if (is_last_factor(at)) break;
+    }
+    return each_row<N>([&](int r) { return v.bias + product.row[r]; });
+}
+
+// The variable's value in some rows; noise(): what is drawn for them. PRODUCTS: it may be a product, whose factors are
+// all mechanisms once more, for which kernels that can do without have no registers.
+template <int N, bool PRODUCTS, class Which, class Memory, class Hidden, class Noise>
 SETTX_FN RowsOf<N> evaluate_variable(const Which& v, const Memory& values, const Hidden& hidden, const Noise& noise) {
     RowsOf<N> x = all_rows<N>(v.bias);
-    if (v.num_parents > 0) x = add_mechanism(x, v, values, hidden);
+    if (PRODUCTS && v.mechanism == FACTORS && v.num_parents > 0)
+        x = multiply_factors<N>(v, values, hidden);
+    else if (v.num_parents > 0)
+        x = add_effect(x, v, values, hidden);
     if (v.noise_scale != 0.0f) x = add_noise(x, v, values, noise());
     if (v.mechanism == POST_NONLINEAR && v.num_parents > 0)
         with_function(v.parameters[0], [&](auto g) { x = each_row<N>([&](int r) { return g(x.row[r]); }); });

@@ -59,12 +59,14 @@ SETTX_KERNEL void draw_datasets(Prior prior, Number seed, Number first_index, co
 }
 
 // A block for every variable of every dataset, in every version.
+template <bool PRODUCTS>
 SETTX_KERNEL void draw_all_parameters(Number seed, Tables t, int64_t versions, char* scratch) {
     const SETTX_PATH::Team team{thread_number(), num_threads()};
     for (int64_t i = block_number(); i < t.datasets * versions * t.variables; i += num_blocks()) {
         const int64_t v = i % t.variables, version = i / t.variables % versions, b = i / t.variables / versions;
         if (v >= t.num_variables[b] || version > t.num_environments[b]) continue;
-        SETTX_PATH::draw_parameters_of(seed.get(), t, b, version, int32_t(v), scratch_of(t, b, scratch), team);
+        SETTX_PATH::draw_parameters_of<PRODUCTS>(seed.get(), t, b, version, int32_t(v), scratch_of(t, b, scratch),
+                                                 team);
         team.meet();
     }
 }
@@ -93,6 +95,7 @@ SETTX_THREAD ItemWalk items_of_block(const Plan& plan) {
     return {plan, uint32_t(block_number()), uint32_t(num_blocks())};
 }
 
+template <bool PRODUCTS>
 SETTX_KERNEL void SETTX_BOUNDS(MOST_LANES, 4)
     evaluate_in_tiles(Tables t, Rows given, Plan plan, int32_t* lists, float* hidden) {
     const Rows rows = with_seed(given);
@@ -103,7 +106,7 @@ SETTX_KERNEL void SETTX_BOUNDS(MOST_LANES, 4)
         Item item;
         if (!find_item(t, rows, plan.rows, walk.dataset, walk.number, &item)) continue;
         const EdgeList list = edge_list(t, item.dataset, lists);
-        evaluate_lane(t, rows, list, plan, item, lane, tile_of_lane(tile, plan, lane), hidden);
+        evaluate_lane<PRODUCTS>(t, rows, list, plan, item, lane, tile_of_lane(tile, plan, lane), hidden);
         write_environment(t, rows, item, lane, plan.threads);
         wait_for_block();
         write_tile(t, rows, plan, item, lane, tile);
@@ -111,6 +114,7 @@ SETTX_KERNEL void SETTX_BOUNDS(MOST_LANES, 4)
     }
 }
 
+template <bool PRODUCTS>
 SETTX_KERNEL void SETTX_BOUNDS(MOST_LANES)
     evaluate_in_place(Tables t, Rows given, Plan plan, int32_t* lists, float* hidden) {
     const Rows rows = with_seed(given);
@@ -120,7 +124,7 @@ SETTX_KERNEL void SETTX_BOUNDS(MOST_LANES)
         Item item;
         if (!find_item(t, rows, plan.rows, walk.dataset, walk.number, &item)) continue;
         const LaneMemory values = output_of_lane(t, rows, item, lane);
-        evaluate_lane(t, rows, edge_list(t, item.dataset, lists), plan, item, lane, values, hidden);
+        evaluate_lane<PRODUCTS>(t, rows, edge_list(t, item.dataset, lists), plan, item, lane, values, hidden);
         write_missing_variables(t, item, values);
         write_environment(t, rows, item, lane, plan.threads);
     }
@@ -330,7 +334,7 @@ void draw_on(const Device& device, const Draw& what, const Tables& t, void* memo
            what.seed, what.first_index, what.parameter_offset, t, scratch);
     if (t.num_parameters == 0) return;
     const int64_t versions = what.renews_mechanisms ? t.environments + 1 : 1;
-    launch(device, "draw_all_parameters", draw_all_parameters,
+    launch(device, "draw_all_parameters", what.has_products ? draw_all_parameters<true> : draw_all_parameters<false>,
            blocks_of(device, t.datasets * versions * t.variables, PARAMETER_THREADS), what.seed, t, versions, scratch);
 }
 
@@ -353,6 +357,13 @@ void evaluate_in_phases_on(const Device& device, const Plan& plan, const Tables&
            share_writing(t.variables, plan.threads, in_fours), lists);
 }
 
+using LanesKernel = void (*)(Tables, Rows, Plan, int32_t*, float*);
+
+LanesKernel lanes_kernel_of(const Plan& plan) {
+    if (plan.has_products) return plan.way == IN_PLACE ? evaluate_in_place<true> : evaluate_in_tiles<true>;
+    return plan.way == IN_PLACE ? evaluate_in_place<false> : evaluate_in_tiles<false>;
+}
+
 void evaluate_on(const Device& device, const Plan& plan, const Tables& t, const Evaluation& what, void* memory) {
     const Rows& rows = what.rows;
     Pieces pieces(memory);
@@ -365,8 +376,7 @@ void evaluate_on(const Device& device, const Plan& plan, const Tables& t, const 
         evaluate_in_phases_on(device, plan, t, rows, scratch.lists);
     } else {
         const Grid grid = blocks_of(device, plan.blocks, plan.threads, plan.shared_bytes);
-        launch(device, "evaluate", plan.way == IN_PLACE ? evaluate_in_place : evaluate_in_tiles, grid, t, rows, plan,
-               scratch.lists, scratch.hidden);
+        launch(device, "evaluate", lanes_kernel_of(plan), grid, t, rows, plan, scratch.lists, scratch.hidden);
         if (rows.noise != nullptr)
             launch(device, "write_noises", write_noises, {grid.blocks, grid.threads, 0}, t, rows, plan);
     }

@@ -10,7 +10,7 @@ namespace settx::scm {
 struct Traits {
     bool all_linear, all_gaussian;  // mechanisms, noise
     int32_t deep_width;             // units of the widest network with several hidden layers, or 0
-    bool rejects_rows;
+    bool rejects_rows, has_products;
 };
 
 enum Way : int32_t {
@@ -33,7 +33,7 @@ struct Plan : Shape {
     int64_t hidden;  // numbers in far memory that a row needs for the hidden layers of its networks
     int64_t shared_bytes;
     int32_t most_edges, deep_width;
-    bool all_gaussian;
+    bool all_gaussian, has_products;
 
     SETTX_METHOD bool in_phases() const { return way < IN_TILES; }
     SETTX_METHOD int32_t rows_per_item() const { return rows * tiles; }
@@ -119,7 +119,7 @@ inline Shape lane_shape(const Tables& t, int64_t rows, const DeviceLimits& limit
 inline bool suits(const Tables& t, const Shape& shape, const Traits& traits, const DeviceLimits& limits) {
     if (shared_bytes_of(t, shape, traits.deep_width) > limits.shared_per_block) return false;
     if (shape.way >= IN_TILES) return true;
-    if (traits.rejects_rows || t.variables > MOST_VARIABLES_IN_PHASES) return false;
+    if (traits.rejects_rows || traits.has_products || t.variables > MOST_VARIABLES_IN_PHASES) return false;
     if (shape.way == LINEAR_PHASES) return traits.all_linear;
     return traits.deep_width <= (shape.way == DEEP_PHASES ? DEEP_UNITS : 0);
 }
@@ -142,7 +142,15 @@ inline Shape choose_shape(const Tables& t, int64_t rows, const Traits& traits, c
 
 inline Plan make_plan(const Tables& t, int64_t rows, const Traits& traits, const Shape& shape) {
     const int64_t K = t.environments;
-    Plan plan{shape, 0, 0, 0, 0, int32_t(most_edges_of(t.variables)), traits.deep_width, traits.all_gaussian};
+    Plan plan{shape,
+              0,
+              0,
+              0,
+              0,
+              int32_t(most_edges_of(t.variables)),
+              traits.deep_width,
+              traits.all_gaussian,
+              traits.has_products};
     plan.shared_bytes = shared_bytes_of(t, shape, traits.deep_width);
     plan.items = rows / plan.rows_per_item() + (K < rows ? K : rows);
     plan.blocks = t.datasets * plan.items;

@@ -115,6 +115,28 @@ void standardise(const Columns& c, bool may_miss, float clip, float* scratch) {
     c.change([&](float x, int64_t v) { return canonical(settx::scm::clamp(x * scale[v], -clip, clip)); });
 }
 
+float whole(float t) {
+    return (t + 12582912.0f) - 12582912.0f;
+}
+
+template <class Use>
+void with_view(int64_t function, const Use& use) {
+    switch (function) {
+        case SIZE:
+            return use([](float t) { return settx::scm::abs(t); });
+        case SQUARED:
+            return use([](float t) { return t * t; });
+        case POSITIVE:
+            return use([](float t) { return t > 0.0f ? t : 0.0f; });
+        case ABOVE:
+            return use([](float t) { return t > 0.0f ? 1.0f : 0.0f; });
+        case REMAINDER:
+            return use([](float t) { return t - whole(t); });
+        case WHOLE:
+            return use(whole);
+    }
+}
+
 }  // namespace
 
 void survey(const Drawn& d, float* low, float* high, bool* is_finite, int num_threads) {
@@ -148,6 +170,23 @@ void show(const Drawn& d, const int64_t* columns, const int64_t* count, int64_t 
         if (clip > 0.0f && width > 0)
             standardise({d.rows, d.train_size, C, width, out}, d.is_missing != nullptr, clip,
                         scratch[size_t(thread)].data());
+    });
+}
+
+void view(const View& w, const float* u, float* X, bool* is_missing, int num_threads) {
+    const int64_t C = w.columns;
+    for_each_stripe(w.datasets, C, num_threads, [&](int, const Stripe& s) {
+        for (int64_t v = s.first; v < s.first + s.width; ++v) {
+            const float slope = w.slope[s.dataset * C + v], shift = w.shift[s.dataset * C + v];
+            const int64_t first = s.dataset * w.rows * C + v, last = first + w.rows * C;
+            with_view(w.function[s.dataset * C + v], [&](auto function) {
+                for (int64_t i = first; i < last; i += C) {
+                    const float t = u[i] * slope + shift;
+                    X[i] = is_number(t) ? function(t) : from_bits(NAN_BITS);
+                }
+            });
+            for (int64_t i = first; i < last && is_missing != nullptr; i += C) is_missing[i] = !is_number(X[i]);
+        }
     });
 }
 

@@ -20,6 +20,16 @@ void survey(const Drawn&, float* low, float* high, bool* is_finite, int num_thre
 // within ±clip. clip 0: as they are.
 void show(const Drawn&, const int64_t* columns, const int64_t* count, int64_t C, float clip, float* X, int num_threads);
 
+// X (B, R, C), columns as they are, replaced wherever function (B, C) is not 0 by that function of slope · u + shift
+// (B, C), u (B, R, C) the same columns standardised. is_missing (B, R, C): which are NaN; or null.
+struct View {
+    int64_t datasets, rows, columns;
+    const int64_t* function;  // ViewFunction
+    const float *slope, *shift;
+};
+enum ViewFunction : int64_t { AS_IT_IS = 0, SIZE = 1, SQUARED = 2, POSITIVE = 3, ABOVE = 4, REMAINDER = 5, WHOLE = 6 };
+void view(const View&, const float* u, float* X, bool* is_missing, int num_threads);
+
 // The class of every row: how many of the sorted cuts (B, L) lie below x (B, R). counts (B, L + 1, 2), zeroed: rows of
 // a class to learn from and others.
 struct Cut {

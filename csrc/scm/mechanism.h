@@ -14,7 +14,9 @@ enum MechanismKind : int64_t {
     QUADRATIC = 5,       // Σ z + Σ_{p ≤ q} c_pq z_p z_q
     TREES = 6,           // Σ over trees of the leaf that z falls into
     POST_NONLINEAR = 7,  // x = g(bias + Σ z + noise)
-    CATEGORIES = 8       // x = the value of the level that bias + Σ z + noise falls into, without parents too
+    CATEGORIES = 8,      // x = the value of the level that bias + Σ z + noise falls into, without parents too
+    CLUSTERS = 9,        // Σ over clusters of how likely z is theirs, times a value of theirs
+    FACTORS = 10         // Π of several of the above
 };
 
 enum Function : int32_t {
@@ -184,6 +186,44 @@ SETTX_FN int64_t tree_size(int64_t depth) {
 // many thresholds lie below.
 SETTX_FN int64_t categories_size(int64_t levels) {
     return 2 * levels;
+}
+
+// CLUSTERS: how many; log s, ½/s² and the value of every one; centres (clusters, parents).
+SETTX_FN int64_t clusters_size(int64_t parents, int64_t clusters) {
+    return 1 + clusters * (3 + parents);
+}
+
+struct Clusters {
+    int32_t number;
+    const float *log_widths, *precisions, *values, *centres;
+
+    SETTX_METHOD explicit Clusters(const float* parameters)
+        : number(int32_t(parameters[0])),
+          log_widths(parameters + 1),
+          precisions(log_widths + number),
+          values(precisions + number),
+          centres(values + number) {}
+    // Of cluster k, from how far z is from its centre: log of how likely it is, but for what all clusters share.
+    SETTX_METHOD float score(int32_t k, float squared_distance) const {
+        return fma(-precisions[k], squared_distance, -log_widths[k]);
+    }
+};
+
+constexpr int32_t MOST_CLUSTERS = 64;
+
+// FACTORS: of every one its kind, how many parameters it has, −1 for the last, and these.
+constexpr int FACTOR_HEADER = 2;
+
+SETTX_FN int32_t factor_kind(const float* factor) {
+    return int32_t(factor[0]);
+}
+
+SETTX_FN bool is_last_factor(const float* factor) {
+    return factor[1] < 0.0f;
+}
+
+SETTX_FN const float* next_factor(const float* factor) {
+    return factor + FACTOR_HEADER + int32_t(factor[1]);
 }
 
 }  // namespace settx::scm

@@ -26,6 +26,7 @@ struct MechanismDraw {
     int32_t num_parents, width, depth;
     float function;  // its header: see with_function
     float parameter;
+    Address at;  // of what was drawn for it
 };
 
 // What a team notes of a dataset, in `draw_scratch_bytes` of memory.
@@ -45,12 +46,9 @@ SETTX_CALL int64_t draw_graph(const Prior&, uint64_t seed, int64_t index, int64_
                               int32_t* scratch);
 SETTX_CALL void draw_dataset(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b,
                              void* scratch);
-// Everything but the parameters of mechanisms; and these, of one variable in one version: 0 is the dataset's own, k + 1
-// is for environment k alone, if it has one.
+// Everything but the parameters of mechanisms, which are the business of `draw_parameters_of`.
 SETTX_CALL void draw_model(const Prior&, uint64_t seed, int64_t parameter_offset, const Tables&, int64_t b,
                            const DrawScratch&, const Team&);
-SETTX_CALL void draw_parameters_of(uint64_t seed, const Tables&, int64_t b, int64_t version, int32_t v,
-                                   const DrawScratch&, const Team&);
 void evaluate_segment(const Tables&, const Rows&, const Segment&, const Parents&, float* scratch);
 int64_t scratch_floats(int64_t V, int64_t num_edges, int64_t max_hidden);
 void add_columns(const Tables&, const Rows&, int64_t b, int64_t first, int64_t last, Sums*);
@@ -64,8 +62,10 @@ SETTX_CALL void draw_structure(const Graph&, uint64_t seed, int64_t index, int32
 struct Dataset;
 SETTX_CALL void move_mechanisms(const Dataset&, int64_t sources, int64_t environments);  // as `Prior::shifts` asks
 SETTX_CALL MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t index, int32_t v, int32_t num_parents);
-SETTX_CALL int64_t num_parameters(const MechanismDraw&);
+SETTX_CALL int64_t num_parameters(const MechanismDraw&, uint64_t seed);
+// Of what is no product, and of a product.
 SETTX_CALL void draw_parameters(const MechanismDraw&, uint64_t seed, Address at, float* out, const Team&);
+SETTX_CALL void draw_factors(const MechanismDraw&, uint64_t seed, Address at, float* out, const Team&);
 
 // x (count,) += scale · noise of the rows whose counters start at the address, count a multiple of BLOCK; parameters
 // may be null if the kind has none.

@@ -9,7 +9,7 @@
 namespace settx::scm {
 
 // Of every variable while a dataset is drawn, beside the numbers that `members` of a team work with.
-constexpr int64_t DRAW_NOTE_BYTES = 40;
+constexpr int64_t DRAW_NOTE_BYTES = 56;
 
 SETTX_FN int64_t draw_scratch_bytes(int64_t V, int64_t members) {
     return V * (DRAW_NOTE_BYTES + 4 * (members > 2 ? members + members % 2 : 2));

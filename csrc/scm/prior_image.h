@@ -29,6 +29,9 @@ class PriorImage {
         });
         p.mechanisms = add(p.mechanisms, p.num_mechanisms, [&](Mechanism& mechanism) {
             mechanism.functions = copy(mechanism.functions, mechanism.num_functions);
+            mechanism.factors = add(mechanism.factors, mechanism.num_factors, [&](Mechanism& factor) {
+                factor.functions = copy(factor.functions, factor.num_functions);
+            });
         });
         const auto named_variables = [&](auto& item) {
             if (item.variables != nullptr) item.variables = copy(item.variables, item.num_variables);

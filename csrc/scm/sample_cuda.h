@@ -21,6 +21,7 @@ struct Draw {
     Number seed, first_index;
     const int64_t* parameter_offset;  // (B,) or null, where no mechanism has parameters
     bool renews_mechanisms;           // in some environment
+    bool has_products;                // among its mechanisms
     void* memory;                     // of all tables: it is blanked
     int64_t bytes;
 };
@@ -39,6 +40,12 @@ inline bool renews_mechanisms(const Prior& prior) {
         found |= prior.source_interventions[i].kind == NEW_MECHANISM;
     for (int32_t i = 0; i < prior.num_target_interventions; ++i)
         found |= prior.target_interventions[i].kind == NEW_MECHANISM;
+    return found;
+}
+
+inline bool has_products(const Prior& prior) {
+    bool found = false;
+    for (int32_t i = 0; i < prior.num_mechanisms; ++i) found |= prior.mechanisms[i].kind == FACTORS;
     return found;
 }
 

@@ -169,10 +169,11 @@ int32_t deep_width_of(const Tables& t) {
 }
 
 Traits traits_of(const Tables& t, const Rows& rows) {
-    Traits traits{true, true, deep_width_of(t), rows.is_observed && rows.attempt != nullptr};
+    Traits traits{true, true, deep_width_of(t), rows.is_observed && rows.attempt != nullptr, false};
     for (int64_t i = 0; i < t.datasets * t.variables; ++i) {
         if (i % t.variables >= t.num_variables[i / t.variables]) continue;
         traits.all_linear &= t.mechanism[i] == LINEAR;
+        traits.has_products |= t.mechanism[i] == FACTORS;
         traits.all_gaussian &= t.noise_kind[i] == GAUSSIAN;
     }
     return traits;
@@ -238,8 +239,15 @@ void draw_from_image(const Prior& prior, uint64_t seed, const int64_t* parameter
     std::vector<char> scratch(size_t(scratch_bytes_to_draw(t)));
     const auto first_index = static_cast<uint64_t>(t.index[0]);
     draw_on({H100},
-            {there, {seed, nullptr}, {first_index, nullptr}, parameter_offset, renews_mechanisms(prior), nullptr, 0}, t,
-            scratch.data());
+            {there,
+             {seed, nullptr},
+             {first_index, nullptr},
+             parameter_offset,
+             renews_mechanisms(prior),
+             has_products(prior),
+             nullptr,
+             0},
+            t, scratch.data());
 }
 
 void evaluate_in_shape(const Tables& t, const Rows& rows, const std::string& shape) {

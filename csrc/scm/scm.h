@@ -49,10 +49,12 @@ struct Graph {
 
 struct Mechanism {
     int32_t kind;            // MechanismKind
-    Range width, depth;      // hidden units, trees or categories; layers or levels
-    Distribution parameter;  // Fourier: length scale; quadratic: strength; categories: spread
+    Range width, depth;      // hidden units, trees, categories, clusters or factors; layers or levels
+    Distribution parameter;  // Fourier: length scale; quadratic: strength; categories, clusters: spread
     const int32_t* functions;
-    int32_t num_functions;  // one of them at random
+    int32_t num_functions;     // one of them at random
+    const Mechanism* factors;  // of a product: each is one of these at random
+    int32_t num_factors;
 };
 
 constexpr int NOISE_INPUTS = 3, NOISE_PARAMETERS = 5;

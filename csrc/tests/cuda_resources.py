@@ -21,7 +21,8 @@ MOST_SPILLED = 64
 FEW_SPILLED = 8
 """Bytes that other kernels that evaluate may store: two numbers at most, which they read once or twice a variable."""
 KERNEL = re.compile(
-    rf"Compiling entry function '\w*?(?P<kernel>{NAMES})(?:ILi(?P<rows>\d+)ELi(?P<of>\d+)\w*?WayE(?P<way>\d))?\w*'"
+    rf"Compiling entry function '\w*?(?P<kernel>{NAMES})"
+    r"(?:ILi(?P<rows>\d+)ELi(?P<of>\d+)\w*?WayE(?P<way>\d)|ILb(?P<products>\d)E)?\w*'"
     r" for 'sm_(?P<arch>\d+)'\n.*\n\s+(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
     r"(?P<loads>\d+) bytes spill loads\n.*Used (?P<registers>\d+) registers"
 )
@@ -61,7 +62,9 @@ def _may_spill(m: re.Match[str]) -> bool:
 
 
 def _name(m: re.Match[str]) -> str:
-    return m["kernel"] if m["rows"] is None else f"{m['kernel']} {WAYS[int(m['way'])]} {m['rows']} × {m['of']}"
+    if m["rows"] is None:
+        return f"{m['kernel']} products" if m["products"] == "1" else m["kernel"]
+    return f"{m['kernel']} {WAYS[int(m['way'])]} {m['rows']} × {m['of']}"
 
 
 if __name__ == "__main__":

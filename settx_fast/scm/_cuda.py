@@ -28,7 +28,7 @@ from settx_fast.scm._layout import (
 )
 from settx_fast.scm._native import native, native_prior
 from settx_fast.scm.distributions import Constant
-from settx_fast.scm.mechanisms import MLP, Linear
+from settx_fast.scm.mechanisms import MLP, Linear, Product
 from settx_fast.scm.noises import NOISES, noise_code
 from settx_fast.scm.prior import Prior
 
@@ -141,7 +141,7 @@ Split = tuple[bool, bool, int]
 
 NO_SPLIT: Split = (False, False, -1)
 
-Traits = tuple[bool, bool, int]
+Traits = tuple[bool, bool, int, bool]
 """Whether all mechanisms are linear; whether all noise is Gaussian; units of the widest network of several layers."""
 
 
@@ -192,7 +192,7 @@ def _scratch_bytes(
     sizes: Sizes,
     num_rows: int,
     columns: int,
-    traits: tuple[bool, bool, int, bool],
+    traits: tuple[bool, bool, int, bool, bool],
     number: int,
 ) -> int:
     return ask(sizes, num_rows, columns, traits, number)
@@ -202,13 +202,18 @@ def traits_of(prior: Prior) -> Traits:
     """What the launches of `prior` depend on."""
     all_linear = all(isinstance(mechanism, Linear) for mechanism in prior.mechanisms)
     all_gaussian = all(NOISES[noise_code(noise)] == "gaussian" for noise in prior.noises)
-    return all_linear, all_gaussian, deep_width(prior)
+    return all_linear, all_gaussian, deep_width(prior), has_products(prior)
 
 
 def deep_width(prior: Prior) -> int:
     """Units of the widest network with several hidden layers that `prior` can draw, or 0."""
     deep = [m for m in prior.mechanisms if isinstance(m, MLP) and as_range(m.layers, "layers", 1, 3)[1] > 1]
     return max((as_range(m.hidden, "hidden", 1, 4096)[1] for m in deep), default=0)
+
+
+def has_products(prior: Prior) -> bool:
+    """Whether `prior` can draw products, which kernels in phases have no registers for."""
+    return any(isinstance(mechanism, Product) for mechanism in prior.mechanisms)
 
 
 @lru_cache(maxsize=64)

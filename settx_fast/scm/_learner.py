@@ -14,6 +14,7 @@ from torch import Tensor
 from settx_fast.scm._counters import uniforms
 from settx_fast.scm._cpu import threads
 from settx_fast.scm._learner_rows import DrawnRows, Steps
+from settx_fast.scm._learner_views import drawn_views
 from settx_fast.scm.batch import Batch
 
 LARGEST, SMALLEST = 1e15, 1e-15
@@ -37,15 +38,29 @@ class Learnt(NamedTuple):
 
 
 def learnt(
-    batch: Batch, seed: int, train_size: int, max_classes: int, standardise: bool, num_threads: int | None = None
+    batch: Batch,
+    seed: int,
+    train_size: int,
+    max_classes: int,
+    standardise: bool,
+    num_threads: int | None = None,
+    columns: tuple[int, int] = (1, 1),
 ) -> Learnt:
-    """What a learner is shown of a batch; max_classes 0: numbers to predict."""
+    """What a learner is shown of a batch; max_classes 0: numbers to predict; columns: of a variable."""
     index = batch.index.cpu().numpy()
     steps = _rows(batch, seed, index, train_size).steps(threads(num_threads))
     low, high, is_finite = steps.survey()
     is_tame = is_finite.all(1) & ((low > -LARGEST) & (high < LARGEST) | (low > high)).all(1)
-    order, num_features = _columns(batch, high - low > SMALLEST, seed, index)
-    X = steps.show(order, num_features, standardise)
+    is_feature = _features(batch, high - low > SMALLEST)
+    if columns == (1, 1):
+        order, num_features = _columns(batch, is_feature, seed, index)
+        X = steps.show(order, num_features, standardise)
+    else:
+        views = drawn_views(is_feature, seed, index, columns)
+        seen = steps.view(views).steps(threads(num_threads))
+        low, high, _ = seen.survey()
+        place, num_features = _varying_first(high - low > SMALLEST, views.number)
+        X, order = seen.show(place, num_features, standardise), views.variable.gather(1, place)
     is_target = torch.ones_like(num_features)
     target = steps.show(batch.target_index[:, None], is_target, standardise=not max_classes).squeeze(2)
     if max_classes:
@@ -74,13 +89,24 @@ def _rows(batch: Batch, seed: int, index: np.ndarray, train_size: int) -> DrawnR
     return DrawnRows(batch.values, batch.is_missing, order, train_size)
 
 
-def _columns(batch: Batch, varies: Tensor, seed: int, index: np.ndarray) -> tuple[Tensor, Tensor]:
-    """(B, V − 1) variables in random order, those first that are seen and vary, (B, V); (B,) how many do."""
+def _features(batch: Batch, varies: Tensor) -> Tensor:
+    """(B, V) which variables are columns: those that are seen and vary, (B, V), but for the target."""
     is_target = torch.arange(varies.shape[1], device=varies.device) == batch.target_index[:, None]
-    is_feature = batch.visible_mask & ~is_target & varies
-    key = _draws(batch, seed, index, COLUMNS, varies.shape[1])
+    return batch.visible_mask & ~is_target & varies
+
+
+def _columns(batch: Batch, is_feature: Tensor, seed: int, index: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(B, V − 1) variables in random order, those first that are features, (B, V); (B,) how many are."""
+    is_target = torch.arange(is_feature.shape[1], device=is_feature.device) == batch.target_index[:, None]
+    key = _draws(batch, seed, index, COLUMNS, is_feature.shape[1])
     order = torch.where(is_feature, key, 2.0 + is_target).argsort(dim=1, stable=True)
     return order[:, :-1], is_feature.sum(1)
+
+
+def _varying_first(varies: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C) places of columns, those first that vary, (B, C), among the first count (B,); and how many do."""
+    varies = varies & (torch.arange(varies.shape[1], device=varies.device) < count[:, None])
+    return (~varies).long().argsort(dim=1, stable=True), varies.sum(1)
 
 
 def _draws(batch: Batch, seed: int, index: np.ndarray, purpose: int, count: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from settx_fast.scm._layout import allocate
+from settx_fast.scm._learner_views import Views, seen_by
 from settx_fast.scm._native import native
 
 CLIP = 100.0
@@ -26,6 +27,9 @@ class Steps(Protocol):
 
     def show(self, columns: Tensor, count: Tensor, standardise: bool) -> Tensor:
         """(B, R, C) the columns (B, C), 0 beyond count (B,); standardised: by the rows to learn from, within ±CLIP."""
+
+    def view(self, views: Views) -> DrawnRows:
+        """The columns that `views` makes, rows in the order that they are shown in."""
 
     def classify(self, x: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
         """(B, R) by how many sorted cuts (B, L) x lies, and (B, L + 1, 2) of how many rows: to learn from, others."""
@@ -70,6 +74,15 @@ class NativeSteps:
         native().show(self._drawn, *chosen, clip, X.data_ptr(), self._num_threads)
         return X
 
+    def view(self, views: Views) -> DrawnRows:
+        """As `Steps` says."""
+        X, u = (self.show(views.variable, views.number, standardise) for standardise in (False, True))
+        is_missing = None if self._rows.is_missing is None else allocate(X.device, X.shape, torch.bool)
+        functions = [t.contiguous() for t in views[1:4]]
+        columns = [0 if t is None else t.data_ptr() for t in (u, X, is_missing)]
+        native().view(tuple(X.shape), [t.data_ptr() for t in functions], columns, self._num_threads)
+        return DrawnRows(X, is_missing, None, self._rows.train_size)
+
     def classify(self, x: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
         """As `Steps` says."""
         cuts, classes = cuts.contiguous(), torch.empty(x.shape, dtype=torch.int64)
@@ -109,6 +122,11 @@ class TorchSteps:
             X = standardised(X, self._train_size, self._may_miss)
         is_padding = torch.arange(X.shape[2], device=X.device) >= count[:, None]
         return X.masked_fill_(is_padding[:, None], 0.0)
+
+    def view(self, views: Views) -> DrawnRows:
+        """As `Steps` says."""
+        X = seen_by(views, *(self.show(views.variable, views.number, standardise) for standardise in (False, True)))
+        return DrawnRows(X, X.isnan() if self._may_miss else None, None, self._train_size)
 
     def classify(self, x: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor]:
         """As `Steps` says."""

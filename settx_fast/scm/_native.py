@@ -25,7 +25,7 @@ from settx_fast.scm.graphs import (
     topological_order,
 )
 from settx_fast.scm.interventions import INTERVENTIONS, ODDS, ROLES, Intervention, Shifts
-from settx_fast.scm.mechanisms import Mechanism, mechanism_record
+from settx_fast.scm.mechanisms import Mechanism, Product, as_factors, mechanism_record
 from settx_fast.scm.noises import NOISE_EFFECTS, Noise, noise_code, noise_inputs
 from settx_fast.scm.observation import Observation, observation_record
 from settx_fast.scm.prior import PerVariable, Prior
@@ -149,7 +149,8 @@ def _graph_parameters(graph: Graph) -> tuple[int, tuple[object, ...], int | tupl
 def _mechanism(mechanism: Mechanism) -> dict[str, object]:
     record = mechanism_record(mechanism)
     sizes = {name: as_range(record[name], name, 0, 1 << 30) for name in ("width", "depth")}
-    return record | sizes | {"parameter": _distribution(record["parameter"])}
+    factors = [_mechanism(factor) for factor in as_factors(mechanism)] if isinstance(mechanism, Product) else []
+    return record | sizes | {"parameter": _distribution(record["parameter"]), "factors": factors}
 
 
 def _noise(noise: Noise) -> tuple[int, list[tuple[int, bool, float, float]]]:

@@ -8,16 +8,20 @@ from typing import Literal, get_args
 from settx_fast.scm._fields import as_range, check
 from settx_fast.scm.distributions import Parameter, as_distribution
 
-MECHANISMS = ("linear", "mlp", "fourier", "sum", "product", "quadratic", "trees", "post_nonlinear", "categories")
+MECHANISMS = (
+    "linear", "mlp", "fourier", "sum", "product", "quadratic", "trees", "post_nonlinear", "categories", "clusters",
+    "factors",
+)  # fmt: skip
 """Names of the codes in `Batch.mechanism`, and the layout of their parameters.
 
 linear: none. mlp, fourier: hidden, layers, function; W₁ (hidden, parents in the order of `Batch.order`), b₁ (hidden);
 for every further layer W (hidden, hidden), b (hidden); c (hidden). sum, product, post_nonlinear: function. quadratic:
 the upper triangle of c, row by row. trees: trees, depth; for every tree parent and threshold of every level, then
 2^depth leaves, the first level's answer the highest bit. categories: levels; a threshold for all but one, in any order;
-the value of every level, by how many thresholds lie below. Functions are places in `FUNCTIONS`, with a fraction where
-numbers were drawn: p = 4^(2u − 1), u the fraction; of a warp u are its first 8 bits, and for q the next 8. Without
-parents only categories have parameters.
+the value of every level, by how many thresholds lie below. clusters: clusters; log s, 1/(2s²) and v of every one;
+centres (clusters, parents). factors: of every one its code, how many parameters it has, −1 for the last, and these.
+Functions are places in `FUNCTIONS`, with a fraction where numbers were drawn: p = 4^(2u − 1), u the fraction; of a warp
+u are its first 8 bits, and for q the next 8. Without parents only categories have parameters.
 """
 
 FunctionName = Literal["tanh", "relu", "leaky_relu", "sigmoid", "sine", "identity", "square", "abs", "bump",
@@ -185,7 +189,78 @@ class Categories:
         return f"{self.levels} categories, spread {self.spread}"
 
 
-Mechanism = Linear | MLP | Fourier | Elementwise | Quadratic | Trees | PostNonlinear | Categories
+@dataclass(frozen=True)
+class Clusters:
+    """Soft clusters: f(z) = Σ_k r_k(z)·v_k, r_k how likely z is of cluster k, as the E-step of EM has it.
+
+    r is a softmax of −log s_k − |z − m_k|²/(2s_k²): of `number` clusters (int or range) with centres m_k ~ N(0, 1) in
+    every coordinate, widths s_k = e^(spread·N(0, 1)) and values v_k ~ N(0, 1). Random functions of TabICLv2's prior
+    (Qu et al. 2026, arXiv:2602.11139); EM: Dempster, Laird & Rubin 1977.
+
+    Raises ValueError unless number lies in 2…64 and the spread in [0, 10].
+    """
+
+    number: int | tuple[int, int] = (2, 8)
+    spread: Parameter = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        as_range(self.number, "Clusters.number", 2, 64)
+        object.__setattr__(self, "spread", as_distribution(self.spread, "Clusters.spread", 0, 10))
+
+    def __str__(self) -> str:
+        return f"{self.number} soft clusters, spread {self.spread}"
+
+
+Factor = Linear | MLP | Fourier | Elementwise | Quadratic | Trees | Clusters
+
+
+@dataclass(frozen=True)
+class Product:
+    """f(z) = Π f_i(z): `number` random functions (int or range, 2 to 4), each of one of the mechanisms in `factors`.
+
+    Which one is drawn for every variable and factor, with its sizes and parameters. Products of random functions are
+    in TabICLv2's prior (Qu et al. 2026, arXiv:2602.11139).
+
+    Raises ValueError unless factors are Linear, MLP, Fourier, Elementwise, Quadratic, Trees or Clusters, networks of
+    one layer and at most 1024 units, and number lies in 2…4.
+    """
+
+    factors: Factor | tuple[Factor, ...] = (Linear(), Quadratic(), Trees(), Fourier())
+    number: int | tuple[int, int] = 2
+
+    def __post_init__(self) -> None:
+        given = self.factors if isinstance(self.factors, tuple) else (self.factors,)
+        fits = len(given) > 0 and all(_is_factor(factor) for factor in given)
+        expected = (
+            "one or several of Linear, MLP, Fourier, Elementwise, Quadratic, Trees, Clusters; networks of one layer"
+        )
+        check(fits, "Product.factors", f"{expected} and at most {MOST_UNITS} units", self.factors)
+        as_range(self.number, "Product.number", 2, 4)
+        object.__setattr__(self, "factors", given)
+
+    def __str__(self) -> str:
+        return f"product of {self.number} of ({', '.join(map(str, as_factors(self)))})"
+
+
+MOST_UNITS = 1024
+"""Of a network that is a factor, so that a float holds how many parameters it has."""
+
+Mechanism = Linear | MLP | Fourier | Elementwise | Quadratic | Trees | PostNonlinear | Categories | Clusters | Product
+
+
+def as_factors(product: Product) -> tuple[Factor, ...]:
+    """Of which each is one."""
+    return product.factors if isinstance(product.factors, tuple) else (product.factors,)
+
+
+def _is_factor(given: object) -> bool:
+    match given:
+        case MLP():
+            layers, units = as_range(given.layers, "layers", 1, 3), as_range(given.hidden, "hidden", 1, 4096)
+            return layers[1] == 1 and units[1] <= MOST_UNITS
+        case Fourier():
+            return as_range(given.features, "features", 1, 4096)[1] <= MOST_UNITS
+    return isinstance(given, Factor)
 
 
 def function_codes(names: str | tuple[str, ...], field: str) -> list[int]:
@@ -197,7 +272,7 @@ def function_codes(names: str | tuple[str, ...], field: str) -> list[int]:
 
 
 def mechanism_record(mechanism: Mechanism) -> dict[str, object]:
-    """`Mechanism` of csrc/scm/scm.h: kind, width, depth, parameter, functions."""
+    """`Mechanism` of csrc/scm/scm.h but for factors: kind, width, depth, parameter, functions."""
     record: dict[str, object] = {"width": 0, "depth": 0, "parameter": 0.0, "functions": []}
     match mechanism:
         case Linear():
@@ -225,4 +300,10 @@ def mechanism_record(mechanism: Mechanism) -> dict[str, object]:
         case Categories():
             kind = "categories"
             record |= {"width": mechanism.levels, "parameter": mechanism.spread}
+        case Clusters():
+            kind = "clusters"
+            record |= {"width": mechanism.number, "parameter": mechanism.spread}
+        case Product():
+            kind = "factors"
+            record["width"] = mechanism.number
     return record | {"kind": MECHANISMS.index(kind)}

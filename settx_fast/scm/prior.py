@@ -71,7 +71,8 @@ class Prior:
     num_variables         int, range or LogUniform of whole numbers; smaller datasets are padded
     graph                 ErdosRenyi, ScaleFree, StochasticBlock, WattsStrogatz, Geometric, Bipartite, Tree, Pattern,
                           Layered, UserGraph
-    mechanism             Linear, MLP, Fourier, Elementwise, Quadratic, Trees, PostNonlinear, Categories
+    mechanism             Linear, MLP, Fourier, Elementwise, Quadratic, Trees, PostNonlinear, Categories, Clusters,
+                          Product
     same_mechanism        probability that all variables of a dataset have the same of several mechanisms
     weight                of an edge
     bias, noise_scale     of a variable, or one each: PerVariable((…, …)); the scale is the standard deviation

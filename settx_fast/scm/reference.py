@@ -338,7 +338,30 @@ def mechanism(name: str, parameters: Floats, z: Floats) -> Floats:
             return z.sum(1) + np.einsum("rp,pq,rq->r", z, c, z)
         case "trees":
             return sum((tree(z) for tree in unpack_trees(parameters)), np.zeros(len(z)))
+        case "clusters":
+            scores, values = cluster_scores(parameters, z)
+            likely = np.exp(scores - scores.max(1, keepdims=True))
+            return (likely / likely.sum(1, keepdims=True)) @ values
+        case "factors":
+            return np.prod([mechanism(kind, own, z) for kind, own in unpack_factors(parameters)], axis=0)
     raise ValueError(f"name: expected one of {MECHANISMS}, got {name!r}")
+
+
+def unpack_factors(parameters: Floats) -> list[tuple[str, Floats]]:
+    """The name in `MECHANISMS` and the parameters of every factor of a product."""
+    code, size = parameters[:2].astype(int)
+    if size < 0:
+        return [(MECHANISMS[code], parameters[2:])]
+    return [(MECHANISMS[code], parameters[2 : 2 + size]), *unpack_factors(parameters[2 + size :])]
+
+
+def cluster_scores(parameters: Floats, z: Floats) -> tuple[Floats, Floats]:
+    """(R, clusters) how likely z (R, parents) is of every cluster, as a logarithm but for a constant, and its value."""
+    number, count = int(parameters[0]), z.shape[1]
+    log_widths, _, values = parameters[1 : 1 + 3 * number].reshape(3, number)
+    centres = parameters[1 + 3 * number :][: number * count].reshape(number, count)
+    distance = np.square(z[:, None] - centres).sum(2)
+    return -log_widths - distance / (2 * np.exp(2 * log_widths)), values
 
 
 def unpack_trees(parameters: Floats) -> list[Callable[[Floats], Floats]]:

@@ -29,6 +29,7 @@ BLOCK = 1 << 16
 
 MAX_BATCH = 1000
 MAX_CLASSES = 1000
+MAX_COLUMNS = 16
 TRIES_PER_DATASET, TRIES = 64, 256
 
 COPIES = 4
@@ -47,7 +48,8 @@ class TabularBatch:
                                        regression, mean 0 and variance 1 over the first rows
     num_features   (B,)       int64    columns of each dataset, none constant over the first rows
     num_classes    (B,)       int64    0 for a regression
-    feature_index  (B, C)     int64    the variable of the SCM that a column shows; −1 beyond `num_features`
+    feature_index  (B, C)     int64    the variable of the SCM that a column shows, or a function of it; −1 beyond
+                                       `num_features`
     index          (B,)       int64    of the dataset in `sample(prior, …, seed=seed, first_index=index)`, its SCM
     train_size     int                 rows to learn from, of every dataset
     """
@@ -101,6 +103,7 @@ class TabularStream(Dealt[TabularBatch]):
     max_classes: int
     standardise: bool
     predictable: float | None
+    columns_per_variable: tuple[int, int]
 
     @property
     def _per_batch(self) -> int:
@@ -142,7 +145,10 @@ class TabularStream(Dealt[TabularBatch]):
     ) -> tuple[dict[str, Any], Tensor]:
         """Tensors of a `TabularBatch` by name, and (B,) which datasets are of no use; why is counted."""
         batch = self._sample(count, rows, first_index)
-        found = learnt(batch, self.seed, train_size, self.max_classes, self.standardise, self.num_threads)
+        found = learnt(
+            batch, self.seed, train_size, self.max_classes, self.standardise, self.num_threads,
+            self.columns_per_variable,
+        )  # fmt: skip
         tensors = found._asdict() | {"index": batch.index.clone()}
         failure = tensors.pop("failure")
         if self.predictable is not None:
@@ -173,6 +179,7 @@ def tabular_stream(
     max_classes: int = 10,
     standardise: bool = True,
     predictable: float | None = None,
+    columns_per_variable: int | tuple[int, int] = 1,
     first_batch: int = 0,
     prefetch: int = 2,
     device: str | torch.device = "cpu",
@@ -200,13 +207,18 @@ def tabular_stream(
                  predicts the target of rows that it has not seen better than the mean does, at that level. Rounding can
                  decide only where the p-value is that number to 5 digits; it costs about as much as the rest, on a CPU
                  by torch's threads
+    columns_per_variable
+                 of X, an int or (low, high) within 1…16, uniform for every variable: the first shows it as it is,
+                 others a random function of slope · u + shift, u the variable standardised: its size, square, positive
+                 part, sign as 0 or 1, remainder of or nearest whole number (levels); without those that are constant
     first_batch  number of the first micro-batch
     rank, world_size, prefetch, device, num_threads as in `stream`; the micro-batches are dealt likewise, in a
     `DataLoader(stream, batch_size=None, num_workers=n)` too, and `state_dict` and `load_state_dict` go on.
 
     Raises ValueError naming field, expected and got; iterating, RuntimeError where hardly any dataset is of use.
 
-    Yields `TabularBatch`es, whose X is (batch_size, rows, prior.max_variables − 1) float32.
+    Yields `TabularBatch`es; X is (batch_size, rows, C) float32, C = prior.max_variables − 1, times the most columns of
+    a variable.
     """
     place = place_of(rank, world_size)
     low, high = as_range(num_rows, "num_rows", 4, 1 << 32)
@@ -221,12 +233,13 @@ def tabular_stream(
     check(isinstance(standardise, bool), "standardise", "True or False", standardise)
     is_level = predictable is None or (isinstance(predictable, float) and 0 < predictable < 1)
     check(is_level, "predictable", "None or a number in (0, 1)", predictable)
-    where = check_drawing(prior, COPIES * batch_size, high, device, prefetch, num_threads)
+    columns = as_range(columns_per_variable, "columns_per_variable", 1, MAX_COLUMNS)
+    where = check_drawing(prior, COPIES * columns[1] * batch_size, high, device, prefetch, num_threads)
     classes = int(max_classes) if task == "classification" else 0
     level = None if predictable is None else float(predictable)
     return TabularStream(
         prior, int(batch_size), int(seed), *place, (low, high), prefetch, where, num_threads, int(first_batch), split,
-        classes, standardise, level,
+        classes, standardise, level, columns,
     )  # fmt: skip
 
 

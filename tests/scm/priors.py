@@ -113,6 +113,32 @@ CATEGORICAL = replace(
     mechanism=(scm.Categories((2, 9), (0.5, 2.0)), scm.Categories(256), scm.Linear(), scm.MLP(4, 2)),
     standardisation="internal",
 )
+CLUSTERED = replace(
+    EVERYTHING,
+    mechanism=(scm.Clusters((2, 9), (0.0, 1.5)), scm.Clusters(64, 0.0), scm.MLP(4), scm.Linear()),
+    standardisation="internal",
+)
+MULTIPLIED = replace(
+    EVERYTHING,
+    mechanism=(
+        scm.Product(
+            (
+                scm.Linear(),
+                scm.MLP((3, 9), 1, LATER),
+                scm.Fourier((5, 20), (0.5, 2.0)),
+                scm.Elementwise(LATER),
+                scm.Elementwise(("tanh", "sine"), "product"),
+                scm.Quadratic(0.2),
+                scm.Trees((1, 4), (1, 5)),
+                scm.Clusters((2, 5)),
+            ),
+            (2, 3),
+        ),
+        scm.Product(),
+        scm.Linear(),
+    ),
+    standardisation="internal",
+)
 DRAWN_LINEAR = replace(LINEAR, noise=scm.ClippedCauchy((0.5, 5.0)), target_share=scm.Normal(0.5, 0.05))
 
 NAMED = {
@@ -130,6 +156,8 @@ NAMED = {
     "fresh": replace(MOVED, shifts=replace(MOVED.shifts, recurring=False), standardisation="internal"),
     "activated": ACTIVATED,
     "categorical": CATEGORICAL,
+    "clustered": CLUSTERED,
+    "multiplied": MULTIPLIED,
     "recurring": scm.presets.recurring(12, 6),
     "recurring_linear": scm.presets.recurring_linear(10, 6),
 }
@@ -160,4 +188,9 @@ EXPLODING = scm.Prior(
 )
 
 # Everything that the sampler can do, in small pieces; infinities and NaN; more variables than any GPU's tile holds.
-CASES = NAMED | _one_at_a_time() | {"exploding": EXPLODING, "wide": scm.Prior((450, 500), scm.ErdosRenyi(3.0))}
+CASES = NAMED | _one_at_a_time()
+CASES |= {"exploding": EXPLODING, "wide": scm.Prior((450, 500), scm.ErdosRenyi(3.0))}
+CASES |= {
+    "clusters and deep networks": replace(CLUSTERED, mechanism=(scm.Clusters(), scm.MLP(5, 3))),
+    "products and deep networks": replace(CLUSTERED, mechanism=(scm.Product(), scm.MLP(5, 3))),
+}

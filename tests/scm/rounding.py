@@ -135,6 +135,12 @@ def _mechanism(name: str, own: np.ndarray, z: np.ndarray, error: np.ndarray) -> 
         slope = 1 + size @ c.T
         slope_error = error @ c.T + (count + 2) * U * slope
         return _sum(size * slope, error * slope + (size + error) * slope_error)
+    if name == "clusters":
+        return _of_clusters(own, z, error)
+    if name == "factors":
+        parts = [_mechanism(kind, part, z, error) for kind, part in reference.unpack_factors(own)]
+        size, error = np.prod([s for s, _ in parts], 0), np.prod([s + e for s, e in parts], 0)
+        return size, np.nan_to_num(error - size, nan=np.inf, posinf=np.inf) + 5 * U * size
     assert name == "trees"
     number, depth = int(own[0]), int(own[1])
     trees = own[2:][: number * (2 * depth + 2**depth)].reshape(number, -1)
@@ -142,3 +148,24 @@ def _mechanism(name: str, own: np.ndarray, z: np.ndarray, error: np.ndarray) -> 
     parents, thresholds = trees[:, 0 : 2 * depth : 2].astype(int).ravel(), trees[:, 1 : 2 * depth : 2].ravel()
     doubtful = (np.abs(z[:, parents] - thresholds) <= error[:, parents]).any(1)
     return np.full(len(z), leaves), np.where(doubtful, np.inf, (number + 2) * U * leaves)
+
+
+def _of_clusters(own: np.ndarray, z: np.ndarray, error: np.ndarray) -> Bound:
+    """A score errs by what its distance does, a softmax by twice the worst score that matters in the mean."""
+    number, count = int(own[0]), z.shape[1]
+    log_widths, precisions, values = own[1 : 1 + 3 * number].reshape(3, number)
+    centres = own[1 + 3 * number :][: number * count].reshape(number, count)
+    apart = np.abs(z[:, None] - centres)
+    apart_error = error[:, None] + U * apart
+    distance, passed = (apart**2).sum(2), (2 * apart * apart_error + apart_error**2).sum(2)
+    scores, _ = reference.cluster_scores(own, z)
+    share = np.exp(scores - scores.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    drawn = 12 * U * (1 + np.abs(log_widths))  # 1/(2s²) from log s, in float32
+    score_error = precisions * (passed + (count + 2 + drawn / U) * U * distance) + 2 * U * np.abs(scores)
+    off = np.expm1(score_error + 8 * U * (1 + scores.max(1, keepdims=True) - scores))  # relative, of every share
+    lost = 1e-37 * np.ones(len(z))  # what is smaller is 0
+    spread = np.abs(values - (share @ values)[:, None])
+    mean_error = (share * off * spread).sum(1) / np.maximum(1 - (share * off).sum(1), 1e-3)
+    size = np.full(len(z), np.abs(values).max())
+    return size, mean_error + (2 * number + 4) * U * size + lost

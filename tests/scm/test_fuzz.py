@@ -100,15 +100,21 @@ graphs = st.one_of(
     build(scm.Layered, size(), parameter()),
     build(scm.UserGraph, often(st.lists(edge, max_size=4).map(tuple), WRONG_EXAMPLE)),
 )
-mechanisms = st.one_of(
+factors = st.one_of(
     build(scm.Linear),
-    build(scm.MLP, size(1, 9), size(1, 3), functions),
+    build(scm.MLP, size(1, 9), often(st.just(1), size(1, 3)), functions),
     build(scm.Fourier, size(1, 9), parameter(0.1, 3)),
     build(scm.Elementwise, functions, often(st.sampled_from(("sum", "product")), WRONG_EXAMPLE)),
     build(scm.Quadratic, parameter()),
     build(scm.Trees, size(), size(1, 8)),
+    build(scm.Clusters, size(2, 9), parameter(0, 3)),
+)
+mechanisms = st.one_of(
+    factors,
+    build(scm.MLP, size(1, 9), size(1, 3), functions),
     build(scm.PostNonlinear, functions),
     build(scm.Categories, size(2, 9), parameter(0.1, 3)),
+    several(factors).flatmap(lambda several: build(scm.Product, st.just(several), size(2, 4))),
 )
 noises = st.one_of(
     st.sampled_from(scm.NOISES),

@@ -21,6 +21,11 @@ MECHANISMS |= {
     "quadratic": scm.Quadratic(0.5),
     "trees": scm.Trees(3, 4),
     "categories": scm.Categories(5, 2.0),
+    "clusters": scm.Clusters(5, 1.0),
+    "most clusters": scm.Clusters(64, (0.0, 0.5)),
+    "functions multiplied": scm.Product(
+        (scm.MLP(5), scm.Trees(2), scm.Clusters(), scm.Linear(), scm.Fourier(8)), (2, 4)
+    ),
     "deep network": scm.MLP(20, 3, "sine"),
 }
 
@@ -141,6 +146,65 @@ def test_categories_part_the_line_at_normal_thresholds_and_have_normal_values():
     share = (batch.values[:, :, 0] == highest[:, None]).double().mean(1)
     expected = torch.special.ndtr(-thresholds.amax(1))
     assert abs((share - expected).mean()) < 5 * (expected * (1 - expected) / 50 / 4000).mean().sqrt()
+
+
+def test_clusters_have_normal_centres_and_values_and_log_normal_widths():
+    prior = scm.Prior(4, scm.Pattern("collider"), scm.Clusters(6, 0.7), target_environments=0)
+    drawn = scm.sample(prior, 2000, 1, seed=3).mechanism_parameters.reshape(2000, 1 + 6 * 6).double()
+    assert torch.all(drawn[:, 0] == 6)
+    log_widths, precisions, values = drawn[:, 1:19].reshape(2000, 3, 6).unbind(1)
+    torch.testing.assert_close(precisions, 0.5 * torch.exp(-2 * log_widths), rtol=1e-5, atol=0)
+    for part in (log_widths / 0.7, values, drawn[:, 19:]):
+        assert stats.kstest(part.flatten().numpy(), "norm").pvalue > 1e-3
+
+
+def test_clusters_blend_their_values_and_far_away_that_of_the_widest_is_left():
+    far = (scm.Intervention("hard", 1e4, variables=(0,)),)
+    mechanism = scm.Clusters(4, 0.5)
+    prior = scm.Prior(2, scm.UserGraph(((0, 1),)), mechanism, weight=1.0, noise_scale=SEEN, target_interventions=far)
+    batch = scm.sample(prior, 200, 400, seed=3)
+    log_widths, _, values, _ = batch.mechanism_parameters.reshape(200, 17)[:, 1:].reshape(200, 4, 4).unbind(1)
+    near, away = batch.values[:, :200, 1], batch.values[:, 200:, 1]
+    assert torch.all(near >= values.amin(1)[:, None] - 1e-5)
+    assert torch.all(near <= values.amax(1)[:, None] + 1e-5)
+    assert torch.equal(away[:, 0], values.gather(1, log_widths.argmax(1, keepdim=True))[:, 0])
+
+
+def test_a_product_is_of_functions_that_are_drawn_apart():
+    product = scm.Product((scm.Linear(), scm.Quadratic(1.0), scm.Elementwise("abs")), (2, 3))
+    f, x = effects(product, 300, 600)
+    prior = scm.Prior(2, scm.UserGraph(((0, 1),)), product, weight=1.0, noise_scale=SEEN, target_environments=0)
+    batch, counts, differ = scm.sample(prior, 600, 300, seed=3), [], 0
+    for b, offset in enumerate(batch.mechanism_offset[:, 0, 1].tolist()):
+        own = batch.mechanism_parameters[offset:].double().numpy()
+        expected, kinds, coefficients = np.ones(300), [], []
+        for kind, parameters in reference.unpack_factors(own):
+            z = x[b].numpy()
+            of_z = {"linear": z, "sum": np.abs(z), "quadratic": z + parameters[0] * z * z if len(parameters) else z}
+            expected, kinds = expected * of_z[kind], [*kinds, kind]
+            coefficients += [parameters[0]] if kind == "quadratic" else []
+        np.testing.assert_allclose(f[b], expected, rtol=1e-4, atol=1e-5)
+        counts.append(len(kinds))
+        differ += len(set(kinds)) > 1
+        assert len(set(coefficients)) == len(coefficients)
+    assert set(counts) == {2, 3}
+    assert 400 < differ < 540  # of two 2 in 3, of three 8 in 9
+
+
+@pytest.mark.parametrize(
+    ("factors", "number", "message"),
+    [
+        ((), 2, r"Product.factors: expected one or several of Linear, .* got \(\)"),
+        (scm.MLP(4, 2), 2, "Product.factors: expected .* networks of one layer"),
+        (scm.Fourier(2000), 2, "Product.factors: expected .* at most 1024 units"),
+        ((scm.Linear(), scm.Categories()), 2, "Product.factors: expected"),
+        ((scm.Product(),), 2, "Product.factors: expected"),
+        (scm.Linear(), 5, "Product.number: expected an int or .low, high. within 2…4, got 5"),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(factors, number, message):
+    with pytest.raises(ValueError, match=message):
+        scm.Product(factors, number)
 
 
 def test_a_new_mechanism_keeps_the_function_that_its_variable_drew():

@@ -9,7 +9,7 @@ from priors import CASES
 
 from settx_fast import scm
 from settx_fast.scm._cpu import evaluate_tables
-from settx_fast.scm._cuda import deep_width
+from settx_fast.scm._cuda import deep_width, has_products
 from settx_fast.scm._layout import LAYOUT, split_rows, tables_of
 from settx_fast.scm._native import native
 from settx_fast.scm.evaluation import wanted_of
@@ -42,6 +42,7 @@ def suits(shape: str, prior: scm.Prior) -> bool:
         return True
     return (
         not prior.rejects_rows
+        and not has_products(prior)
         and prior.max_variables <= 400
         and {
             "linear": all(isinstance(mechanism, scm.Linear) for mechanism in prior.mechanisms),

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from settx_fast import scm
-from settx_fast.scm import _learner, _learner_rows
+from settx_fast.scm import _learner, _learner_rows, _learner_views
 from settx_fast.scm._counters import _mixed, uniforms
 from settx_fast.scm._predictability import surprise
 from settx_fast.scm.tabular import BLOCK
@@ -149,6 +149,93 @@ def test_a_regression_predicts_the_standardised_target():
             torch.testing.assert_close(y.double(), exact.clamp(-100, 100), atol=2e-5, rtol=2e-5)
 
 
+# ---- Several columns of a variable -----------------------------------------------------------------------------------
+
+
+def features_of(batch, train_size):
+    """(V,) which variables of a single dataset are columns."""
+    train = batch.values[0, :train_size].numpy()
+    varies = np.array([np.nanmax(x) > np.nanmin(x) if not np.isnan(x).all() else False for x in train.T])
+    return torch.from_numpy(varies) & batch.visible_mask[0] & (torch.arange(len(varies)) != batch.target_index[0])
+
+
+FUNCTIONS_OF_U = (
+    np.abs,
+    np.square,
+    lambda t: np.maximum(t, 0),
+    lambda t: np.where(np.isnan(t), np.nan, t > 0),
+    lambda t: t - np.round(t),
+    np.round,
+)
+
+
+@pytest.mark.parametrize("name", ["numbers", "losses"])
+@pytest.mark.parametrize("standardise", [False, True])
+def test_further_columns_of_a_variable_are_functions_of_it_and_the_first_is_itself(name, standardise):
+    columns, itself, others = (1, 4), 0, 0
+    options = {"columns_per_variable": columns, "standardise": standardise, "train_size": 0.5}
+    for index, (X, _, number, _, feature), n in datasets(take(stream(PRIORS[name], **options), 4)):
+        batch = source(PRIORS[name], index)
+        is_feature = features_of(batch, n)
+        views = _learner_views.drawn_views(is_feature[None], SEED, np.array([index]), columns)
+        count = int(views.number[0])
+        x = batch.values[0].double().numpy()[:, views.variable[0, :count].numpy()].reshape(ROWS, count)
+        u = (x - np.nanmean(x[:n], 0)) / np.nanstd(x[:n], 0, ddof=1)
+        slope, shift = (t[0, :count].numpy() for t in (views.slope, views.shift))
+        t, expected = slope * u.clip(-100, 100) + shift, []
+        for place in range(count):
+            code = int(views.function[0, place])
+            seen = FUNCTIONS_OF_U[code - 1](t[:, place]) if code else x[:, place]
+            near_step = np.abs(t[:, place] - np.round(2 * t[:, place]) / 2) < 1e-4  # of rounding, and 0
+            if len(np.unique(seen[:n][~np.isnan(seen[:n])])) > 1:
+                expected.append((int(views.variable[0, place]), code, seen, near_step))
+        assert feature[:number].tolist() == [v for v, *_ in expected]
+        assert {v for v, code, *_ in expected if code == 0} == set(is_feature.nonzero()[:, 0].tolist())
+        for place, (_, code, seen, near_step) in enumerate(expected):
+            itself, others = itself + (code == 0), others + (code > 0)
+            shown = X[:, place].double().numpy()
+            if standardise and not near_step[:n].any():
+                seen = ((seen - np.nanmean(seen[:n])) / np.nanstd(seen[:n], ddof=1)).clip(-100, 100)
+            elif standardise:
+                continue
+            keep = ~near_step if code else slice(None)
+            np.testing.assert_allclose(shown[keep], seen[keep], atol=1e-4, rtol=1e-4)
+    assert itself > 20
+    assert others > 20
+
+
+def test_a_variable_has_as_many_columns_as_are_drawn_and_every_function_occurs():
+    is_feature = torch.ones(500, 6, dtype=torch.bool)
+    is_feature[:, 4] = False
+    views = _learner_views.drawn_views(is_feature, SEED, np.arange(500), (2, 4))
+    shown = [views.variable[b, :count] for b, count in enumerate(views.number.tolist())]
+    numbers = torch.stack([torch.bincount(v, minlength=6) for v in shown])
+    assert (numbers[:, 4] == 0).all()
+    of_features = numbers[:, [0, 1, 2, 3, 5]]
+    assert set(of_features.flatten().tolist()) == {2, 3, 4}
+    assert abs(of_features.double().mean() - 3) < 5 * (2 / 3 / 2500) ** 0.5
+    is_there = torch.arange(20) < views.number[:, None]
+    codes = torch.bincount(views.function[is_there], minlength=7)
+    assert len(codes) == 7
+    assert codes[0] == 2500
+    np.testing.assert_allclose(codes[1:] / codes[1:].sum(), 1 / 6, atol=5 * (5 / 36 / 5000) ** 0.5)
+    assert (views.function[:, 0] == 0).float().mean() < 0.5  # the first columns are not those as they are
+
+
+@settings(max_examples=10, deadline=None, phases=[Phase.generate])
+@given(st.sampled_from(list(PRIORS)), st.integers(0, 2**64 - 1), st.booleans(), st.integers(2, 5))
+def test_columns_of_a_variable_vary_and_are_at_most_as_many_as_asked(name, seed, standardise, most):
+    options = {"columns_per_variable": (1, most), "standardise": standardise, "train_size": (2, 6)}
+    for index, (X, _, number, _, feature), n in datasets(take(stream(PRIORS[name], seed=seed, **options), 2)):
+        batch = scm.sample(PRIORS[name], 1, ROWS, seed=seed, first_index=index, num_threads=1)
+        assert X.shape[1] == (PRIORS[name].max_variables - 1) * most
+        assert torch.bincount(feature[:number]).max() <= most
+        assert int(batch.target_index[0]) not in feature.tolist()
+        assert (feature[number:] == -1).all()
+        assert (X[:, number:] == 0).all()
+        assert all(len(column[~column.isnan()].unique()) >= 2 for column in X[:n, :number].T)
+
+
 # ---- How they are spread ---------------------------------------------------------------------------------------------
 
 
@@ -180,14 +267,16 @@ def test_rows_and_splits_vary_between_micro_batches_within_their_ranges():
 # ---- What they are a function of -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("columns", [1, (1, 3)])
 @pytest.mark.parametrize("name", PRIORS)
-def test_a_dataset_depends_on_seed_and_index_alone(name):
+def test_a_dataset_depends_on_seed_and_index_alone(name, columns):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    one = {i: parts for i, parts, _ in datasets(take(stream(PRIORS[name], 11, num_threads=2), 2))}
+    several = stream(PRIORS[name], 11, num_threads=2, columns_per_variable=columns)
+    one = {i: parts for i, parts, _ in datasets(take(several, 2))}
     torch.set_num_threads(before)
     for size in (1, 4):
-        for index, parts, _ in datasets(take(stream(PRIORS[name], size), 2)):
+        for index, parts, _ in datasets(take(stream(PRIORS[name], size, columns_per_variable=columns), 2)):
             assert alike(parts, one[index])
 
 
@@ -238,6 +327,14 @@ def test_a_host_shows_rows_as_other_devices_do(datasets, rows, variables, seed, 
     for standardise in (False, True):
         shown = [steps.show(columns, count, standardise) for steps in (native, torch_steps)]
         torch.testing.assert_close(*shown, atol=0, rtol=0, equal_nan=True)
+    views = _learner_views.drawn_views(
+        torch.from_numpy(rng.random((datasets, variables)) < 0.8), seed, np.arange(datasets), (1, 3)
+    )
+    views = views._replace(variable=columns[:, :1].expand_as(views.variable), number=views.number * (count > 0))
+    ours, theirs = (steps.view(views) for steps in (native, torch_steps))
+    torch.testing.assert_close(ours.values, theirs.values, atol=0, rtol=0, equal_nan=True)
+    assert (ours.is_missing is None) == (is_missing is None)
+    assert ours.is_missing is None or torch.equal(ours.is_missing, theirs.is_missing)
     x = torch.from_numpy(rng.standard_normal((datasets, rows)).astype(np.float32))
     cuts = x[:, torch.from_numpy(rng.integers(0, rows, 5))].sort(1).values
     cuts[:, 3:] = torch.inf
@@ -252,8 +349,10 @@ def test_a_stream_wakes_none_of_torchs_threads():
         "import os, torch; from settx_fast import scm; torch.set_num_threads(4)\n"
         "threads = lambda: len(os.listdir('/proc/self/task'))\n"
         "prior = scm.Prior(60, target_environments=0); before = threads()\n"
-        "batches = scm.tabular_stream(prior, 32, 1, num_rows=2000, prefetch=0, num_threads=2)\n"
-        "batches.batch(0); assert threads() == before, (before, threads())"
+        "for columns in (1, (1, 2)):\n"
+        "    options = dict(num_rows=2000, prefetch=0, num_threads=2, columns_per_variable=columns)\n"
+        "    scm.tabular_stream(prior, 32, 1, **options).batch(0)\n"
+        "    assert threads() == before, (before, threads())"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -335,6 +434,8 @@ def test_a_stateful_loader_resumes_a_stream():
         ({"task": "ranking"}, "task: expected one of .'classification', 'regression'., got 'ranking'"),
         ({"max_classes": 1}, "max_classes: expected an int in 2…1000, got 1"),
         ({"standardise": 1}, "standardise: expected True or False, got 1"),
+        ({"columns_per_variable": 0}, "columns_per_variable: expected an int or .low, high. within 1…16, got 0"),
+        ({"columns_per_variable": (1, 17)}, "columns_per_variable: expected .* within 1…16"),
         ({"predictable": 1.5}, r"predictable: expected None or a number in \(0, 1\), got 1.5"),
         ({"first_batch": 1 << 32}, "first_batch: expected an int in 0…4294967295"),
         ({"rank": 1}, "rank, world_size: expected both or neither"),
