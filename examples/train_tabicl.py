@@ -17,7 +17,12 @@ DATASETS, MICRO_BATCHES = 4, 2
 PRIOR = scm.Prior(
     num_variables=(4, 13),
     graph=(scm.ErdosRenyi(expected_in_degree=(1.0, 3.0)), scm.ScaleFree((1, 3))),
-    mechanism=(scm.MLP(hidden=(4, 32), activation=("tanh", "relu", "sine")), scm.Trees()),
+    mechanism=(
+        scm.MLP(hidden=(4, 32), activation=("tanh", "relu", "sine")),
+        scm.Trees(),
+        scm.Clusters(),
+        scm.Product(),
+    ),
     noise_scale=scm.LogUniform(0.05, 1.0),
     target_environments=0,
     observation=(scm.Levels((2, 10), ordered=False, probability=(0.0, 0.3)),),
@@ -29,7 +34,9 @@ parser.add_argument("directory", type=Path)
 parser.add_argument("--steps", type=int, default=3)
 options = parser.parse_args()
 
-stream = scm.tabular_stream(PRIOR, DATASETS, seed=0, num_rows=128, max_classes=5, predictable=0.05)
+stream = scm.tabular_stream(
+    PRIOR, DATASETS, seed=0, num_rows=128, max_classes=5, predictable=0.05, columns_per_variable=(1, 2)
+)
 scm.write_prior_dir(stream, options.directory / "prior", options.steps, batches_per_file=MICRO_BATCHES)
 
 trainer = {
