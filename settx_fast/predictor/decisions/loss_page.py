@@ -106,5 +106,5 @@ def _draw(study: Study, path: Path) -> None:
         axes.axhline(100 * study.best_fixed, color=INK, linestyle=":", label="best fixed framework")
         axes.set_xticks(range(len(losses)), losses)
         axes.set_ylabel("regret on held-out datasets, %")
-        axes.legend(ncols=2)
+        figure.legend(loc="outside upper center", ncols=3)
         figure.savefig(path, metadata={"Date": None}, transparent=True)
