@@ -162,7 +162,7 @@ class TestWithoutADevice:
     @pytest.mark.skipif(not BUILT_WITH_CUDA or torch.cuda.is_available(), reason="needs a CUDA build and no GPU")
     def test_a_failing_cuda_call_is_an_exception_with_its_name_and_words(self):
         with pytest.raises(RuntimeError, match=r"cudaError\w+: .+, while asking for the device's limits"):
-            native().scratch_bytes_cuda((1, 1, 1, 0, 1), 10, 0, (True, True, 0, False), 0)
+            native().scratch_bytes_cuda((1, 1, 1, 0, 1), 10, 0, (True, True, 0, False, False), 0)
 
 
 @pytest.mark.parametrize("case", ["everything", "internal"])

@@ -146,11 +146,11 @@ def train_side_by_side(trainings: Sequence[Callable[..., Any]], validation: Exam
 def _train_some(rank: int, workers: int, trainings: Sequence[Callable[..., Any]], validation: Examples) -> None:
     torch.set_num_threads(1)  # of its parent's threads none came along, and OpenMP would wait for them
     for number in range(rank, len(trainings), workers):
+        trainings[number](progress=partial(_tell, number + 1), validation=validation)
 
-        def progress(line: str, member: int = number + 1) -> None:
-            print(f"member {member}, {line}", flush=True)
 
-        trainings[number](progress=progress, validation=validation)
+def _tell(member: int, line: str) -> None:
+    print(f"member {member}, {line}", flush=True)
 
 
 def _schedules(schedule: Schedule, members: int) -> list[Schedule]:
