@@ -142,15 +142,12 @@ inline Shape choose_shape(const Tables& t, int64_t rows, const Traits& traits, c
 
 inline Plan make_plan(const Tables& t, int64_t rows, const Traits& traits, const Shape& shape) {
     const int64_t K = t.environments;
-    Plan plan{shape,
-              0,
-              0,
-              0,
-              0,
-              int32_t(most_edges_of(t.variables)),
-              traits.deep_width,
-              traits.all_gaussian,
-              traits.has_products};
+    Plan plan{};
+    static_cast<Shape&>(plan) = shape;
+    plan.most_edges = int32_t(most_edges_of(t.variables));
+    plan.deep_width = traits.deep_width;
+    plan.all_gaussian = traits.all_gaussian;
+    plan.has_products = traits.has_products;
     plan.shared_bytes = shared_bytes_of(t, shape, traits.deep_width);
     plan.items = rows / plan.rows_per_item() + (K < rows ? K : rows);
     plan.blocks = t.datasets * plan.items;
