@@ -38,12 +38,13 @@ def test_trees_that_predict_worse_are_told_of_too() -> None:
 
 
 def test_what_could_be_chance_is_not_told() -> None:
-    random = np.random.default_rng(1)
-    sources = np.repeat(np.arange(5), 60)
-    noise = [beyond_lines(random.normal(size=(300, 2)), random.normal(size=300), sources) for _ in range(3)]
-    X, y, sources = curved(0, 2)
-    assert beyond_lines(X, y, sources) is None  # of two sources nobody can say
-    assert all(each is None or " more risk " in each for each in noise)
+    random = np.random.default_rng(2)
+    X, sources = random.normal(size=(900, 3)), np.repeat(np.arange(6), 150)
+    curve = np.cos(2 * X[:, 0]) * X[:, 1]
+    rest = X[:, 2] + 0.5 * random.normal(size=900)
+    assert beyond_lines(X, 0.35 * curve + rest, sources) is None  # trees gain as much as they lose
+    assert beyond_lines(X, curve + rest, sources) is not None
+    assert beyond_lines(X[:300], curve[:300], sources[:300]) is None  # of two sources nobody can say
 
 
 def test_risks_without_a_logarithm_say_nothing() -> None:
