@@ -26,7 +26,7 @@ def recommend_for(table: Table, model: str | Path | None = None, *, beside_trees
     """
     table = table.limited_to(MOST_COLUMNS, MOST_SOURCES)
     found = recommend(observe_table(table), table.feature_names, Selector.load(model))
-    if beside_trees and (said := _of_trees(table)):
+    if beside_trees and (said := beyond_lines(*_source_rows(table))):
         found = replace(found, reasons=(found.reasons[0], said, *found.reasons[1:]))
     deploy = None if table.deploy is None else table.environment_names[table.deploy]
     found = replace(
@@ -52,9 +52,10 @@ def observe_table(table: Table) -> Observed:
     )
 
 
-def _of_trees(table: Table) -> str | None:
+def _source_rows(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, target and environment of the labelled rows to learn from."""
     source = ~table.is_deploy & table.is_labelled
-    return beyond_lines(table.features[source], table.target[source], table.environment[source])
+    return table.features[source], table.target[source], table.environment[source]
 
 
 def measured_in_deployment(table: Table) -> dict[str, float]:
@@ -62,11 +63,8 @@ def measured_in_deployment(table: Table) -> dict[str, float]:
     rows = table.is_deploy & table.is_labelled
     if not rows.any():
         return {}
-    source = ~table.is_deploy & table.is_labelled
     errors = {}
     for name in FRAMEWORKS:
-        model = estimator(name).fit(
-            table.features[source], table.target[source], table.environment[source], table.features[table.is_deploy]
-        )
+        model = estimator(name).fit(*_source_rows(table), table.features[table.is_deploy])
         errors[name] = float(np.mean((model.predict(table.features[rows]) - table.target[rows]) ** 2))
     return errors

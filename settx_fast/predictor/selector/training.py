@@ -50,7 +50,8 @@ def train(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(schedule.seed)
     network = SelectorNetwork(config)
-    network.standardise(max(kinds, key=len).descriptors)
+    if not checkpoint.exists():  # which would hold the units too
+        network.standardise(max(kinds, key=len).descriptors)
     optimizer = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
     steps = sum(-(-len(kind) // schedule.batch_size) for kind in kinds)
     cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, steps * schedule.epochs))
