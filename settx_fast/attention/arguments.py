@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from settx_fast.attention.block import BlockSpec, BlockWeights
-from settx_fast.attention.sets import Sets
+from settx_fast.attention.sets import Sets, is_readable
 from settx_fast.attention.shortcuts import CASTABLE, cast_of
 
 Restore = Callable[[Tensor], Tensor]
@@ -102,7 +102,7 @@ def _enter_jagged(name: str, x: Tensor, also_ragged: bool) -> tuple[Sets, Restor
 
 def _enter_masked(x: Tensor, mask: Tensor) -> tuple[Sets, Restore]:
     lengths = mask.sum(1)
-    if _is_readable(mask) and bool((mask[:, 1:] <= mask[:, :-1]).all()):
+    if is_readable(mask) and bool((mask[:, 1:] <= mask[:, :-1]).all()):
         return Sets(x, lengths), _identity
     order = mask.logical_not().byte().argsort(dim=1, stable=True)
     back = order.argsort(dim=1)
@@ -170,13 +170,6 @@ def _dtype(value: object) -> object:
     return value.dtype if isinstance(value, Tensor) else type(value).__name__
 
 
-def _is_readable(tensor: Tensor) -> bool:
-    """Whether values are in reach of the host: they are read where that costs nothing."""
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
-        return False
-    return not (torch._C._functorch.is_batchedtensor(tensor) or torch.jit.is_tracing())
-
-
 def _check_mask(name: str, mask: Tensor, x: Tensor) -> None:
     if _dtype(mask) is not torch.bool:
         raise TypeError(f"mask of {name}: expected a bool tensor, got {_dtype(mask)}")
@@ -194,7 +187,7 @@ def _checked_lengths(name: str, lengths: Tensor, x: Tensor) -> Tensor:
         raise ValueError(
             f"{name}: expected shape {tuple(x.shape[:1])} on {x.device}, got {tuple(lengths.shape)} on {lengths.device}"
         )
-    if not _is_readable(lengths):
+    if not is_readable(lengths):
         return lengths.long().clamp(0, x.shape[1])
     if len(lengths) and not 0 <= int(lengths.min()) <= int(lengths.max()) <= x.shape[1]:
         raise ValueError(f"{name}: expected values in 0..{x.shape[1]}, got {lengths.tolist()}")

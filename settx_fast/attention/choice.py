@@ -28,12 +28,10 @@ Impl = Literal["reference", "blockwise", "composed", "triton"]
 MAX_DIM_IN, MAX_DIM, MIN_HEAD, MAX_LATENTS, MIN_CAPABILITY = 512, 256, 8, 256, (8, 0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Activations that a CPU's training step saves: beyond so many bytes, to page them in costs more than to compute them
-# again. Beyond the second number where an element has many scores, times its width: tiles write scores, which PyTorch's
-# attention never does, so that only room speaks for tiles (measured with `benchmarks.run --only saving`).
+# again. The second number where an element has many scores, times its width: to make these again is most of the work
+# (measured with `benchmarks.run --only saving`).
 SAVED_BYTES, SAVED_BYTES_OF_MANY_SCORES, MANY_SCORES = 96 * 2**20, 640 * 2**20, 2
 SAVED_BYTES_OVER_ITSELF = 256 * 2**20  # of packed sets over themselves, padded with their scores
-# Without a gradient only the first stage's tiles write scores; library calls win where those are yet more.
-MANY_SCORES_FORWARD = 4
 # Without a gradient, projected elements up to which a call is mostly PyTorch's operations: tiles run more of them.
 SMALL_FORWARD = 2**20
 
@@ -146,7 +144,7 @@ def _worth_saving(
     over_itself = len(blocks) == 1 and num_latents > MAX_LATENTS
     if over_itself and offsets is None:  # two long sides: tiles save nothing there but scores, which nobody keeps
         return True
-    if not torch.is_grad_enabled() and scores < MANY_SCORES_FORWARD * dim:
+    if not torch.is_grad_enabled():
         return padded(x, offsets)[0] * dim <= SMALL_FORWARD
     room = SAVED_BYTES_OF_MANY_SCORES if scores >= MANY_SCORES * dim else SAVED_BYTES
     room = SAVED_BYTES_OVER_ITSELF if over_itself else room

@@ -27,7 +27,7 @@ def attention_block(
     """MAB(query, key), see `functional.attention_block`."""
     w = weights
     q_in, q_valid = query.padded().cleaned()
-    k_in, k_valid = key.padded().cleaned()
+    k_in, k_valid = key.padded().cut().cleaned()
     q = F.linear(first_norm(q_in, w, spec), w.w_q, w.b_q)
     k_read = first_key_norm(k_in, w, spec)
     k, v = F.linear(k_read, w.w_k, w.b_k), F.linear(k_read, w.w_v, w.b_v)

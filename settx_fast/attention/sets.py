@@ -53,6 +53,13 @@ class Sets(NamedTuple):
             return self.rows, None
         return self.rows.masked_fill(~valid[..., None], 0), valid[..., None]
 
+    def cut(self) -> Sets:
+        """Padded sets without rows past the longest, and without lengths where all are equal, if the host can tell."""
+        if self.lengths is None or not len(self.lengths) or not is_readable(self.lengths):
+            return self
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        return Sets(self.rows[:, :longest], None if shortest == longest else self.lengths)
+
     def padded(self) -> Sets:
         """The same sets, padded to the longest with zeros and lengths; reads the offsets on the host."""
         if self.offsets is None:
@@ -69,3 +76,10 @@ class Sets(NamedTuple):
             return rows
         lengths = self.offsets.diff()
         return rows[torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]]
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether values are in reach of the host: they are read where that costs nothing."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    return not (torch._C._functorch.is_batchedtensor(tensor) or torch.jit.is_tracing())

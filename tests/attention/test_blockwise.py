@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from settx_fast import BlockSpec, BlockWeights, functional
+from settx_fast.attention.blockwise import library
 from settx_fast.functional import Impl
 from settx_fast.testing import VARIANTS, Inputs, Shape, assert_step_close_to_oracle, make_inputs, make_weights
 
@@ -53,6 +55,30 @@ def test_composed_isab_and_every_gradient_match_the_reference(shape: str, varian
     """In fp64: the accuracy of the library's fp32 attention is not ours."""
     inputs = make_inputs(replace(ISAB_SHAPES[shape], options=VARIANTS[variant]), dtype=torch.float64)
     torch.testing.assert_close(_isab(inputs, "composed"), _isab(inputs, "reference"))
+
+
+@pytest.mark.parametrize(("inducing", "stages"), [(4, 0), (6, 2)])
+def test_pytorchs_attention_reads_tiles_whose_scores_outnumber_features(
+    inducing: int, stages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, called = make_inputs(Shape(1, 60, 16, 16, 4, inducing)), []
+    for name in ("forward", "backward"):
+        real = getattr(library, name)
+        monkeypatch.setattr(library, name, lambda *args, real=real, name=name: (called.append(name), real(*args))[1])
+    _isab(inputs, "blockwise")
+    assert called.count("backward") == stages
+    assert called.count("forward") == stages + stages // 2  # of stage B once more, for its backward
+
+
+def test_library_calls_read_no_row_past_the_context() -> None:
+    inputs = make_inputs(Shape(3, 60, 16, 16, 4, 5))
+    x, inducing, *blocks = inputs[:6]
+    with FlopCounterMode(display=False) as whole:
+        functional.induced_set_attention(*inputs[:6], context_lengths=20, impl="composed")
+    with FlopCounterMode(display=False) as parts:
+        hidden = functional.attention_block(inducing, x[:, :20], *blocks[:2], impl="composed")
+        functional.attention_block(x, hidden, *blocks[2:], impl="composed")
+    assert whole.get_total_flops() == parts.get_total_flops() > 0
 
 
 @pytest.mark.parametrize(("dim_in", "dim", "heads"), [(1, 8, 1), (3, 40, 5), (70, 24, 3)])

@@ -36,9 +36,9 @@ def test_a_large_step_never_saves(options: dict[str, Any]) -> None:
     assert _chosen(Shape(1, 200_000, 128, 128, 8, 128, options)) is blockwise
 
 
-def test_without_a_gradient_only_a_great_many_scores_are_left_to_the_library() -> None:
+def test_without_a_gradient_tiles_take_all_but_small_calls() -> None:
     with torch.no_grad():
-        assert _chosen(Shape(20, 1000, 128, 128, 8, 128, TABULAR)) is composed
+        assert _chosen(Shape(20, 1000, 128, 128, 8, 128, TABULAR)) is blockwise
         assert _chosen(Shape(20, 1000, 128, 128, 8, 32, TABULAR)) is blockwise
         assert _chosen(Shape(1, 200_000, 128, 128, 8, 128, TABULAR)) is blockwise
 

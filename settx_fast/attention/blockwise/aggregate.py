@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import register_autograd, register_fake
 
-from settx_fast.attention.blockwise import norms
+from settx_fast.attention.blockwise import library, norms
 from settx_fast.attention.blockwise.tiles import blank, tiles
 from settx_fast.attention.derivatives import differentiable_gradients
 from settx_fast.attention.layers import attend
@@ -47,13 +47,9 @@ def aggregate(
     """
     sets = Sets(rows, lengths, offsets)
     keys, whole = _Keys(queries, w_kv, gain, bias, norm, eps), _Partial.empty(queries, sets.num_sets)
-    for tile in tiles(sets, _scores_per_row(queries)):
+    for tile in tiles(sets, _elements_per_row(queries, w_kv)):
         k, v = keys.forward(tile.load(rows, queries.dtype))
-        scores = (_of(queries, tile.sets) * _LOG2_E) @ k.mT  # (b, h, m, n)
-        outside = tile.outside()
-        if outside is not None:
-            scores.masked_fill_(outside[:, None, None], -math.inf)
-        whole.add(tile.sets, _Partial.of(scores, v))
+        whole.add(tile.sets, _Partial.of(_of(queries, tile.sets), k, v, tile.outside()))
     return *whole.result(), rows.new_zeros(1).expand(rows.shape)
 
 
@@ -80,10 +76,11 @@ def aggregate_backward(
     """
     delta = (d_y * y).sum(-1, keepdim=True)
     keys, d_queries = _Keys(queries, w_kv, gain, bias, norm, eps), torch.zeros_like(queries)
-    for tile in tiles(Sets(rows, lengths, offsets), _scores_per_row(queries)):
+    for tile in tiles(Sets(rows, lengths, offsets), _elements_per_row(queries, w_kv)):
         b = tile.sets
         keys.forward(tile.load(rows, queries.dtype))
-        d_q, d_x = keys.backward(_of(queries, b), d_y[b], lse[b], delta[b], tile.outside(), d_rows is not None)
+        of_result = d_y[b], y[b], lse[b], delta[b]
+        d_q, d_x = keys.backward(_of(queries, b), *of_result, tile.outside(), d_rows is not None)
         if queries.shape[0] == 1:
             d_queries += d_q.sum(0)
         else:
@@ -109,11 +106,18 @@ class _Partial(NamedTuple):
         return cls(torch.full_like(total, torch.finfo(y.dtype).min), total, y)
 
     @classmethod
-    def of(cls, scores: Tensor, values: Tensor) -> _Partial:
-        """Of scores (b, h, m, n), which it overwrites, and values (b, h, n, e)."""
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, outside: Tensor | None) -> _Partial:
+        """Of keys and values (b, h, n, e) for scaled queries (b or 1, h, m, e)."""
+        if library.takes(q.shape[2], q.shape[3], outside):
+            y, log_sum = library.forward(q.expand(len(k), -1, -1, -1), k, v)
+            peak = log_sum[..., None] * _LOG2_E
+            return cls(peak, torch.ones_like(peak), y)
+        scores = (q * _LOG2_E) @ k.mT  # (b, h, m, n)
+        if outside is not None:
+            scores.masked_fill_(outside[:, None, None], -math.inf)
         peak = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)  # finite for an empty set
         p = scores.sub_(peak).exp2_()
-        return cls(peak, p.sum(-1, keepdim=True), p @ values)
+        return cls(peak, p.sum(-1, keepdim=True), p @ v)
 
     def add(self, sets: slice, other: _Partial) -> None:
         """Include the keys of another partial sum over these sets."""
@@ -153,7 +157,14 @@ class _Keys:
         return self.k, self.v
 
     def backward(
-        self, q: Tensor, d_y: Tensor, lse: Tensor, delta: Tensor, outside: Tensor | None, need_rows: bool
+        self,
+        q: Tensor,
+        d_y: Tensor,
+        y: Tensor,
+        lse: Tensor,
+        delta: Tensor,
+        outside: Tensor | None,
+        need_rows: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Gradients of queries (b, h, m, e) and of the last tile's rows (None unless needed) from that of y."""
         q = q.expand_as(d_y)
@@ -163,6 +174,9 @@ class _Keys:
             p, d_scores = _through_softmax(scores, d_p, lse, delta, outside)
             needed = need_rows or self.gain is not None
             d_x = (both.mT @ torch.cat([d_y, q], 2))[:, 0] if needed else None
+        elif library.takes(q.shape[2], q.shape[3], outside):
+            d_q, d_k, d_v = library.backward(d_y, q, self.k, self.v, y, lse.squeeze(-1) / _LOG2_E)
+            return d_q, self._through_norm(self._through_projection(d_k, d_v, self.w_kv), need_rows)
         else:
             p, d_scores = _through_softmax((q * _LOG2_E) @ self.k.mT, d_y @ self.v.mT, lse, delta, outside)
             d_x = self._through_projection(d_scores.mT @ q, p.mT @ d_y, self.w_kv)
@@ -198,8 +212,11 @@ def _present(queries: Tensor, *parameters: Tensor | None) -> list[Tensor]:
     return [queries, *(queries.new_empty(0) if p is None else p for p in parameters)]
 
 
-def _scores_per_row(queries: Tensor) -> int:
-    return queries.shape[1] * queries.shape[2]
+def _elements_per_row(queries: Tensor, w_kv: Tensor | None) -> int:
+    _, heads, num_queries, width = queries.shape
+    if library.takes(num_queries, width, None):
+        return width if w_kv is None else w_kv.shape[0]
+    return heads * num_queries
 
 
 def _of(queries: Tensor, sets: slice) -> Tensor:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu
 
 from settx_fast.attention.block import BlockSpec
-from settx_fast.attention.blockwise import norms
+from settx_fast.attention.blockwise import library, norms
 from settx_fast.attention.blockwise.norms import Normed
 
 _aten = torch.ops.aten
+
+
+class Read(NamedTuple):
+    """What attention leaves for its backward: weights, or what PyTorch's own needs to make these again."""
+
+    weights: Tensor | None = None  # (b, h, n, M)
+    log_sum: Tensor | None = None  # (b, h, n)
+    attended: Tensor | None = None  # (R, D), for an output projection too
 
 
 @dataclass
@@ -22,13 +31,12 @@ class Trace:
     x: Tensor  # (R, C)
     first: Normed | None
     q: Tensor  # (R, D)
-    p: Tensor | None  # (b, h, n, M), if kept
-    attended: Tensor | None  # (R, D), what an output projection reads
+    read: Read
     ffn_in: Tensor  # (R, D)
     hidden: Tensor  # (R, F), after ReLU, before GELU
     active: Tensor  # (R, F)
     second: Normed | None
-    out: Tensor  # (R, D)
+    out: Tensor | None  # (R, D); None where only a backward reads the trace and needs none
 
 
 class Block:
@@ -47,47 +55,63 @@ class Block:
         first = self._norm(rows, 0) if self.spec.norm_first else None
         q = self._linear("q", first.out if first else rows)
         base = q if self.spec.residual == "projected" else rows
-        p = None
-        if outside is not None or self.keep or k.shape[2] <= k.shape[3]:
+        read, mid = self._attend(q, base, k, v, outside)
+        return self._feed_forward(rows, first, q, read, mid)
+
+    def _attend(self, q: Tensor, base: Tensor, k: Tensor, v: Tensor, outside: Tensor | None) -> tuple[Read, Tensor]:
+        """What attention of queries (R, D) leaves, and the sum of `base` (R, D) and what the block makes of it."""
+        if library.takes(k.shape[2], k.shape[3], outside):
+            attended, log_sum = library.forward(_heads(q, k), k, v)
+            read = Read(log_sum=log_sum, attended=_rows(attended))
+        else:
             p = _attention(_heads(q, k), k, outside)
             if not self.spec.output_projection:
-                mid = _add_heads(base.clone() if self.keep or base is rows else base, p, v)
-                return self._feed_forward(rows, first, q, p, None, mid)
-            attended = _rows(p @ v)
-        else:  # nobody reads the scores again, and they are more than the features: one call, which never writes them
-            attended = _rows(scaled_dot_product_attention(_heads(q, k), k, v, scale=1.0))
-        mid = self._linear("p", attended) if self.spec.output_projection else attended
-        return self._feed_forward(rows, first, q, p, attended, mid.add_(base))
+                mine = base is q and not self.keep
+                return Read(p), _add_heads(base if mine else base.clone(), p, v)
+            read = Read(p, attended=_rows(p @ v))
+        assert read.attended is not None
+        if self.spec.output_projection:
+            return read, self._linear("p", read.attended).add_(base)
+        return read, read.attended + base
 
-    def _feed_forward(
-        self, x: Tensor, first: Normed | None, q: Tensor, p: Tensor | None, attended: Tensor | None, mid: Tensor
-    ) -> Trace:
+    def _feed_forward(self, x: Tensor, first: Normed | None, q: Tensor, read: Read, mid: Tensor) -> Trace:
         pre = self.spec.norm_first
         inner = self._norm(mid, 1 if pre else 0)
         ffn_in = inner.out if inner else mid
         hidden = self._linear("o", ffn_in)
         active = hidden.relu_() if self.spec.activation == "relu" else gelu(hidden)
+        if pre and self.keep:  # a backward asks for no output
+            return Trace(x, first, q, read, ffn_in, hidden, active, inner, None)
         update = active if self.spec.ffn_dim is None else self._linear("o2", active)
         total = torch.add(mid if pre else ffn_in, update, out=None if self.keep and update is active else update)
         if pre:
-            return Trace(x, first, q, p, attended, ffn_in, hidden, active, inner, total)
+            return Trace(x, first, q, read, ffn_in, hidden, active, inner, total)
         outer = self._norm(total, 1)
-        return Trace(x, inner, q, p, attended, ffn_in, hidden, active, outer, outer.out if outer else total)
+        return Trace(x, inner, q, read, ffn_in, hidden, active, outer, outer.out if outer else total)
 
     def backward(
         self, t: Trace, d_out: Tensor, k: Tensor, v: Tensor, need_rows: bool
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Gradients of rows (R, C; None unless needed), keys and values from that of the output (R, D)."""
         d_mid = self._feed_forward_backward(t, d_out)
-        d_attended = d_mid if t.attended is None else self._linear_backward("p", d_mid, t.attended)
-        d_heads = _heads(d_attended, k)
-        assert t.p is not None  # a forward that keeps has them
-        d_v = t.p.mT @ d_heads
-        d_p = d_heads @ v.mT
-        d_scores = _aten._softmax_backward_data(d_p, t.p, -1, d_p.dtype)
-        d_k = d_scores.mT @ _heads(t.q, k)
-        d_q = _add_heads(d_mid, d_scores, k) if self.spec.residual == "projected" else _rows(d_scores @ k)
+        d_q, d_k, d_v = self._attend_backward(t, d_mid, k, v)
         return self._query_backward(t, d_q, d_mid, need_rows), d_k, d_v
+
+    def _attend_backward(self, t: Trace, d_mid: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries (R, D), with that of a projected residual, which it overwrites, of keys and values."""
+        projected, q, d_attended = self.spec.residual == "projected", _heads(t.q, k), d_mid
+        if self.spec.output_projection:
+            assert t.read.attended is not None
+            d_attended = self._linear_backward("p", d_mid, t.read.attended)
+        d_heads = _heads(d_attended, k)
+        if (p := t.read.weights) is not None:
+            d_scores = _aten._softmax_backward_data(d_heads @ v.mT, p, -1, p.dtype)
+            d_k, d_v = d_scores.mT @ q, p.mT @ d_heads
+            return _add_heads(d_mid, d_scores, k) if projected else _rows(d_scores @ k), d_k, d_v
+        assert t.read.attended is not None
+        assert t.read.log_sum is not None
+        d_q, d_k, d_v = library.backward(d_heads, q, k, v, _heads(t.read.attended, k), t.read.log_sum)
+        return _rows(d_q).add_(d_mid) if projected else _rows(d_q), d_k, d_v
 
     def _feed_forward_backward(self, t: Trace, d_out: Tensor) -> Tensor:
         pre = self.spec.norm_first

@@ -13,6 +13,7 @@ from torch.library import register_autograd, register_fake
 from torch.nn.functional import linear
 
 from settx_fast.attention.block import NO_WEIGHTS, BlockSpec, BlockWeights
+from settx_fast.attention.blockwise import library
 from settx_fast.attention.blockwise.block import Block
 from settx_fast.attention.blockwise.tiles import blank, tiles
 from settx_fast.attention.derivatives import differentiable_gradients
@@ -74,10 +75,11 @@ def broadcast(
     out = blank(sets, weights[0].shape[0])
     outside = _outside(keys, key_lengths)
 
-    for tile in tiles(sets, _elements_per_row(keys)):
+    for tile in tiles(sets, _elements_per_row(keys, ffn_dim, outside)):
         b = tile.sets
         x = tile.load(rows, keys.dtype)
         trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
+        assert trace.out is not None  # no backward reads this trace
         tile.store(trace.out.view(*x.shape[:2], -1), out)
     return out
 
@@ -109,7 +111,7 @@ def broadcast_backward(
     options = norm, norm_first, residual, output_projection, activation, ffn_dim, eps
     block = _block(_spec(keys.shape[1], *options), weights, keep=True)
     d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
-    for tile in tiles(sets, _elements_per_row(keys)):
+    for tile in tiles(sets, _elements_per_row(keys, ffn_dim, outside)):
         b = tile.sets
         x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
         trace = block.forward(x, k, v, None if outside is None else outside[b])
@@ -146,8 +148,11 @@ def _outside(keys: Tensor, key_lengths: Tensor | None) -> Tensor | None:
     return (torch.arange(keys.shape[2]) >= key_lengths[:, None])[:, None, None]
 
 
-def _elements_per_row(keys: Tensor) -> int:
-    return keys.shape[1] * max(keys.shape[2], keys.shape[3])
+def _elements_per_row(keys: Tensor, ffn_dim: int | None, outside: Tensor | None) -> int:
+    _, heads, num_keys, width = keys.shape
+    if library.takes(num_keys, width, outside):
+        return max(heads * width, ffn_dim or 0)
+    return heads * max(num_keys, width)
 
 
 @register_fake(broadcast)
