@@ -47,7 +47,7 @@ def aggregate(
     """
     sets = Sets(rows, lengths, offsets)
     keys, whole = _Keys(queries, w_kv, gain, bias, norm, eps), _Partial.empty(queries, sets.num_sets)
-    for tile in tiles(sets, _elements_per_row(queries, w_kv)):
+    for tile in tiles(sets, _elements_per_row(queries)):
         k, v = keys.forward(tile.load(rows, queries.dtype))
         whole.add(tile.sets, _Partial.of(_of(queries, tile.sets), k, v, tile.outside()))
     return *whole.result(), rows.new_zeros(1).expand(rows.shape)
@@ -76,7 +76,7 @@ def aggregate_backward(
     """
     delta = (d_y * y).sum(-1, keepdim=True)
     keys, d_queries = _Keys(queries, w_kv, gain, bias, norm, eps), torch.zeros_like(queries)
-    for tile in tiles(Sets(rows, lengths, offsets), _elements_per_row(queries, w_kv)):
+    for tile in tiles(Sets(rows, lengths, offsets), _elements_per_row(queries)):
         b = tile.sets
         keys.forward(tile.load(rows, queries.dtype))
         of_result = d_y[b], y[b], lse[b], delta[b]
@@ -212,11 +212,9 @@ def _present(queries: Tensor, *parameters: Tensor | None) -> list[Tensor]:
     return [queries, *(queries.new_empty(0) if p is None else p for p in parameters)]
 
 
-def _elements_per_row(queries: Tensor, w_kv: Tensor | None) -> int:
+def _elements_per_row(queries: Tensor) -> int:
     _, heads, num_queries, width = queries.shape
-    if library.takes(num_queries, width, None):
-        return width if w_kv is None else w_kv.shape[0]
-    return heads * num_queries
+    return heads * (width if library.takes(num_queries, width, None) else num_queries)
 
 
 def _of(queries: Tensor, sets: slice) -> Tensor:

@@ -75,7 +75,7 @@ def broadcast(
     out = blank(sets, weights[0].shape[0])
     outside = _outside(keys, key_lengths)
 
-    for tile in tiles(sets, _elements_per_row(keys, ffn_dim, outside)):
+    for tile in tiles(sets, _elements_per_row(keys, outside)):
         b = tile.sets
         x = tile.load(rows, keys.dtype)
         trace = block.forward(x, keys[b], values[b], None if outside is None else outside[b])
@@ -111,7 +111,7 @@ def broadcast_backward(
     options = norm, norm_first, residual, output_projection, activation, ffn_dim, eps
     block = _block(_spec(keys.shape[1], *options), weights, keep=True)
     d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
-    for tile in tiles(sets, _elements_per_row(keys, ffn_dim, outside)):
+    for tile in tiles(sets, _elements_per_row(keys, outside)):
         b = tile.sets
         x, k, v = tile.load(rows, keys.dtype), keys[b], values[b]
         trace = block.forward(x, k, v, None if outside is None else outside[b])
@@ -148,11 +148,9 @@ def _outside(keys: Tensor, key_lengths: Tensor | None) -> Tensor | None:
     return (torch.arange(keys.shape[2]) >= key_lengths[:, None])[:, None, None]
 
 
-def _elements_per_row(keys: Tensor, ffn_dim: int | None, outside: Tensor | None) -> int:
+def _elements_per_row(keys: Tensor, outside: Tensor | None) -> int:
     _, heads, num_keys, width = keys.shape
-    if library.takes(num_keys, width, outside):
-        return max(heads * width, ffn_dim or 0)
-    return heads * max(num_keys, width)
+    return heads * (width if library.takes(num_keys, width, outside) else max(num_keys, width))
 
 
 @register_fake(broadcast)

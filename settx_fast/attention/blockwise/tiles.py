@@ -11,8 +11,8 @@ from torch import Tensor
 
 from settx_fast.attention.sets import Sets
 
-# scores, or elements of a wide activation, in one tile: some tens of these arrays stay in the last cache, and an
-# operation on one is long enough to be shared by the threads (measured with `benchmarks.run --only isab-*`)
+# scores, where they are written, or elements of an activation in one tile: some tens of these arrays stay in the last
+# cache, and an operation on one is long enough for all threads to share (measured with `benchmarks.run --only isab-*`)
 ELEMENTS_PER_TILE = 2**18
 
 
