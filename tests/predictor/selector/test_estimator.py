@@ -109,23 +109,6 @@ def test_the_verdict_names_what_is_expected_and_how_surely(
     assert list(verdict(chosen, ranking, strange)) == said
 
 
-def test_it_says_which_columns_move() -> None:
-    from settx_fast.predictor.frameworks import sources_of
-    from settx_fast.predictor.frameworks.base import as_observed
-    from settx_fast.predictor.selector.evidence import evidence
-    from settx_fast.predictor.selector.fits import fits_of
-
-    random, size = np.random.default_rng(0), 500
-    labels = np.repeat([0, 1, 2], size)
-    steady, moving, other = random.normal(size=(3, 3 * size))
-    y = steady + moving * np.array([1.0, -1.0, 2.0])[labels] + random.normal(size=3 * size)
-    X = np.stack([steady, moving, other], 1)
-    deploy = X[:50] + np.array([0, 0, 5.0])
-    said = "\n".join(evidence(fits_of(sources_of(as_observed(X, y, labels, deploy))), ["s", "m", "o"]))
-    assert "The slope of the target on 'm' differs between the sources." in said
-    assert "In deployment 'o' has moved most: its mean by 5" in said
-
-
 def test_explain_is_a_sentence_a_line(model: Path) -> None:
     rows = make_rows(5)
     found = FrameworkSelector(model).fit(rows.X, rows.y, rows.environments, rows.X_deploy)
