@@ -13,7 +13,7 @@ from settx_fast.predictor.wording import number
 
 
 def contradictions(compared: Sequence[Framework], recommended: str, variance: float) -> tuple[str, ...]:
-    """What labelled rows say against the prediction, the recommended framework first; () if nothing."""
+    """What labelled rows surely say against the prediction, the recommended framework first; () if nothing."""
     ordered = sorted(compared, key=lambda each: each.name != recommended)
     sentences = [sentence for each in ordered if (sentence := _against(each, variance))]
     better = _clearly_better(compared, recommended)
@@ -50,14 +50,15 @@ def advise(
 def _against(each: Framework, variance: float) -> str:
     if each.measured is None:
         return ""
-    is_outside = not each.risk.low <= each.measured.value <= each.risk.high
-    if not is_outside and each.measured.value <= variance:
+    is_outside = each.measured.high < each.risk.low or each.risk.high < each.measured.low
+    is_useless = each.measured.low > variance
+    if not is_outside and not is_useless:
         return ""
     said = f"{each.title} was predicted {number(each.risk.value)} ({number(each.risk.low)} … {number(each.risk.high)})"
     found = f"and measured {_measured(each)} on {_rows(each)}"
-    above = f", above the variance of the target in the sources, {number(variance)}"
+    above = f", above the variance of the target in the sources, {number(variance)}" if is_useless else ""
     start = "What was measured contradicts the prediction" if is_outside else "What was learned does not carry over"
-    return f"{start}: {said} {found}{above if each.measured.value > variance else ''}."
+    return f"{start}: {said} {found}{above}."
 
 
 def _clearly_better(compared: Sequence[Framework], recommended: str) -> Framework | None:

@@ -204,6 +204,15 @@ def test_what_was_measured_against_the_prediction_is_said_first(measured: dict, 
     assert re.search(sentence.replace("(", r"\(").replace(")", r"\)"), said[0])
 
 
+def test_what_could_be_chance_contradicts_nothing() -> None:
+    few = {"causal": (2.5, 0.0, 5.0), "erm": (1.3, 0.9, 1.7)}  # beyond 1.9, above a variance of 1.2: by chance
+    assert contradictions(frameworks(**few), "causal", 1.2) == ()
+    sure = {"causal": (2.5, 2.0, 3.0), "erm": (1.3, 1.25, 1.35)}
+    first, *_, last = contradictions(frameworks(**sure), "causal", 1.2)
+    assert "Measured, ERM on all features is better" in first
+    assert "does not carry over: ERM on all features was predicted 2" in last
+
+
 def test_measured_risks_within_what_was_predicted_contradict_nothing() -> None:
     assert contradictions(frameworks(erm=2.5, causal=1.5, anticausal=4.0), "causal", 5.0) == ()
     assert contradictions(frameworks(), "causal", 0.1) == ()
