@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from settx_fast.predictor.columns import words_of
-from settx_fast.predictor.files import TableError, listed
+from settx_fast.predictor.files import TableError, listed, meant
 from settx_fast.predictor.numerals import EMPTY
 
 MIN_SOURCE_ROWS = 10
@@ -70,7 +70,8 @@ def deployed(deploy: object, names: Sequence[str], environment: str | None) -> i
     written = str(deploy).strip() if isinstance(deploy, str) else _label(deploy)
     alike = [name for name in names if name == written] or [name for name in names if _mean_the_same(name, written)]
     if not alike:
-        raise TableError(f"No row has '{written}' in the column '{environment}'; its values are {listed(names)}.")
+        known = f"its values are {listed(names)}.{meant(written, names)}"
+        raise TableError(f"No row has '{written}' in the column '{environment}'; {known}")
     if len(alike) > 1:
         raise TableError(
             f"'{written}' may mean several values of the column '{environment}': {listed(alike)}: write one of them."

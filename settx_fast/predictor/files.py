@@ -7,7 +7,8 @@ import gzip
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
@@ -58,6 +59,13 @@ def listed(names: Sequence[str] | pd.Index, limit: int = 12) -> str:
     """Names with commas, the first `limit` of them."""
     shown = ", ".join(str(name) for name in list(names)[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """A question that names what is spelt almost alike, or is in other letters' case; "" where nothing is."""
+    folded = {str(each).casefold(): str(each) for each in names}
+    close = get_close_matches(name.casefold(), folded, 1)
+    return f" Did you mean '{folded[close[0]]}'?" if close else ""
 
 
 def _read_text(path: Path, as_text: Sequence[str]) -> pd.DataFrame:

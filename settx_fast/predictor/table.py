@@ -12,7 +12,7 @@ import pandas as pd
 
 from settx_fast.predictor.columns import Kind, encode_column, is_text, words_of
 from settx_fast.predictor.environments import MIN_SOURCE_ROWS, Environments, deployed, environments_of
-from settx_fast.predictor.files import UNNAMED, TableError, check_names, listed, read_frame
+from settx_fast.predictor.files import UNNAMED, TableError, check_names, listed, meant, read_frame
 from settx_fast.predictor.labels import target_of
 from settx_fast.predictor.numerals import WORDS, read_numbers
 
@@ -127,8 +127,8 @@ def read_table(
 def table_from_frame(
     frame: pd.DataFrame,
     *,
-    target: str,
-    environment: str | None,
+    target: object,
+    environment: object,
     deploy: object = None,
     name: str = "table",
     keep: Sequence[str] = (),
@@ -143,8 +143,10 @@ def table_from_frame(
     `environment=None` makes all rows one environment. Raises TableError, a ValueError that
     says what to change.
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise TableError(f"frame: expected a pandas.DataFrame, got {type(frame).__module__}.{type(frame).__name__}.")
     frame = frame.set_axis([str(column).strip() for column in frame.columns], axis=1)
-    target, environment = target.strip(), None if environment is None else environment.strip()
+    target, environment = str(target).strip(), None if environment is None else str(environment).strip()
     _check_columns(frame, target, environment, keep)
     environments, notes = environments_of(frame, environment)
     place = deployed(deploy, environments.names, environment)
@@ -179,7 +181,8 @@ def _check_columns(frame: pd.DataFrame, target: str, environment: str | None, ke
     named = [("target", target), ("environment", environment), *(("keep", column) for column in keep)]
     for option, column in named:
         if column is not None and column not in frame.columns:
-            raise TableError(f"There is no {option} column '{column}'; the columns are {listed(frame.columns)}.")
+            known = f"the columns are {listed(frame.columns)}.{meant(column, frame.columns)}"
+            raise TableError(f"There is no {option} column '{column}'; {known}")
     if target == environment:
         raise TableError(f"Target and environment must be different columns; both are '{target}'.")
 

@@ -77,7 +77,10 @@ def test_gzipped_text_needs_no_unpacking(frame: pd.DataFrame, tmp_path: Path) ->
         ({"environment": "where"}, "no environment column 'where'"),
         ({"environment": "y"}, "must be different columns"),
         ({"environment": "a"}, "60 different values in 60 rows"),
-        ({"deploy": "x"}, "No row has 'x' in the column 'site'; its values are n, s, w"),
+        ({"deploy": "x"}, r"No row has 'x' in the column 'site'; its values are n, s, w\.$"),
+        ({"environment": "sit"}, "columns are a, b, site, y. Did you mean 'site'?"),
+        ({"target": "Y"}, "Did you mean 'y'?"),
+        ({"keep": ["A"]}, "no keep column 'A'; .* Did you mean 'a'?"),
     ],
 )
 def test_wrong_names_are_answered_with_the_right_ones(
@@ -85,6 +88,25 @@ def test_wrong_names_are_answered_with_the_right_ones(
 ) -> None:
     with pytest.raises(TableError, match=sentence):
         read(frame, **changed)
+
+
+def test_columns_whose_names_are_numbers_are_named_by_these(frame: pd.DataFrame) -> None:
+    numbered = frame.set_axis(range(4), axis=1)
+    table = table_from_frame(numbered, target=3, environment=2, deploy="w")
+    assert (table.target_name, table.feature_names) == ("3", ("0", "1"))
+    np.testing.assert_array_equal(table.target, read(frame, "w").target)
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(np.zeros((9, 3)), "numpy.ndarray"), ({"y": [1.0]}, "builtins.dict")])
+def test_what_is_no_data_frame_is_refused(rows: object, kind: str) -> None:
+    with pytest.raises(TableError, match=f"frame: expected a pandas.DataFrame, got {kind}"):
+        table_from_frame(rows, target="y", environment=None)
+
+
+def test_a_deployment_that_is_spelt_almost_alike_is_suggested(frame: pd.DataFrame) -> None:
+    frame["site"] = frame["site"].map({"n": "north", "s": "south", "w": "west"})
+    with pytest.raises(TableError, match=r"its values are north, south, west\. Did you mean 'west'\?"):
+        read(frame, "Wset")
 
 
 def test_deploy_rows_may_be_unlabelled_but_source_rows_may_not(frame: pd.DataFrame) -> None:
