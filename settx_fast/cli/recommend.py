@@ -49,16 +49,17 @@ def recommend(
     if json:
         typer.echo(found.to_json())
     else:
-        _show(found, f"{rows.name}: '{target}'" + (f", deployed in '{deploy}'" if deploy else ""), stdout())
+        _show(found, stdout())
     if save is not None:
         say(f"Kept in {found.save(save)}.")
 
 
-def _show(found: Recommendation, heading: str, console: Console) -> None:
+def _show(found: Recommendation, console: Console) -> None:
     from settx_fast.predictor.frameworks import TITLES
     from settx_fast.predictor.wording import number
 
-    console.print(f"\n[bold]{escape(heading)}[/]")
+    where = "" if found.deploy is None else f", deployed in '{found.deploy}'"
+    console.print(f"\n[bold]{escape(found.table)}: '{escape(found.target)}'{escape(where)}[/]")
     suffix = " (abstained: the safe default)" if found.abstained else ""
     console.print(f"[bold green]Recommended: {TITLES[found.recommended]}[/]{suffix}")
     for sentence in found.reasons:

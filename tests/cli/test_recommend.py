@@ -89,6 +89,21 @@ def test_people_get_the_answer_first_then_reasons_then_risks(sites: Path) -> Non
         assert TITLES[name] in result.stdout
 
 
+def test_the_deployment_is_named_as_the_table_names_it(sites: Path) -> None:
+    result = run("recommend", sites, "-t", "y", "-e", "site", "-d", "D")
+    assert "sites.csv: 'y', deployed in 'd'" in result.stdout
+
+
+def test_it_is_said_that_a_wide_table_is_not_read_whole(sites: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(sites)
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(240, 60)), columns=[f"n{i}" for i in range(60)])
+    pd.concat([frame, wide], axis=1).to_csv(tmp_path / "wide.csv", index=False)
+    found = json.loads(run("recommend", tmp_path / "wide.csv", "-t", "y", "-e", "site", "--json").stdout)
+    assert found["notes"][0].startswith("Of 63 columns only the 60 most correlated with 'y' in the sources were read:")
+    narrow = json.loads(run("recommend", sites, "-t", "y", "-e", "site", "--json").stdout)
+    assert narrow["notes"] == []
+
+
 def test_one_source_is_no_ground_for_a_choice(sites: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(sites)
     frame[frame["site"] == "a"].to_csv(tmp_path / "one.csv", index=False)

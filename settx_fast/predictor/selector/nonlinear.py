@@ -7,9 +7,11 @@ from scipy import stats
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from settx_fast.predictor.frameworks import BOOSTED, estimator
+from settx_fast.predictor.wording import number
 
 FOLDS = 5
 LEVEL = 0.1
+LEAST_RATIO, MOST_RATIO = 0.05, 2.0  # beyond, a percentage says little
 
 
 def beyond_lines(features: np.ndarray, target: np.ndarray, environment: np.ndarray) -> str | None:
@@ -27,9 +29,14 @@ def beyond_lines(features: np.ndarray, target: np.ndarray, environment: np.ndarr
     gain = np.log(trees / linear)
     if not stats.ttest_1samp(gain, 0.0).pvalue < LEVEL:
         return None
-    change = np.exp(gain.mean()) - 1
-    said = f"Gradient-boosted ERM, which is not ranked, has {abs(change):.0%} {'more' if change > 0 else 'less'} risk"
-    return f"{said} than ERM in left-out sources (geometric mean of {len(sources)})."
+    said = f"Gradient-boosted ERM, which is not ranked, has {_beside(float(np.exp(gain.mean())))}"
+    return f"{said} in left-out sources (geometric mean of {len(sources)})."
+
+
+def _beside(ratio: float) -> str:
+    if not LEAST_RATIO < ratio < MOST_RATIO:
+        return f"{number(ratio)} times the risk of ERM"
+    return f"{abs(ratio - 1):.0%} {'more' if ratio > 1 else 'less'} risk than ERM"
 
 
 def _left_out_risks(name: str, features: np.ndarray, target: np.ndarray, environment: np.ndarray) -> np.ndarray:

@@ -24,19 +24,27 @@ def recommend_for(table: Table, model: str | Path | None = None, *, beside_trees
     beside_trees: also measure gradient-boosted ERM in left-out sources, which takes longer than all else, and give what
     it says as a reason. Raises FileNotFoundError if there is no trained model.
     """
-    table = table.limited_to(MOST_COLUMNS, MOST_SOURCES)
+    whole, table = table, table.limited_to(MOST_COLUMNS, MOST_SOURCES)
     found = recommend(observe_table(table), table.feature_names, Selector.load(model))
     if beside_trees and (said := beyond_lines(*_source_rows(table))):
         found = replace(found, reasons=(found.reasons[0], said, *found.reasons[1:]))
     deploy = None if table.deploy is None else table.environment_names[table.deploy]
-    found = replace(
-        found, notes=table.notes, table=table.name, target=table.target_name, deploy=deploy, source=table.source
-    )
+    notes = (*_unread(whole, table), *table.notes)
+    found = replace(found, notes=notes, table=table.name, target=table.target_name, deploy=deploy, source=table.source)
     measured = measured_in_deployment(table)
     if not measured:
         return found
     ranking = tuple(Ranked(entry.framework, entry.risk, measured[entry.framework]) for entry in found.ranking)
     return replace(found, ranking=ranking, measured_on="deployment")
+
+
+def _unread(whole: Table, read: Table) -> tuple[str, ...]:
+    """A note on the columns that nothing here knows of, if there are any."""
+    unread = len(whole.feature_names) - len(read.feature_names)
+    if not unread:
+        return ()
+    kept = f"the {len(read.feature_names)} most correlated with '{read.target_name}' in the sources"
+    return (f"Of {len(whole.feature_names)} columns only {kept} were read: all that is said and measured is of these.",)
 
 
 def observe_table(table: Table) -> Observed:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -45,6 +47,15 @@ def test_what_could_be_chance_is_not_told() -> None:
     assert beyond_lines(X, 0.35 * curve + rest, sources) is None  # trees gain as much as they lose
     assert beyond_lines(X, curve + rest, sources) is not None
     assert beyond_lines(X[:300], curve[:300], sources[:300]) is None  # of two sources nobody can say
+
+
+def test_many_times_the_risk_is_not_told_in_percent() -> None:
+    X, _, sources = curved(3, 4)
+    said = beyond_lines(X, X @ [3.0, 2.0, 1.0] + 0.01 * np.random.default_rng(0).normal(size=len(X)), sources)
+    assert said is not None
+    times = re.fullmatch(r".* has ([\d,.]+) times the risk of ERM in left-out sources \(geometric mean of 4\)\.", said)
+    assert times is not None
+    assert float(times[1].replace(",", "")) > 100
 
 
 def test_risks_without_a_logarithm_say_nothing() -> None:
