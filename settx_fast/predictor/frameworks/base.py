@@ -6,14 +6,17 @@ from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from settx_fast.predictor.features import Observed
 from settx_fast.predictor.frameworks.linear import Linear
 from settx_fast.predictor.frameworks.sources import Sources, sources_of
+
+LARGEST = 1e150  # its square is a float64
 
 
 class Framework(RegressorMixin, BaseEstimator, ABC):
@@ -33,10 +36,13 @@ class Framework(RegressorMixin, BaseEstimator, ABC):
     def _checked(self, X: Any, y: Any, environments: Any, X_deploy: Any) -> tuple[np.ndarray, np.ndarray, Observed]:
         """X and y as float64, and with the rest as a batch of one dataset."""
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
+        y = y.astype(np.float64)
         deploy = np.empty((0, X.shape[1]))
         if X_deploy is not None:
             deploy = validate_data(self, X_deploy, dtype=np.float64, reset=False)
-        return X, y, as_observed(X, y.astype(np.float64), environment_ids(environments, len(y)), deploy)
+        for name, values in (("X", X), ("y", y), ("X_deploy", deploy)):
+            _check_size(name, values)
+        return X, y, as_observed(X, y, environment_ids(environments, len(y)), deploy)
 
 
 class LinearFramework(Framework):
@@ -80,11 +86,20 @@ def environment_ids(environments: Any, rows: int) -> np.ndarray:
     """(R,) int64 from labels of any kind; ValueError unless there is one for each of `rows` rows."""
     if environments is None:
         return np.zeros(rows, dtype=np.int64)
-    labels = check_array(np.asarray(environments), ensure_2d=False, dtype=None)
-    if labels.ndim != 1:
+    labels = np.asarray(environments)
+    if labels.shape != (rows,):
         raise ValueError(f"environments: expected shape ({rows},), got {labels.shape}")
-    check_consistent_length(labels, np.empty(rows))
-    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    codes, _ = pd.factorize(labels, sort=True)
+    if (codes < 0).any():
+        raise ValueError(f"environments: expected a label for every row, got none for {(codes < 0).sum()} of {rows}")
+    return codes.astype(np.int64)
+
+
+def _check_size(name: str, values: np.ndarray) -> None:
+    """ValueError for values whose squares float64 does not hold."""
+    size = np.abs(values).max(initial=0.0)
+    if size > LARGEST:
+        raise ValueError(f"{name}: expected values within ±{LARGEST:g}, got {size:.2g}: choose another unit")
 
 
 def as_observed(X: np.ndarray, y: np.ndarray, environments: np.ndarray, X_deploy: np.ndarray) -> Observed:

@@ -134,11 +134,39 @@ def test_constant_and_repeated_columns_do_no_harm() -> None:
         assert model.coef_[4] == 0, name
 
 
+@pytest.mark.parametrize("gap", [None, np.nan, pd.NA, pd.NaT])
+def test_a_row_without_an_environment_is_refused(gap: object) -> None:
+    rows = make_rows(8)
+    labels = np.array([*rows.environments[:-2], gap, gap], dtype=object)
+    with pytest.raises(
+        ValueError, match=rf"environments: expected a label for every row, got none for 2 of {len(labels)}"
+    ):
+        estimator("erm").fit(rows.X, rows.y, labels)
+
+
+def test_labels_of_any_kind_name_environments() -> None:
+    rows = make_rows(8)
+    names = np.unique(rows.environments)
+    fitted = estimator("average").fit(rows.X, rows.y, rows.environments)
+    for others in ([1, "b", 2.5], [True, "x", "y"], pd.to_datetime(["2020", "2021", "2022"])):
+        labels = pd.Series(rows.environments).map(dict(zip(names, others, strict=True)))
+        again = estimator("average").fit(rows.X, rows.y, labels)
+        np.testing.assert_allclose(again.coef_, fitted.coef_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["X", "y", "X_deploy"])
+def test_values_whose_squares_no_float_holds_are_refused_by_name(name: str) -> None:
+    rows = make_rows(8)._asdict()
+    rows[name] = 1e160 * rows[name]
+    with pytest.raises(ValueError, match=rf"^{name}: expected values within ±1e\+150, got \d"):
+        estimator("erm").fit(rows["X"], rows["y"], rows["environments"], rows["X_deploy"])
+
+
 def test_bad_input_is_named() -> None:
     rows = make_rows(8)
     with pytest.raises(ValueError, match=r"framework: expected one of erm, .*, boosted, got 'best'"):
         estimator("best")
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+    with pytest.raises(ValueError, match=r"environments: expected shape \(\d+,\), got \(\d+,\)"):
         estimator("erm").fit(rows.X, rows.y, rows.environments[1:])
     with pytest.raises(ValueError, match=r"environments: expected shape"):
         estimator("erm").fit(rows.X, rows.y, np.zeros((len(rows.y), 2)))
