@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -79,6 +80,7 @@ class MAB(ModularBlock):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_sizes(dim_Q=dim_Q, dim_K=dim_K, dim_V=dim_V)
         norm = norm or ("layer" if ln else "none")
         spec = BlockSpec(
             num_heads, norm, norm_first, residual, output_projection, activation, ffn_dim, scale, norm_eps, dropout,
@@ -197,6 +199,7 @@ class ISAB(nn.Module):
         **options: Unpack[BlockOptions],
     ) -> None:
         super().__init__()
+        check_sizes(dim_in=dim_in, dim_out=dim_out, num_inds=num_inds)
         self.I = _seeds(num_inds, dim_out, options)
         self.mab0 = MAB(dim_out, dim_in, dim_out, num_heads, ln, **options)
         self.mab1 = MAB(dim_in, dim_out, dim_out, num_heads, ln, **options)
@@ -303,6 +306,7 @@ class PMA(nn.Module):
         self, dim: int, num_heads: int, num_seeds: int, ln: bool = False, **options: Unpack[BlockOptions]
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, num_seeds=num_seeds)
         self.S = _seeds(num_seeds, dim, options)
         self.mab = MAB(dim, dim, dim, num_heads, ln, **options)
 
@@ -313,6 +317,13 @@ class PMA(nn.Module):
     def extra_repr(self) -> str:
         """The number of seeds."""
         return f"num_seeds={self.S.shape[1]}"
+
+
+def check_sizes(**sizes: object) -> None:
+    """ValueError unless all are whole numbers of at least 1."""
+    for name, size in sizes.items():
+        if not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {size!r}")
 
 
 def plain_weights_of(block: nn.Module) -> BlockWeights | None:

@@ -153,6 +153,21 @@ def test_a_share_that_is_none_is_named(share: float) -> None:
         ISAB(8, 8, 2, 4, dropout=share)
 
 
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: ISAB(8, 8, 2, 0), "num_inds: expected a whole number of at least 1, got 0"),
+        (lambda: ISAB(8, -8, 2, 4), "dim_out: expected a whole number of at least 1, got -8"),
+        (lambda: MAB(8.0, 8, 8, 2), r"dim_Q: expected a whole number of at least 1, got 8\.0"),
+        (lambda: SAB(8, 0, 2), "dim_V: expected a whole number of at least 1, got 0"),
+        (lambda: PMA(8, 2, 0), "num_seeds: expected a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_size_that_is_none_is_refused_by_name(build: Callable[[], nn.Module], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build()
+
+
 def test_gradients_through_dropout_are_those_of_what_was_drawn() -> None:
     layer, x = _dropping(None), torch.randn(1, 4, 8, dtype=torch.float64, requires_grad=True)
 
