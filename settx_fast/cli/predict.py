@@ -85,7 +85,7 @@ def predict(
 
 
 def report(directory: RunDirectory) -> None:
-    """Write report.html: training, evaluation and predictions of a run, or of all runs in a directory."""
+    """Write report.html: training, evaluation and predictions of a run, or of all in a directory; recommendations."""
     from settx_fast.predictor.report import write_report
 
     typer.echo(write_report(directory))

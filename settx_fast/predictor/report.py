@@ -68,9 +68,9 @@ class Run:
 
 
 def write_report(directory: str | Path) -> Path:
-    """Write report.html of a run directory, or of a directory of run directories, and return its path.
+    """Write report.html of a run directory, a directory of run directories, or of recommendations; return its path.
 
-    Raises FileNotFoundError where there is no run.
+    Raises FileNotFoundError where there is neither a run nor a recommendation.
     """
     directory = Path(directory)
     runs = (
@@ -78,11 +78,15 @@ def write_report(directory: str | Path) -> Path:
         if (directory / "config.json").exists()
         else sorted(p.parent for p in directory.glob("*/config.json"))
     )
-    if not runs:
-        raise FileNotFoundError(f"There is no training run in '{directory}': `settx-fast train` writes one.")
+    recommendations = list(_recommendations(directory))
+    if not runs and not recommendations:
+        raise FileNotFoundError(
+            f"There is no training run in '{directory}', nor a recommendation: `settx-fast train` writes the one, "
+            "`settx-fast recommend --save` the other."
+        )
     page = _template().render(
         runs=[read_run(run) for run in runs],
-        recommendations=list(_recommendations(directory)),
+        recommendations=recommendations,
         wording=PROPERTIES,
         named_by=PREDICTED_BY,
         colours=figures.COLOURS,

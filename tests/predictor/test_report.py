@@ -251,8 +251,18 @@ def test_a_recommendation_beside_the_runs_is_shown_with_its_reasons(tmp_path: Pa
     assert "no recommendation of this version of settx_fast: recommendation-old-y.json" in page
 
 
-def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no training run"):
+def test_recommendations_are_shown_where_no_run_is(tmp_path: Path) -> None:
+    ranking = (Ranked("erm", Risk(1.5, 0.5, 4.0), None),)
+    found = Recommendation("erm", True, ranking, 2.0, None, ("Because.",), table="t.csv", target="y")
+    found.save(tmp_path)
+    page = write_report(tmp_path).read_text()
+    assert "<title>The framework to use</title>" in page
+    assert "Table t.csv: which framework predicts y" in page
+    assert "It was trained on" not in page
+
+
+def test_a_directory_of_neither_runs_nor_recommendations_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no training run in '.*', nor a recommendation"):
         write_report(tmp_path)
 
 
