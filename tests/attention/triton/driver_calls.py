@@ -133,6 +133,16 @@ def check_addresses(listener: Listener, plan: plans.Plan, inputs: list[Tensor]) 
         plan._native.run(0, [7, *bases])
 
 
+def check_exchanged_data(listener: Listener, plan: plans.Plan, inputs: list[Tensor]) -> None:
+    """The same objects, somewhere else: addresses are asked for in every call."""
+    kept, before = [], listener.listen(plan.steps, lambda: plan(inputs))
+    for tensor in inputs:
+        kept.append(tensor.data)
+        tensor.data = tensor.data.clone()
+    assert listener.listen(plan.steps, lambda: plan(inputs)) != before
+    check(listener, plan, inputs)
+
+
 def check_a_thread_without_context(listener: Listener, plan: plans.Plan, inputs: list[Tensor]) -> None:
     contexts: set[int] = set()
 
@@ -154,7 +164,7 @@ def main() -> None:
             lengths = torch.tensor([shape.elements, 3]) if name == "tabular" else None
             found = plans_of(shape, lengths)
             count += sum(check(listener, plan, inputs) for plan, inputs in found)
-        for other in (check_a_launch_that_fails, check_addresses, check_a_thread_without_context):
+        for other in (check_a_launch_that_fails, check_addresses, check_a_thread_without_context, check_exchanged_data):
             other(listener, *found[0])
     print(f"Triton {triton.__version__}: {count} launches alike")
 
