@@ -65,7 +65,7 @@ class Nothing(torch.autograd.Function):
         tensors = ctx.saved_tensors
         flat = grad.new_empty(sum(t.numel() for t in tensors))
         parts = torch.unsafe_split_with_sizes(flat, [t.numel() for t in tensors])
-        return tuple(part.view(t.shape) for part, t in zip(parts, tensors, strict=True))
+        return tuple(part.view(*t.shape) for part, t in zip(parts, tensors, strict=True))
 
 
 def step(call: Callable[[], Tensor], tensors: list[Tensor]) -> Callable[[], object]:
@@ -80,22 +80,24 @@ def step(call: Callable[[], Tensor], tensors: list[Tensor]) -> Callable[[], obje
     return run
 
 
-def least(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Microseconds that each call takes: the least over rounds, in which all take turns."""
-    found = dict.fromkeys(calls, float("inf"))
+def least(forwards: dict[str, Callable[[], object]], steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Microseconds that calls take, forwards outside autograd: the least over rounds, in which all take turns."""
+    found = dict.fromkeys([*forwards, *steps], float("inf"))
     for _ in range(ROUNDS):
-        for name, call in calls.items():
-            call()
-            start = time.thread_time()
-            for _ in range(CALLS):
-                call()
-            found[name] = min(found[name], 1e6 * (time.thread_time() - start) / CALLS)
+        for calls in (forwards, steps):
+            with torch.set_grad_enabled(calls is steps):  # around many calls: it takes microseconds itself
+                for name, call in calls.items():
+                    found[name] = min(found[name], mean_time(call))
     return found
 
 
-def without_grad(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """A call outside autograd."""
-    return torch.no_grad()(call)
+def mean_time(call: Callable[[], object]) -> float:
+    """Microseconds of one of CALLS calls in a row."""
+    call()
+    start = time.thread_time()
+    for _ in range(CALLS):
+        call()
+    return 1e6 * (time.thread_time() - start) / CALLS
 
 
 def measure(shape: Shape) -> dict[str, float]:
@@ -106,13 +108,12 @@ def measure(shape: Shape) -> dict[str, float]:
         call = lambda: layer(x)  # noqa: E731
         parameters = [x, *layer.parameters()]
         times = least(
+            {"forward_us": call, "eager_forward_us": eager},
             {
-                "forward_us": without_grad(call),
                 "step_us": step(call, parameters),
                 "autograd_step_us": step(lambda: Nothing.apply(*parameters), parameters),
-                "eager_forward_us": without_grad(eager),
                 "eager_step_us": step(eager, weights),
-            }
+            },
         )
         return times | {"backward_launches": launches_of(driver, step(call, parameters)) - launches_of(driver, call)}
 

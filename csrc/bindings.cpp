@@ -11,6 +11,7 @@
 #include "devices.h"
 #include "interruptible.h"
 #include "launch_bindings.h"
+#include "layer_bindings.h"
 #include "learner_bindings.h"
 #include "scm/lanes.h"
 #include "scm/noise.h"
@@ -480,6 +481,7 @@ PYBIND11_MODULE(_native, m) {
         .def_readonly("problem", &settx::Devices::problem);
     m.def("find_devices", &settx::find_devices, "CUDA devices this build can see.");
     settx::bind_launches(m);
+    settx::bind_layers(m);
     settx::bind_learner(m);
 
     py::class_<OwnedPrior>(m, "Prior")

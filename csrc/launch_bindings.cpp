@@ -28,12 +28,21 @@ LaunchPlan make_plan(int device, size_t num_bases, const std::vector<Entry>& ent
     return {device, num_bases, std::move(launches)};
 }
 
-bool run(const LaunchPlan& plan, uint64_t stream, const py::list& addresses) {
-    std::vector<uint64_t> bases(addresses.size());
-    for (size_t i = 0; i < bases.size(); ++i) {
-        bases[i] = PyLong_AsUnsignedLongLong(PyList_GET_ITEM(addresses.ptr(), static_cast<Py_ssize_t>(i)));
-        if (PyErr_Occurred()) throw py::error_already_set();
-    }
+// By the tensor's own method: nothing here is linked with PyTorch.
+uint64_t address_of(py::handle tensor) {
+    static PyObject* const name = PyUnicode_InternFromString("data_ptr");
+    const auto address = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), name));
+    if (!address) throw py::error_already_set();
+    const uint64_t found = PyLong_AsUnsignedLongLong(address.ptr());
+    if (PyErr_Occurred()) throw py::error_already_set();
+    return found;
+}
+
+bool run(const LaunchPlan& plan, uint64_t stream, const py::list& tensors) {
+    std::vector<uint64_t> bases;
+    bases.reserve(tensors.size());
+    for (const py::handle tensor : tensors)
+        if (!tensor.is_none()) bases.push_back(address_of(tensor));
     py::gil_scoped_release release;
     return plan.run(stream, bases);
 }
@@ -44,7 +53,8 @@ void bind_launches(py::module_& m) {
     py::class_<LaunchPlan>(m, "LaunchPlan", "Launches recorded once, with the addresses of buffers left open.")
         .def(py::init(&make_plan), "From a device and launches; RuntimeError without a driver.")
         .def("run", &run,
-             "Queues all launches on a stream. False, with nothing queued, where an address is no multiple of 16.");
+             "Queues all launches on a stream, where tensors, some of them None, are the buffers. False, with nothing\n"
+             "queued, where an address is no multiple of 16.");
 }
 
 }  // namespace settx

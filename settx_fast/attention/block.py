@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -78,6 +78,7 @@ class BlockSpec:
         carried = self.bias and self.norm_bias and not self.key_norm
         lowered = self if carried else replace(self, bias=True, norm_bias=True, key_norm=False)
         object.__setattr__(self, "_lowered", lowered)  # no field: `asdict` would not come to an end
+        object.__setattr__(self, "_weight_names", self._names_of_weights())
 
     @property
     def lowered(self) -> BlockSpec:
@@ -93,6 +94,10 @@ class BlockSpec:
     @property
     def weight_names(self) -> tuple[str, ...]:
         """The fields of `BlockWeights` in use, in their order."""
+        found: tuple[str, ...] = getattr(self, "_weight_names")  # noqa: B009
+        return found
+
+    def _names_of_weights(self) -> tuple[str, ...]:
         layers = [f"_{name}" for name in "qkvo"]
         layers += ["_p"] * self.output_projection + ["_o2"] * (self.ffn_dim is not None) + ["_g"] * self.gated
         used = {f"w{name}" for name in layers} | {f"b{name}" for name in layers if self.bias}
@@ -149,6 +154,11 @@ class BlockWeights(NamedTuple):
     g_o: Tensor | None = None
     s_o: Tensor | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields that are not None, in order."""
+        return tuple([name for name, tensor in zip(self._fields, self, strict=True) if tensor is not None])
+
     def map(self, function: Callable[[Tensor], Tensor]) -> BlockWeights:
         """The weights, each through a function."""
         return BlockWeights(*[None if tensor is None else function(tensor) for tensor in self])  # type: ignore[arg-type]
@@ -157,3 +167,8 @@ class BlockWeights(NamedTuple):
 NO_WEIGHTS = BlockWeights(*[None] * len(BlockWeights._fields))  # type: ignore[arg-type]
 KEY_WEIGHTS = ("w_k", "b_k", "w_v", "b_v")
 """The weights that make keys and values; queries use the others."""
+
+
+def named(weights: Sequence[Tensor], spec: BlockSpec) -> BlockWeights:
+    """The weights that a spec has, given in their order."""
+    return NO_WEIGHTS._replace(**dict(zip(spec.weight_names, weights, strict=True)))

@@ -19,6 +19,11 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether torch.func made a tensor, even if the transform has ended."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def differentiable_gradients(
     formula: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], d_out: Tensor
 ) -> list[Tensor | None]:

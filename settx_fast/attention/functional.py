@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from torch import Tensor
 
@@ -51,9 +51,9 @@ def attention_block(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equation 6; `BlockSpec` names the variants.
     """
-    call, tensors = None, (query, *weights)
+    call, tensors = None, [query, *(w for w in weights if w is not None)]
     if query_lengths is query_mask is key_mask is query_scale is None:
-        call = shortcuts.seen(key, key_lengths, tensors, "attention_block", spec, impl)
+        call = shortcuts.seen(key, key_lengths, tensors, "attention_block", weights.names, spec, impl)
     if call is not None and (known := shortcuts.CALLS.find(call)) is not None:
         (weights,) = autocast_together(weights)
         return known(Sets(autocast(query)), Sets(autocast(key), key_lengths), weights, spec)
@@ -110,10 +110,10 @@ def induced_set_attention(
     Raises ValueError for a wrong shape or a call that `impl` cannot take, TypeError for a wrong dtype or kind.
     Source: Lee et al. 2019, arXiv:1810.00825, equations 9 and 10.
     """
-    parameters = (inducing, *weights_a, *weights_b)
+    parameters = [inducing, *(w for weights in (weights_a, weights_b) for w in weights if w is not None)]
     call = None
     if mask is context_lengths is query_scale is None:
-        call = shortcuts.seen(x, lengths, parameters, "induced_set_attention", spec_a, spec_b, impl)
+        call = _seen_isab(x, lengths, parameters, weights_a.names, weights_b.names, spec_a, spec_b, impl)
     if call is not None and (known := shortcuts.CALLS.find(call)) is not None:
         return known(call.tensors)
     weights_a, weights_b, (inducing, *_) = autocast_together(weights_a, weights_b, NO_WEIGHTS._replace(w_q=inducing))
@@ -134,6 +134,19 @@ def induced_set_attention(
             shortcuts.CALLS.keep(call, shortcut)
     arguments = sets, context, inducing, weights_a, spec_a, weights_b, spec_b
     return restore(chosen.induced_set_attention(*arguments, query_scale))
+
+
+def met_isab(
+    x: Tensor, lengths: Tensor | None, parameters: list[Tensor], spec_a: BlockSpec, spec_b: BlockSpec, impl: Impl | None
+) -> Tensor | None:
+    """`induced_set_attention`, if such a call came before; `parameters`: `inducing` and all weights the specs have."""
+    call = _seen_isab(x, lengths, parameters, spec_a.weight_names, spec_b.weight_names, spec_a, spec_b, impl)
+    known = None if call is None else shortcuts.CALLS.find(call)
+    return None if known is None or call is None else known(call.tensors)
+
+
+def _seen_isab(x: Tensor, lengths: Tensor | None, parameters: list[Tensor], *said: Hashable) -> shortcuts.Seen | None:
+    return shortcuts.seen(x, lengths, parameters, "induced_set_attention", *said)
 
 
 def attention_weights(

@@ -6,8 +6,10 @@ And for torch.jit, which reads this file: what stands here must be TorchScript.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Optional
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from settx_fast.attention.arguments import check_batches, enter, entered_scale
-from settx_fast.attention.block import BlockSpec, BlockWeights
+from settx_fast.attention.block import BlockSpec, BlockWeights, named
 from settx_fast.attention.choice import Impl
 
 # in the order of `BlockWeights`
@@ -66,8 +68,9 @@ class ModularBlock(nn.Module):
         self._spec_without_dropout = replace(spec, dropout=0.0)
         self._dim = dim
         has_bias = {nn.Linear: spec.bias, nn.LayerNorm: spec.norm_bias, nn.RMSNorm: False}
-        classes = enumerate(layer_classes(spec).items())
-        self._plain = tuple((i, name, plain, has_bias[plain]) for i, (name, plain) in classes if plain is not None)
+        eps = {nn.Linear: None, nn.LayerNorm: spec.norm_eps, nn.RMSNorm: spec.norm_eps}
+        classes = layer_classes(spec).items()
+        self._plain = tuple((name, plain, has_bias[plain], eps[plain]) for name, plain in classes if plain is not None)
         # what TorchScript, which knows no spec, reads of it
         self._constants = (
             spec.num_heads,
@@ -84,25 +87,19 @@ class ModularBlock(nn.Module):
 
     def plain_weights(self) -> BlockWeights | None:
         """The parameters; None where a layer was replaced or has a hook, so that parameters are not all it does."""
+        found = self.plain_parameters()
+        return None if found is None else named(found, self.spec)
+
+    def plain_parameters(self) -> list[Tensor] | None:
+        """`plain_weights` as the list of those that the spec has."""
         if _has_any_global_hook():
             return None
-        modules, eps = self._modules, self.spec.norm_eps
-        tensors: list[Any] = [None] * (2 * len(_LAYERS))
-        for i, name, plain, has_bias in self._plain:
-            layer: Any = modules.get(name)
-            if type(layer) is not plain or has_hooks(layer):
-                return None
-            weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
-            if weight is None or (bias is not None) is not has_bias:
-                return None
-            if plain is not nn.Linear and layer.eps != eps:
-                return None
-            tensors[2 * i], tensors[2 * i + 1] = weight, bias
-        return BlockWeights(*tensors)
+        read = plain_parameters if torch.compiler.is_compiling() else _quickest_reader()
+        return read(self._modules, self._plain)
 
     def why_modular(self) -> str:
         """Why there are no `plain_weights`."""
-        for _, name, plain, _ in self._plain:
+        for name, plain, *_ in self._plain:
             layer = self._modules.get(name)
             if type(layer) is not plain:
                 return f"{name} is a {type(layer).__name__}"
@@ -215,6 +212,33 @@ class ModularBlock(nn.Module):
         if hasattr(self, "ln1"):
             x = self.ln1(x)
         return x
+
+
+def plain_parameters(layers: Mapping[str, Any], expected: Sequence[tuple[Any, ...]]) -> list[Tensor] | None:
+    """The weights and biases of layers, or None where one is of another class, has hooks, another eps or other biases.
+
+    `expected`: (name, class, has a bias, eps or None) of each layer. The native module's does the same.
+    """
+    found = []
+    for name, plain, has_bias, eps in expected:
+        layer: Any = layers.get(name)
+        if type(layer) is not plain or has_hooks(layer) or (eps is not None and layer.eps != eps):
+            return None
+        weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+        if weight is None or (bias is not None) is not has_bias:
+            return None
+        found.append(weight)
+        if has_bias:
+            found.append(bias)
+    return found
+
+
+@cache
+def _quickest_reader() -> Callable[..., list[Tensor] | None]:
+    try:
+        return getattr(import_module("settx_fast._native"), "plain_parameters", plain_parameters)  # an older build
+    except ImportError:
+        return plain_parameters
 
 
 def has_hooks(module: Any) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from settx_fast.attention.derivatives import is_transformed
+from settx_fast.attention.derivatives import is_transformed, is_wrapped
 
 MAX_CALLS = 512
 MAX_OF_SHAPE = 8
@@ -106,7 +106,10 @@ def slow_likeness(tensors: Sequence[Tensor]) -> Callable[..., bool]:
     """`likeness` in Python."""
 
     def kinds(tensors: Sequence[Tensor]) -> list[Hashable]:
-        return [(type(t), t.dtype, t.device, t.shape, t.stride(), t.requires_grad, t.is_conj()) for t in tensors]
+        return [
+            (type(t), t.dtype, t.device, t.shape, t.stride(), t.requires_grad, t.is_conj(), is_wrapped(t))
+            for t in tensors
+        ]
 
     known = kinds(tensors)
     return lambda *given: kinds(given) == known
@@ -125,7 +128,8 @@ def cast_of(device: torch.device) -> torch.dtype | None:
 
 def is_autocast_on(device: torch.device) -> bool:
     """Whether autocast is on for a device; the meta device has none, and PyTorch raises where it is asked."""
-    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+    kind = device.type  # takes longer than all else here
+    return kind != "meta" and torch.is_autocast_enabled(kind)
 
 
 def unobserved() -> bool:
@@ -141,27 +145,22 @@ def unobserved() -> bool:
 
 
 def plain(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether no tensor is of a subclass that sees operators."""
-    return all(t is None or type(t) is Tensor or type(t) is Parameter for t in tensors)
+    """Whether no tensor is of a subclass that sees operators, or of a transform, which it may have outlived."""
+    return all(t is None or ((type(t) is Tensor or type(t) is Parameter) and not is_wrapped(t)) for t in tensors)
 
 
-def seen(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None], *said: Hashable) -> Seen | None:
-    """A call on x with the parameters `tensors`, None where it must go the ordinary way; `said`: what else it says."""
-    if torch.compiler.is_compiling() or not unobserved():
+def seen(x: Tensor, lengths: Tensor | None, parameters: list[Tensor], *said: Hashable) -> Seen | None:
+    """A call, None where it must go the ordinary way; `said`: which parameters these are, and what else it says."""
+    if not unobserved() or (type(x) is not Tensor and type(x) is not Parameter) or x.is_nested:
         return None
-    if (type(x) is not Tensor and type(x) is not Parameter) or x.is_nested:
-        return None
-    return Seen(
-        [t for t in (x, lengths, *tensors) if t is not None],
-        (said, lengths is None, [t is None for t in tensors], torch.get_float32_matmul_precision(), cast_of(x.device)),
-    )
+    tensors = [x, *parameters] if lengths is None else [x, lengths, *parameters]
+    return Seen(tensors, (said, lengths is None, torch.get_float32_matmul_precision(), cast_of(x.device)))
 
 
-def has_shortcut(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | None]) -> bool:
+def has_shortcut(x: Tensor, lengths: Tensor | None, parameters: list[Tensor]) -> bool:
     """Whether calls like this one, which was checked, need no more than their metadata to be checked again."""
     if x.layout is not torch.strided or x.dim() != 3:
         return False
-    parameters = [t for t in tensors if t is not None]
     cast, kind = cast_of(x.device), parameters[0].dtype
     if not {x.dtype, kind} <= CASTABLE if cast is not None else kind is not x.dtype:
         return False
@@ -174,4 +173,5 @@ def has_shortcut(x: Tensor, lengths: Tensor | None, tensors: Sequence[Tensor | N
         or not lengths.is_contiguous()
     ):
         return False
-    return plain(parameters) and all(t.dtype is kind and t.device == x.device and t.is_contiguous() for t in parameters)
+    alike = all(t.dtype is kind and t.device == x.device and t.is_contiguous() for t in parameters)
+    return alike and plain([x, *parameters])

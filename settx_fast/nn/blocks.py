@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from settx_fast import functional
 from settx_fast.attention.arguments import check_block, context_of, enter
-from settx_fast.attention.block import Activation, BlockSpec, BlockWeights, Norm, Residual, Scale
-from settx_fast.attention.functional import Impl
+from settx_fast.attention.block import Activation, BlockSpec, BlockWeights, Norm, Residual, Scale, named
+from settx_fast.attention.functional import Impl, met_isab
 from settx_fast.attention.modular import ModularBlock, has_hooks, layer_classes
 
 
@@ -250,21 +250,28 @@ class ISAB(nn.Module):
         context_lengths: Tensor | int | None,
         query_scale: Tensor | None,
     ) -> Tensor:
-        weights_a, weights_b = plain_weights_of(self.mab0), plain_weights_of(self.mab1)
-        if weights_a is None or weights_b is None:
+        mab0: Any = self._modules["mab0"]  # an attribute would be looked for in three places
+        mab1: Any = self._modules["mab1"]
+        found_a, found_b = plain_parameters_of(mab0), plain_parameters_of(mab1)
+        if found_a is None or found_b is None or torch.jit.is_tracing():
             return self._attend_in_turn(x, lengths, mask, context_lengths, query_scale)
+        spec_a, spec_b, impl = mab0.current_spec(), mab1.current_spec(), mab0.impl
+        if mask is context_lengths is query_scale is None:
+            out = met_isab(x, lengths, [self.I, *found_a, *found_b], spec_a, spec_b, impl)
+            if out is not None:
+                return out
         return functional.induced_set_attention(
             x,
             self.I,
-            weights_a,
-            self.mab0.current_spec(),
-            weights_b,
-            self.mab1.current_spec(),
+            named(found_a, spec_a),
+            spec_a,
+            named(found_b, spec_b),
+            spec_b,
             lengths=lengths,
             mask=mask,
             context_lengths=context_lengths,
             query_scale=query_scale,
-            impl=self.mab0.impl,
+            impl=impl,
         )
 
     def _attend_in_turn(
@@ -326,11 +333,9 @@ def check_sizes(**sizes: object) -> None:
             raise ValueError(f"{name}: expected a whole number of at least 1, got {size!r}")
 
 
-def plain_weights_of(block: nn.Module) -> BlockWeights | None:
-    """The parameters of a block; None where they are not all that it does, or torch.jit traces what it does."""
-    if type(block) is not MAB or has_hooks(block) or torch.jit.is_tracing():
-        return None
-    return block.plain_weights()
+def plain_parameters_of(block: Any) -> list[Tensor] | None:
+    """The parameters of a block; None where they are not all that it does."""
+    return None if type(block) is not MAB or has_hooks(block) else block.plain_parameters()
 
 
 def given(**tensors: Tensor | None) -> dict[str, Tensor]:

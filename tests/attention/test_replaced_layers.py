@@ -214,6 +214,53 @@ def test_without_its_hook_a_layer_is_fused_again() -> None:
     assert layer.mab0.plain_weights() is not None
 
 
+READERS = {"python": modular.plain_parameters, "quickest": modular._quickest_reader()}
+
+
+@pytest.mark.parametrize("options", [{}, {"ln": True}, {"norm": "rms", "bias": False}, {"ln": True, "ffn_dim": 16}])
+@pytest.mark.parametrize("reader", READERS)
+def test_plain_layers_are_read_in_the_order_of_the_weights(reader: str, options: dict[str, Any]) -> None:
+    block = MAB(8, 8, 8, 2, **options)
+    found = READERS[reader](block._modules, block._plain)
+    expected = [weight for weight in block.weights if weight is not None]
+    assert found is not None
+    assert [id(weight) for weight in found] == [id(weight) for weight in expected]
+    assert len(found) == len(list(block.parameters()))
+
+
+NOT_PLAIN: dict[str, Callable[[MAB], object]] = {
+    "another class": lambda block: setattr(block, "fc_k", Half(8, 8)),
+    "no layer": lambda block: delattr(block, "fc_o"),
+    "layer is None": lambda block: setattr(block, "fc_o", None),
+    "forward hook": lambda block: block.ln1.register_forward_hook(lambda *_: None),
+    "forward pre-hook": lambda block: block.fc_v.register_forward_pre_hook(lambda *_: None),
+    "backward hook": lambda block: block.fc_q.register_full_backward_hook(lambda *_: None),
+    "backward pre-hook": lambda block: block.fc_q.register_full_backward_pre_hook(lambda *_: None),
+    "other eps": lambda block: setattr(block.ln0, "eps", 1e-3),
+    "no bias": lambda block: setattr(block.fc_q, "bias", None),
+    "no weight": lambda block: block.fc_q.register_parameter("weight", None),
+    "weight norm": lambda block: weight_norm(block.fc_q),
+    "parametrised": lambda block: parametrize.register_parametrization(block.fc_k, "weight", Doubled()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+@pytest.mark.parametrize("change", NOT_PLAIN)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_layer_that_is_more_than_its_parameters_is_noticed(reader: str, change: str) -> None:
+    block = MAB(8, 8, 8, 2, ln=True)
+    read = READERS[reader]
+    assert read(block._modules, block._plain) is not None
+    NOT_PLAIN[change](block)
+    assert read(block._modules, block._plain) is None
+
+
+def test_a_bias_that_the_block_lacks_is_noticed_by_all_readers() -> None:
+    block = MAB(8, 8, 8, 2, bias=False)
+    block.fc_q.bias = nn.Parameter(torch.zeros(8))
+    assert [read(block._modules, block._plain) for read in READERS.values()] == [None, None]
+
+
 def test_it_is_said_once_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     layer, x = _isab(), torch.randn(3, 9, 8, dtype=torch.float64)
     layer.mab0.fc_q = LoRA(layer.mab0.fc_q)

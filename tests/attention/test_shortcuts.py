@@ -40,6 +40,16 @@ def test_conjugates_are_told_from_what_they_are_made_of(way: Likeness) -> None:
     assert way([plain.conj()])(torch.ones_like(plain).conj())
 
 
+@pytest.mark.parametrize("way", [likeness, slow_likeness])
+def test_what_a_transform_left_behind_is_not_alike(way: Likeness) -> None:
+    kept: list[Tensor] = []
+    torch.func.grad(lambda t: (kept.append(t), t.sum())[1])(LIKE)
+    assert type(kept[0]) is Tensor
+    for flag in (False, True):
+        like = LIKE.clone().requires_grad_(flag)
+        assert not way([like])(kept[0])
+
+
 def seen(*tensors: Tensor, said: object = None) -> Seen:
     return Seen(list(tensors), (said,))
 

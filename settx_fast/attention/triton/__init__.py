@@ -72,7 +72,7 @@ def shortcut(
         rows = rows if rows.dtype is dtype else rows.to(dtype)
         sizes = None if lengths is None else given.pop(0)
         cast = None if given[0].dtype is dtype else dtype
-        return launched(ISAB, specs, plan, rows, sizes, None, sizes, *given, cast=cast)
+        return launched(ISAB, specs, plan, [rows, sizes, None, sizes, *given], cast)
 
     return call
 

@@ -6,7 +6,7 @@ compilers, profilers and modes see these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from settx_fast.attention.casting import Together, copies_of
 from settx_fast.attention.shortcuts import plain, unobserved
 from settx_fast.attention.triton import operators, traces
 from settx_fast.attention.triton.operators import readable
-from settx_fast.attention.triton.plans import Plan, Trace, planned
+from settx_fast.attention.triton.plans import Plan, Trace, met, planned
 
 NO_DOUBLE_BACKWARD = (
     "the fused kernels have no second derivative: call with impl='composed' where a gradient is differentiated again"
@@ -72,23 +72,23 @@ BROADCAST = Operation(
 
 def fused(operation: Operation, specs: str, *tensors: Tensor | None) -> Tensor:
     """The output of an operation: past the dispatcher where it has nothing to do, else by its operator."""
-    if not unobserved() or not plain(tensors):
-        return operation.call(tensors, specs)[0]
-    inputs = _inputs(tensors, operation.sets)
-    return launched(operation, specs, planned(operation.forward_trace, inputs, specs), *inputs)
+    if unobserved():
+        plan, inputs = _plan_of(operation.forward_trace, tensors, operation.sets, specs)
+        if plan is not None:
+            return launched(operation, specs, plan, inputs)
+    return operation.call(tensors, specs)[0]
 
 
 def launched(
-    operation: Operation, specs: str, plan: Plan, *tensors: Tensor | None, cast: torch.dtype | None = None
+    operation: Operation, specs: str, plan: Plan, tensors: Sequence[Tensor | None], cast: torch.dtype | None = None
 ) -> Tensor:
     """The output of an operation by the plan of such tensors, in row-major order, where nobody looks on.
 
     `cast`: what all but the rows and what describes sets is cast to first, as autocast would.
     """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        made = Fused.apply(operation, specs, plan, cast, *tensors)
-        return made[0]
-    return plan([t for t in _cast(tensors, operation.sets, cast) if t is not None])[0]
+        return apply(operation, specs, plan, cast, *tensors)
+    return plan(_cast(tensors, operation.sets, cast))[0]
 
 
 SETS = 4  # arguments of `Fused` before those that describe sets
@@ -100,11 +100,11 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, operation: Operation, specs: str, plan: Plan | None, cast: torch.dtype | None, *given: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        """The output, and the buffer of what is kept where the operation has one; by the operator without a plan."""
+    ) -> Tensor | tuple[Tensor, ...]:
+        """The output; without a plan all that the operator returns."""
         tensors = _cast(given, operation.sets, cast)
         if plan is not None:
-            made = plan([t for t in tensors if t is not None])
+            made = plan(tensors)
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 made = operation.call(tensors, specs)
@@ -112,8 +112,10 @@ class Fused(torch.autograd.Function):
         ctx.parameters = None if cast is None else given[operation.sets :]
         kept = made if operation.keeps_output else made[1:]
         ctx.save_for_backward(*tensors[: operation.sets], *kept, *tensors[operation.sets :])
-        ctx.mark_non_differentiable(*made[1:])
         ctx.set_materialize_grads(False)
+        if plan is not None:
+            return made[0]
+        ctx.mark_non_differentiable(*made[1:])
         return tuple(made)
 
     @staticmethod
@@ -123,10 +125,12 @@ class Fused(torch.autograd.Function):
             return (None,) * len(ctx.needs_input_grad)
         operation, tensors = ctx.operation, ctx.saved_tensors
         static = (ctx.specs, ctx.needs_input_grad[SETS]) if operation.needs_x else (ctx.specs,)
-        if not torch.is_grad_enabled() and unobserved() and type(grad) is Tensor and plain(tensors):
-            inputs = _inputs([operation.read_grad(grad), *tensors], operation.kept + 1)
-            plan = planned(operation.backward_trace, inputs, *static)
-            made, cut = plan([t for t in inputs if t is not None]), plan.cut
+        plan = None
+        if not torch.is_grad_enabled() and unobserved():
+            given = operation.read_grad(grad), *tensors
+            plan, inputs = _plan_of(operation.backward_trace, given, operation.kept + 1, *static)
+        if plan is not None:
+            made, cut = plan(inputs), plan.cut
         else:
             first = operation.kept + operation.middle
             if ctx.parameters is not None:  # as this is to be differentiated again
@@ -147,16 +151,26 @@ class Fused(torch.autograd.Function):
         return *[None] * SETS, dx, *[None] * (operation.sets - 1), *found
 
 
+# Past `Function.apply`, which looks through all arguments for tensors of ended transforms: `plain` ones are none.
+apply = super(torch.autograd.Function, Fused).apply
+
+
+def _plan_of(
+    trace: Trace, tensors: Sequence[Tensor | None], first: int, *static: Hashable
+) -> tuple[Plan | None, Sequence[Tensor | None]]:
+    """The plan of such tensors, None for a subclass, and what it takes: those from `first` on in row-major order."""
+    plan = met(trace, tensors, *static)
+    if plan is None and plain(tensors):
+        tensors = [*tensors[:first], *(t if t is None else t.contiguous() for t in tensors[first:])]
+        plan = planned(trace, tensors, *static)
+    return plan, tensors
+
+
 def _cast(tensors: Sequence[Tensor | None], first: int, dtype: torch.dtype | None) -> Sequence[Tensor | None]:
     """The tensors, those from `first` on in another dtype."""
     if dtype is None:
         return tensors
     return *tensors[:first], *copies_of([t for t in tensors[first:] if t is not None], dtype)
-
-
-def _inputs(tensors: Sequence[Tensor | None], first: int) -> list[Tensor | None]:
-    """Inputs of a trace: those from `first` on in row-major order."""
-    return [*tensors[:first], *(t if t is None else t.contiguous() for t in tensors[first:])]
 
 
 def _spread(found: list[Tensor | None], middle: int, spec: str) -> list[Tensor | None]:

@@ -1,6 +1,6 @@
 """Three ways to make the launches of a plan: by native code, by Triton's own launcher, and by Triton's `run`.
 
-The first two take addresses and programs that are compiled already, for addresses that are multiples of 16. The third
+The first two take programs that are compiled already, for addresses that are multiples of 16. The third
 takes everything, interpreted kernels and hooks on launches too.
 """
 
@@ -92,11 +92,11 @@ def hooked() -> bool:
     return any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
 
 
-PythonLauncher = Callable[[int, list[int], Sequence[Tensor]], bool]
+PythonLauncher = Callable[[int, Sequence[Tensor]], bool]
 
 
 def python_launcher(steps: Sequence[Step], num_bases: int) -> PythonLauncher:
-    """One generated function of a stream and addresses that calls Triton's own launchers.
+    """One generated function of a stream and tensors that calls Triton's own launchers.
 
     False, with nothing launched, where an address is no multiple of 16.
     """
@@ -117,7 +117,8 @@ def python_launcher(steps: Sequence[Step], num_bases: int) -> PythonLauncher:
     exec(body, names)
     call = names["call"]
 
-    def launch(stream: int, addresses: list[int], tensors: Sequence[Tensor]) -> bool:
+    def launch(stream: int, tensors: Sequence[Tensor]) -> bool:
+        addresses = [tensor.data_ptr() for tensor in tensors]
         if any(address % 16 for address in addresses):
             return False
         call(stream, addresses, tensors)

@@ -24,7 +24,7 @@ from settx_fast.attention.triton.plans import Cut, Trace, aligned, note, planned
 
 def run(trace: Trace, inputs: list[Tensor | None], *static: Hashable) -> list[Tensor]:
     """What a plan of `trace` makes of inputs."""
-    return planned(trace, inputs, *static)([t for t in inputs if t is not None])
+    return planned(trace, inputs, *static)(inputs)
 
 
 def contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from settx_fast.attention.shortcuts import Calls, Seen, Table
+from settx_fast.attention.shortcuts import Calls, Seen, Table, plain
 from settx_fast.attention.triton import gpu, launch
 from settx_fast.attention.triton.launch import Launch
 from settx_fast.attention.triton.launchers import (
@@ -139,7 +139,8 @@ class Cut:
     def __call__(self, flat: Tensor) -> list[Tensor]:
         """The outputs, in order."""
         parts = torch.unsafe_split_with_sizes(flat, self._sizes)
-        return [parts[i] if shape is None else parts[i].view(shape) for i, shape in self._parts]
+        # sizes one by one: PyTorch takes twice as long to read a tuple, thrice for a torch.Size
+        return [parts[i] if shape is None else parts[i].view(*shape) for i, shape in self._parts]
 
 
 @dataclass(frozen=True)
@@ -237,25 +238,27 @@ class Plan:
         size, dtype, _ = self._buffer or (0, torch.uint8, None)
         return size * dtype.itemsize + (self._scratch or 0)
 
-    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
-        """Results, then the buffer of the other outputs where there are any; inputs are those that are not None."""
-        new = inputs[0].new_empty_strided
+    def __call__(self, inputs: Sequence[Tensor | None]) -> list[Tensor]:
+        """Results, then the buffer of the other outputs where there are any."""
+        first = inputs[0]
+        assert first is not None
+        new = first.new_empty_strided
         made = [new(shape, stride, dtype=dtype) for shape, stride, dtype in self._results]
         if self._buffer is not None:
             size, dtype, make = self._buffer
             made.append(make(size, dtype=dtype, device=self._device))
-        bases = inputs + made
+        bases = [*inputs, *made]
         if self._scratch is not None:
             bases.append(new((self._scratch,), (1,), dtype=torch.uint8))
         self._launch(bases)
         return made
 
-    def _launch(self, bases: list[Tensor]) -> None:
-        addresses = [base.data_ptr() for base in bases]
-        if self._native is not None and not hooked() and self._native.run(self._stream(), addresses):
+    def _launch(self, tensors: list[Tensor | None]) -> None:
+        if self._native is not None and not hooked() and self._native.run(self._stream(), tensors):
             return
+        bases = [tensor for tensor in tensors if tensor is not None]
         with torch.cuda.device_of(bases[0]):  # Triton launches on the current device
-            if self._python is not None and not hooked() and self._python(self._stream(), addresses, bases):
+            if self._python is not None and not hooked() and self._python(self._stream(), bases):
                 return
             run(self.steps, bases)
 
@@ -270,15 +273,25 @@ def stream_of(device: torch.device) -> Callable[[], int]:
 PLANS, MET = Table(MAX_PLANS), Calls(MAX_PLANS)  # by a key of all metadata, and by what is quicker to ask
 
 
+def met(trace: Trace, inputs: Sequence[Tensor | None], *static: Hashable) -> Plan | None:
+    """The plan of a call if plain tensors of its metadata came to `planned` before."""
+    found: Plan | None = MET.find(_seen(trace, inputs, static))
+    return found
+
+
 def planned(trace: Trace, inputs: Sequence[Tensor | None], *static: Hashable) -> Plan:
     """The plan of a call, noted and compiled when arguments of its metadata come for the first time."""
-    said = (trace, static, torch.get_float32_matmul_precision(), [t is None for t in inputs])
-    call = Seen([t for t in inputs if t is not None], said)
-    found: Plan | None = MET.find(call)
+    found = met(trace, inputs, *static)
     if found is None:
         found = _planned(trace, inputs, *static)
-        MET.keep(call, found)
+        if plain(inputs):
+            MET.keep(_seen(trace, inputs, static), found)
     return found
+
+
+def _seen(trace: Trace, inputs: Sequence[Tensor | None], static: tuple[Hashable, ...]) -> Seen:
+    said = (trace, static, torch.get_float32_matmul_precision(), [t is None for t in inputs])
+    return Seen([t for t in inputs if t is not None], said)
 
 
 def _planned(trace: Trace, inputs: Sequence[Tensor | None], *static: Hashable) -> Plan:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from settx_fast.attention.block import NO_WEIGHTS, BlockSpec, BlockWeights
+from settx_fast.attention.block import BlockSpec, BlockWeights, named
 from settx_fast.attention.sets import Sets
 from settx_fast.attention.triton.aggregate import backward as stage_a
 from settx_fast.attention.triton.aggregate.backward import unpack_gradients
@@ -48,11 +48,6 @@ def decode(text: str) -> BlockSpec:
 def present(weights: BlockWeights) -> list[Tensor]:
     """The weights that are not None."""
     return [w for w in weights if w is not None]
-
-
-def named(weights: Sequence[Tensor], spec: BlockSpec) -> BlockWeights:
-    """The inverse of `present`."""
-    return NO_WEIGHTS._replace(**dict(zip(spec.weight_names, weights, strict=True)))
 
 
 def stage_of(weights: Sequence[Tensor], specs: str) -> Stage:

@@ -86,26 +86,25 @@ def plans_of(shape: Shape, lengths: Tensor | None) -> list[tuple[plans.Plan, lis
 
 def bases_of(plan: plans.Plan, inputs: list[Tensor]) -> list[Tensor]:
     """All that a plan runs on, its own tensors too."""
-    found: list[list[Tensor]] = []
+    found: list[list[Tensor | None]] = []
     launch, plan._launch = plan._launch, found.append  # type: ignore[method-assign]
     plan(inputs)
     plan._launch = launch  # type: ignore[method-assign]
-    return found[0]
+    return [base for base in found[0] if base is not None]
 
 
 def check(listener: Listener, plan: plans.Plan, inputs: list[Tensor]) -> int:
     """Launch in all ways; how many programs there were."""
     bases = bases_of(plan, inputs)
-    addresses = [base.data_ptr() for base in bases]
     kernels = [step for step in plan.steps if step.program is not None]
     python = launchers.python_launcher(plan.steps, len(bases))
     assert plan._native is not None, "the native launcher takes every program of ours"
-    native = listener.listen(plan.steps, lambda: plan._native.run(0, addresses))
+    native = listener.listen(plan.steps, lambda: plan._native.run(0, [None, *bases, None]))
     zeroed = [call for call in native if not call[0]]
     assert len(zeroed) == len(plan.steps) - len(kernels)
     by_native = [call for call in native if call[0]]
     assert len(by_native) == len(kernels)
-    by_python = listener.listen(kernels, lambda: python(0, addresses, bases))
+    by_python = listener.listen(kernels, lambda: python(0, bases))
     by_triton = listener.listen(kernels, lambda: launchers.run(plan.steps, bases))
     assert by_native == by_python, "the native launcher and Triton's own disagree"
     assert by_python == by_triton, "a plan and the launch code disagree"
@@ -121,14 +120,27 @@ def check_a_launch_that_fails(listener: Listener, plan: plans.Plan, inputs: list
 
 
 def check_addresses(listener: Listener, plan: plans.Plan, inputs: list[Tensor]) -> None:
-    addresses = [base.data_ptr() for base in bases_of(plan, inputs)]
-    addresses[0] += 8
-    python = launchers.python_launcher(plan.steps, len(addresses))
-    for run in (plan._native.run, lambda stream, given: python(stream, given, [])):
-        assert not listener.listen(plan.steps, lambda run=run: run(0, addresses)), "launched on an odd address"
-        assert run(0, addresses) is False
+    _, *bases = bases_of(plan, inputs)
+    odd = torch.empty(inputs[0].nbytes + 16, dtype=torch.uint8)
+    odd = odd[(8 - odd.data_ptr()) % 16 :]
+    assert odd.data_ptr() % 16 == 8
+    for run in (plan._native.run, launchers.python_launcher(plan.steps, len(bases) + 1)):
+        assert not listener.listen(plan.steps, lambda run=run: run(0, [odd, *bases])), "launched on an odd address"
+        assert run(0, [odd, *bases]) is False
     with pytest.raises(ValueError, match="bases: expected"):
-        plan._native.run(0, addresses[1:])
+        plan._native.run(0, bases)
+    with pytest.raises(AttributeError, match="data_ptr"):
+        plan._native.run(0, [7, *bases])
+
+
+def check_exchanged_data(listener: Listener, plan: plans.Plan, inputs: list[Tensor]) -> None:
+    """The same objects, somewhere else: addresses are asked for in every call."""
+    kept, before = [], listener.listen(plan.steps, lambda: plan(inputs))
+    for tensor in inputs:
+        kept.append(tensor.data)
+        tensor.data = tensor.data.clone()
+    assert listener.listen(plan.steps, lambda: plan(inputs)) != before
+    check(listener, plan, inputs)
 
 
 def check_a_thread_without_context(listener: Listener, plan: plans.Plan, inputs: list[Tensor]) -> None:
@@ -152,7 +164,7 @@ def main() -> None:
             lengths = torch.tensor([shape.elements, 3]) if name == "tabular" else None
             found = plans_of(shape, lengths)
             count += sum(check(listener, plan, inputs) for plan, inputs in found)
-        for other in (check_a_launch_that_fails, check_addresses, check_a_thread_without_context):
+        for other in (check_a_launch_that_fails, check_addresses, check_a_thread_without_context, check_exchanged_data):
             other(listener, *found[0])
     print(f"Triton {triton.__version__}: {count} launches alike")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -21,6 +21,7 @@ from settx_fast.attention.triton import launch, plans, traces
 from settx_fast.attention.triton.aggregate.forward import aggregate_forward
 from settx_fast.attention.triton.broadcast.forward import broadcast_forward
 from settx_fast.attention.triton.launchers import Place, hooked
+from settx_fast.nn import ISAB
 from settx_fast.testing import VARIANTS, Inputs, Shape, make_inputs
 
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="notes what the interpreter would launch")
@@ -144,6 +145,58 @@ def test_a_call_of_known_metadata_notes_nothing_again() -> None:
         for _ in range(3):
             isab(inputs).sum().backward()
     assert note.call_count == 2
+
+
+CHANGES: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "in place": lambda old, new: old.data.copy_(new),
+    "other data": lambda old, new: setattr(old, "data", new.clone()),
+    "set": lambda old, new: old.data.set_(new.clone()),
+    "storage moved": lambda old, new: (old.untyped_storage().resize_(0), setattr(old, "data", new.clone())),
+    "other layout": lambda old, new: setattr(old, "data", new.mT.contiguous().mT),
+    "odd address": lambda old, new: setattr(old, "data", torch.empty(new.numel() + 1)[1:].view_as(new).copy_(new)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_call_met_before_reads_its_tensors_as_they_are_now(change: str, device: torch.device) -> None:
+    """The same objects: what is known again is their metadata, and addresses are asked for in every call."""
+    layer, fresh = (ISAB(16, 16, 2, 3, ln=True, impl="triton", device=device) for _ in range(2))
+    x = torch.randn(1, 5, 16, device=device)
+    layer(x).sum().backward()
+    weight = layer.mab1.fc_o.weight
+    with torch.no_grad():
+        CHANGES[change](weight, 3 * torch.randn(16, 16, device=device))
+    fresh.load_state_dict(layer.state_dict())
+    outcomes = []
+    for model in (layer, fresh):
+        model.zero_grad()
+        out = model(x)
+        out.square().sum().backward()
+        outcomes.append([out, *(p.grad for p in model.parameters())])
+    assert all(torch.equal(*pair) for pair in zip(*outcomes, strict=True))
+
+
+def test_weights_of_another_layout_in_the_backward_are_read_as_they_lie(device: torch.device) -> None:
+    """`data` may be exchanged between forward and backward, which autograd does not notice."""
+    layer = ISAB(16, 16, 2, 3, impl="triton", device=device)
+    x, weight, gradients = torch.randn(1, 5, 16, device=device), layer.mab0.fc_v.weight, []
+    for other in (False, True):
+        layer.zero_grad()
+        out = layer(x)
+        if other:
+            weight.data = weight.detach().mT.contiguous().mT
+        out.square().sum().backward()
+        gradients.append([p.grad for p in layer.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("with_grad", [False, True])
+def test_a_tensor_that_outlived_its_transform_is_computed_like_any_other(with_grad: bool, device: torch.device) -> None:
+    inputs, kept = make_inputs(SMALL, device=device), []
+    torch.func.grad(lambda t: (kept.append(t), t.sum())[1])(inputs.x.detach())
+    for _ in range(2):
+        with torch.set_grad_enabled(with_grad):
+            assert torch.equal(isab(inputs, kept[0]), isab(inputs, inputs.x.detach()))
 
 
 @interpreted
