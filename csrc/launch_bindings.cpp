@@ -1,7 +1,7 @@
-#include "launch_bindings.h"
-
+// The launcher of recorded plans.
 #include <pybind11/stl.h>
 
+#include "bindings.h"
 #include "launch.h"
 
 namespace py = pybind11;

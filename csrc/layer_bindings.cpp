@@ -1,4 +1,5 @@
-#include "layer_bindings.h"
+// Reading the layers of a block as Python sees them.
+#include "bindings.h"
 
 namespace py = pybind11;
 

@@ -1,7 +1,7 @@
-#include "learner_bindings.h"
-
+// Steps of a learner's view that go over rows.
 #include <pybind11/stl.h>
 
+#include "bindings.h"
 #include "interruptible.h"
 #include "scm/learner.h"
 

@@ -53,6 +53,11 @@ SETTX_CALL static inline void draw_weight(const Dataset& d, int64_t k, int32_t p
     d.weight(k, p, v) = d.number(weight_distribution(d, p, v), version, v, FOR_WEIGHT, p);
 }
 
+SETTX_CALL static inline void draw_noise_scale(const Dataset& d, int64_t k, int32_t v, uint32_t version) {
+    const Distribution& scale = d.prior.noise_scale[d.prior.noise_scale_per_variable ? v : 0];
+    d.t.noise_scale[d.at(k, v)] = d.number(scale, version, v, FOR_NOISE_SCALE);
+}
+
 // do(v = value) in environment k.
 SETTX_CALL static inline void fix_value(const Dataset& d, int64_t k, int32_t v, float value) {
     const int64_t at = d.at(k, v);

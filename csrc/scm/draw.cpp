@@ -1,7 +1,6 @@
 // From (prior, seed, index) to the tables of one dataset. Every number has an address of its own in the stream, so that
 // no draw depends on how many came before it; only choices without replacement read words in order.
 #include "dataset.h"
-#include "lanes.h"
 #include "mechanism.h"
 #include "path_functions.h"
 #include "random.h"
@@ -22,17 +21,6 @@ SETTX_CALL Sizes draw_sizes(const Prior& prior, uint64_t seed, int64_t index) {
 }
 
 // ---- One dataset ----------------------------------------------------------------------------------------------------
-
-SETTX_CALL void draw_noise_scale(const Dataset& d, int64_t k, int32_t v, uint32_t version) {
-    const Distribution& scale = d.prior.noise_scale[d.prior.noise_scale_per_variable ? v : 0];
-    d.t.noise_scale[d.at(k, v)] = d.number(scale, version, v, FOR_NOISE_SCALE);
-}
-
-SETTX_CALL void redraw_strengths(const Dataset& d, int64_t k, int32_t v) {
-    for (int32_t p = 0; p < d.n; ++p)
-        if (d.edge(p, v)) draw_weight(d, k, p, v, uint32_t(k) + 1);
-    draw_noise_scale(d, k, v, uint32_t(k) + 1);
-}
 
 SETTX_CALL void draw_weights(const Dataset& d) {
     for (int32_t p = d.team.number; p < d.n; p += d.team.size)
@@ -130,138 +118,17 @@ SETTX_CALL int32_t draw_target(const Dataset& d, int32_t* inner) {
     return pick(word, d.n);
 }
 
-// ---- Interventions --------------------------------------------------------------------------------------------------
-
-// One environment of a dataset, and where its new mechanisms may write their parameters.
-struct Environment {
-    const Dataset& d;
-    int64_t k, number;          // of `number` environments
-    int64_t copy_distance;      // how far from the dataset's own parameters this environment's copy lies
-    const int64_t* own_offset;  // (n,)
-    int32_t* candidates;        // (n,)
-};
-
-SETTX_CALL void remove_edges(const Dataset& d, int64_t k, int32_t v, float probability, uint32_t block) {
-    for (int32_t p = 0; p < d.n; ++p) {
-        const float u = unit(d.words(uint32_t(k) + 1, v, FOR_REMOVAL, uint32_t(p) + block * uint32_t(d.n)).w0);
-        if (d.edge(p, v) && u < probability) d.weight(k, p, v) = 0.0f;
-    }
-}
-
-SETTX_CALL void renew_mechanism(const Environment& e, int32_t v) {
-    const Dataset& d = e.d;
-    d.t.mechanism_offset[d.at(e.k, v)] =
-        e.own_offset[v] + e.copy_distance;  // `draw_parameters_of` draws what lies there
-    redraw_strengths(d, e.k, v);
-}
-
-// A variable under do() in this environment stays as it is, whatever else is asked.
-SETTX_CALL void intervene(const Environment& e, int32_t v, const Intervention& what, uint32_t which, Words words) {
-    const Dataset& d = e.d;
-    const int64_t at = d.at(e.k, v);
-    if (d.t.hard[at]) return;
-    const float value = draw_number(what.value, words);
-    d.t.intervention[at] = what.kind;
-    switch (what.kind) {
-        case SHIFT:
-            d.t.bias[at] += value;
-            break;
-        case SCALE:
-            d.t.noise_scale[at] *= value;
-            break;
-        case SET_NOISE:
-            d.t.noise_scale[at] = value;
-            break;
-        case HARD:
-            fix_value(d, e.k, v, value);
-            break;
-        case REDRAW:
-            redraw_strengths(d, e.k, v);
-            break;
-        case REMOVE_EDGES:
-            remove_edges(d, e.k, v, value, which);
-            break;
-        case NEW_MECHANISM:
-            renew_mechanism(e, v);
-            break;
-        case DRIFT:
-            d.t.bias[at] += value * (float(e.k) / float(e.number > 1 ? e.number - 1 : 1));
-            break;
-        case LABEL_SHIFT:
-            d.label_slope(e.k) = value;  // in units of the target's deviation, until the pilot shows it
-            break;
-    }
-}
-
-SETTX_CALL void intervene_at_random(const Environment& e, const Intervention& what, uint32_t which, Stream stream) {
-    const Dataset& d = e.d;
-    int32_t *candidates = e.candidates, available = 0;
-    for (int32_t v = 0; v < d.n; ++v)
-        if (what.on_target || v != d.t.target_index[d.b]) candidates[available++] = v;
-    for (int32_t left = pick(stream.next(), what.number); left > 0 && available > 0; --left, --available) {
-        const int32_t chosen = pick(stream.next(), available);
-        intervene(e, candidates[chosen], what, which, stream.block());
-        candidates[chosen] = candidates[available - 1];
-    }
-}
-
-SETTX_CALL void intervene_in_environment(const Environment& e, const Intervention* list, int32_t count) {
-    const Dataset& d = e.d;
-    for (int32_t i = 0; i < count; ++i) {
-        // A drift is one draw for all environments, which then go different lengths along it.
-        const uint32_t environment = list[i].kind == DRIFT ? EVERY_ENVIRONMENT : uint32_t(e.k);
-        Stream stream(address(d.index, environment, i, FOR_INTERVENTION), d.seed);
-        if (list[i].variables == nullptr) {
-            intervene_at_random(e, list[i], uint32_t(i), stream);
-            continue;
-        }
-        for (int32_t j = 0; j < list[i].num_variables; ++j)
-            for (int32_t v = 0; v < d.n; ++v)
-                if (is_named(d.t, d.b, list[i].variables[j], v)) intervene(e, v, list[i], uint32_t(i), stream.block());
-    }
-}
-
-SETTX_CALL bool renews_mechanisms(const Intervention* list, int32_t count) {
-    for (int32_t i = 0; i < count; ++i)
-        if (list[i].kind == NEW_MECHANISM) return true;
-    return false;
-}
-
-// Of environments that may renew mechanisms, how many come before the k-th and with it.
-SETTX_CALL int64_t copies_up_to(const Prior& prior, const Sizes& sizes, int64_t k) {
-    const int64_t in_sources = k + 1 < sizes.sources ? k + 1 : sizes.sources;
-    int64_t copies = 0;
-    if (renews_mechanisms(prior.source_interventions, prior.num_source_interventions)) copies += in_sources;
-    if (renews_mechanisms(prior.target_interventions, prior.num_target_interventions)) copies += k + 1 - in_sources;
-    return copies;
-}
-
-// Environments side by side.
-SETTX_CALL void intervene_everywhere(const Dataset& d, const Sizes& sizes, int64_t own_parameters,
-                                     const DrawScratch& scratch) {
-    const Prior& prior = d.prior;
-    const int64_t environments = sizes.sources + sizes.targets;
-    for (int64_t k = d.team.number; k < environments; k += d.team.size) {
-        const bool is_target = k >= sizes.sources;
-        const Intervention* list = is_target ? prior.target_interventions : prior.source_interventions;
-        const int32_t count = is_target ? prior.num_target_interventions : prior.num_source_interventions;
-        const int64_t distance = copies_up_to(prior, sizes, k) * own_parameters;
-        d.t.is_target[d.b * d.t.environments + k] = is_target;
-        intervene_in_environment(
-            {d, k, environments, distance, scratch.own_offset, scratch.work + d.team.number * d.V()}, list, count);
-    }
-}
-
 }  // namespace
 
 SETTX_CALL void draw_model(const Prior& prior, uint64_t seed, int64_t parameter_offset, const Tables& t, int64_t b,
                            const DrawScratch& scratch, const Team& team) {
     const int64_t V = t.variables, index = t.index[b];
     const Sizes sizes = draw_sizes(prior, seed, index);
+    const int64_t environments = sizes.sources + sizes.targets;
     const Dataset d{prior, t, seed, b, index, sizes.variables, sizes.graph, team};
     if (team.leads()) {
         t.num_variables[b] = sizes.variables;
-        t.num_environments[b] = sizes.sources + sizes.targets;
+        t.num_environments[b] = environments;
         t.target_share[b] = d.number(prior.target_share, 0, 0, FOR_TARGET_SHARE);
         draw_row_weights(d);
     }
@@ -275,12 +142,11 @@ SETTX_CALL void draw_model(const Prior& prior, uint64_t seed, int64_t parameter_
     for (int32_t v = team.number; v < d.n; v += team.size)
         draw_variable(d, v, scratch.mechanisms[v], scratch.own_offset[v]);
     team.meet();
-    const int64_t environments = sizes.sources + sizes.targets;
     for (int64_t k = 1; k < environments; ++k) copy_environment(d, k);
     team.meet();
     if (prior.shifts.are_asked_for) move_mechanisms(d, sizes.sources, environments);
     team.meet();
-    intervene_everywhere(d, sizes, own_parameters, scratch);
+    intervene_everywhere(d, sizes.sources, environments, own_parameters, scratch);
 }
 
 // Of one variable in one version: 0 is the dataset's own, k + 1 is for environment k alone, if it has one. PRODUCTS: it
@@ -313,7 +179,7 @@ SETTX_CALL int64_t draw_graph(const Prior& prior, uint64_t seed, int64_t index, 
     for (int32_t v = 0; v < sizes.variables; ++v)
         count += num_parameters(draw_mechanism(prior, seed, index, v, scratch[v]), seed);
     // Environments that may renew mechanisms get room for all of them.
-    return (1 + copies_up_to(prior, sizes, sizes.sources + sizes.targets - 1)) * count;
+    return (1 + copies_up_to(prior, sizes.sources, sizes.sources + sizes.targets - 1)) * count;
 }
 
 SETTX_CALL void draw_dataset(const Prior& prior, uint64_t seed, int64_t parameter_offset, const Tables& t, int64_t b,

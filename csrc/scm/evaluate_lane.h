@@ -2,6 +2,7 @@
 // Operations and their order are those of evaluate.cpp and evaluate_observation.cpp.
 #pragma once
 #include "evaluate_item.h"
+#include "observe.h"
 
 namespace settx::scm {
 

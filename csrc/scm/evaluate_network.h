@@ -65,8 +65,8 @@ struct Sums8x8 {
 };
 
 // To the sums that a thread has written, one after the other: such functions need the registers that sums would lie in.
-SETTX_FN void apply_later_function(float header, float* units, int32_t count) {
-    with_later_function(header, [&](auto g) {
+SETTX_FN void apply_heavy_function(float header, float* units, int32_t count) {
+    with_heavy_function(header, [&](auto g) {
 #ifdef __CUDACC__
 #pragma unroll 1
 #endif
@@ -101,10 +101,10 @@ SETTX_THREAD void evaluate_layer(const Layer& layer, const Input& input, const H
             sums.add(input(from + i, group), hidden.weights + i * DEEP_UNITS + first);
         wait_for_block();
     }
-    const bool is_late = is_later(layer.function);
+    const bool is_applied_later = is_heavy(layer.function);
     float* const units = hidden.units + first * DEEP_ROWS + 4 * group;
     if (!is_idle)
-        with_first_function(is_late ? int32_t(IDENTITY) : int32_t(layer.function), [&](auto g) {
+        with_light_function(is_applied_later ? float(IDENTITY) : layer.function, [&](auto g) {
             for (int u = 0; u < DEEP_TILE && first + u < layer.num_units; ++u) {
                 EightRows out;
                 for (int r = 0; r < 4; ++r) out.low.row[r] = g(sums.sum[u][r]), out.high.row[r] = g(sums.sum[u][4 + r]);
@@ -113,7 +113,7 @@ SETTX_THREAD void evaluate_layer(const Layer& layer, const Input& input, const H
                 *reinterpret_cast<Pack<4>*>(at + DEEP_ROWS / 2) = out.high;
             }
         });
-    if (!is_idle && is_late) apply_later_function(layer.function, units, layer.num_units - first);
+    if (!is_idle && is_applied_later) apply_heavy_function(layer.function, units, layer.num_units - first);
     wait_for_block();
 }
 

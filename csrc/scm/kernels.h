@@ -1,32 +1,29 @@
-// The kernels and their launches. The device comes before this header: see sample_cuda.cu for a GPU and sample_rows.cpp
-// for threads that stand in for one. It defines
+// The kernels. The device comes before this header: see sample_cuda.cu for a GPU and sample_rows.cpp for threads that
+// stand in for one. It defines
 //   SETTX_PATH   a namespace
 //   SETTX_KERNEL, SETTX_BOUNDS(threads[, blocks]), SETTX_THREAD   what marks a kernel, and what it calls
-//   SETTX_SHARED(name), block_number(), num_blocks(), thread_number(), num_threads(), wait_for_block()   for kernels
-//   Device, launch(device, name, kernel, grid, arguments…), blank(device, memory, bytes)   for launches
+//   SETTX_SHARED(name), block_number(), num_blocks(), thread_number(), num_threads(), wait_for_block()
 // What a block does together is in evaluate_phases.h and evaluate_network.h, what a lane does on its own in
-// evaluate_lane.h, the shape of a launch in launch_plan.h, how a model is drawn in draw.cpp, which is compiled here
-// once more.
+// evaluate_lane.h, how a model is drawn in draw.cpp, which is compiled here once more.
 #pragma once
-#include <algorithm>
-
 #include "columns.h"
 #include "draw.cpp"
 #include "draw_graph.cpp"
+#include "draw_interventions.cpp"
 #include "draw_mechanism.cpp"
 #include "draw_shifts.cpp"
+#include "evaluate_lane.h"
 #include "evaluate_network.h"
 #include "sample_cuda.h"
 
 namespace settx::scm {
-
 namespace {
 
 SETTX_THREAD int64_t number_among_all() {
     return block_number() * num_threads() + thread_number();
 }
 
-// ---- Kernels --------------------------------------------------------------------------------------------------------
+// ---- Drawing --------------------------------------------------------------------------------------------------------
 
 constexpr int64_t WARP = 32, MOST_DRAW_THREADS = 128, PARAMETER_THREADS = 64;
 
@@ -71,6 +68,8 @@ SETTX_KERNEL void draw_all_parameters(Number seed, Tables t, int64_t versions, c
     }
 }
 
+// ---- Before rows are evaluated --------------------------------------------------------------------------------------
+
 // A block for every dataset: lists its edges, and splits its rows.
 SETTX_KERNEL void prepare_datasets(Tables t, int64_t num_rows, RowSplit split, int64_t* row_offset, int32_t* lists) {
     SETTX_SHARED(memory);
@@ -94,6 +93,8 @@ SETTX_THREAD Rows with_seed(Rows rows) {
 SETTX_THREAD ItemWalk items_of_block(const Plan& plan) {
     return {plan, uint32_t(block_number()), uint32_t(num_blocks())};
 }
+
+// ---- Evaluating by lanes --------------------------------------------------------------------------------------------
 
 template <bool PRODUCTS>
 SETTX_KERNEL void SETTX_BOUNDS(MOST_LANES, 4)
@@ -138,6 +139,8 @@ SETTX_KERNEL void write_noises(Tables t, Rows given, Plan plan) {
             write_noise(t, rows, item, thread_number());
     }
 }
+
+// ---- Evaluating in phases -------------------------------------------------------------------------------------------
 
 // The values of a tile from its noise.
 template <int ROWS, int N, Way WAY>
@@ -236,6 +239,8 @@ SETTX_KERNEL void SETTX_BOUNDS(most_threads(WAY), least_blocks(WAY))
     }
 }
 
+// ---- Columns --------------------------------------------------------------------------------------------------------
+
 // sums (B, chunks, V)
 SETTX_KERNEL void add_columns(Tables t, Rows rows, Sums* sums) {
     const int64_t i = number_among_all(), item = i / t.variables, v = i % t.variables;
@@ -261,128 +266,5 @@ SETTX_KERNEL void apply_units(Tables t, Rows rows) {
         rows.values[i] = in_unit(rows.values[i], t.column_centre[bv], t.column_gain[bv]);
 }
 
-// ---- Launches: columns
-// -------------------------------------------------------------------------------------------------------
-
-constexpr int64_t THREADS = 128;
-
-// A block for everything that there is to do, or one for several if the device has no more.
-Grid blocks_of(const Device& device, int64_t things, int64_t threads, int64_t shared_bytes = 0) {
-    return {std::min(things, device.limits.most_blocks), threads, shared_bytes};
-}
-
-// A thread for everything that there is to do.
-Grid one_thread_each(int64_t things, int64_t threads_of_block = THREADS) {
-    return {(things + threads_of_block - 1) / threads_of_block, threads_of_block, 0};
-}
-
-void scale_columns_on(const Device& device, const Tables& t, const Rows& rows, Sums* sums) {
-    if (rows.columns == COLUMNS_RAW) return;
-    if (rows.columns == COLUMNS_STANDARDISED) {
-        const int64_t columns = t.datasets * t.variables;
-        launch(device, "add_columns", add_columns, one_thread_each(columns * num_chunks(rows)), t, rows, sums);
-        launch(device, "find_units", find_units, one_thread_each(columns), t, rows, sums);
-    }
-    launch(device, "apply_units", apply_units, one_thread_each(t.datasets * rows.rows * t.variables), t, rows);
-}
-
-// ---- Launches: scratch ----------------------------------------------------------------------------------------------
-
-// Pieces of one memory, each at a multiple of 16 bytes; of none, to count what they take.
-class Pieces {
-  public:
-    explicit Pieces(void* memory) : memory_(static_cast<char*>(memory)) {}
-
-    template <class T>
-    T* take(int64_t count) {
-        T* piece = reinterpret_cast<T*>(memory_ == nullptr ? nullptr : memory_ + bytes_);
-        bytes_ += (count * int64_t(sizeof(T)) + 15) / 16 * 16;
-        return piece;
-    }
-    int64_t bytes() const { return bytes_; }
-
-  private:
-    char* memory_;
-    int64_t bytes_ = 0;
-};
-
-struct EvaluationScratch {
-    int32_t* lists;  // of the edges of all datasets
-    float* hidden;   // units of networks that shared memory has no room for
-    Sums* sums;      // (B, chunks, V), where columns are standardised
-};
-
-EvaluationScratch take_scratch_to_evaluate(Pieces& pieces, const Tables& t, const Rows& rows, const Plan& plan) {
-    const int64_t chunks = rows.columns == COLUMNS_STANDARDISED ? num_chunks(rows) : 0;
-    int32_t* lists = pieces.take<int32_t>(t.datasets * edges_of_dataset(t.variables));
-    float* hidden = pieces.take<float>(plan.hidden > 0 ? plan.blocks * plan.hidden_per_block() : 0);
-    return {lists, hidden, pieces.take<Sums>(t.datasets * chunks * t.variables)};
-}
-
-int64_t scratch_bytes(const Tables& t, const Evaluation& what, const DeviceLimits& limits) {
-    Pieces pieces(nullptr);
-    take_scratch_to_evaluate(pieces, t, what.rows, choose_plan(t, what.rows.rows, what.traits, limits));
-    return pieces.bytes();
-}
-
-// ---- Launches -------------------------------------------------------------------------------------------------------
-
-void draw_on(const Device& device, const Draw& what, const Tables& t, void* memory) {
-    char* scratch = static_cast<char*>(memory);
-    blank(device, what.memory, what.bytes);
-    launch(device, "draw_datasets", draw_datasets, blocks_of(device, t.datasets, draw_threads(t)), what.prior,
-           what.seed, what.first_index, what.parameter_offset, t, scratch);
-    if (t.num_parameters == 0) return;
-    const int64_t versions = what.renews_mechanisms ? t.environments + 1 : 1;
-    launch(device, "draw_all_parameters", what.has_products ? draw_all_parameters<true> : draw_all_parameters<false>,
-           blocks_of(device, t.datasets * versions * t.variables, PARAMETER_THREADS), what.seed, t, versions, scratch);
-}
-
-using PhasesKernel = void (*)(Tables, Rows, Plan, Writing, int32_t*);
-
-PhasesKernel kernel_of(const Shape& shape) {
-    if (shape.way == DEEP_PHASES) return evaluate_in_phases<DEEP_ROWS, 1, DEEP_PHASES>;
-    const bool linear = shape.way == LINEAR_PHASES;
-    if (shape.rows == 512)
-        return linear ? evaluate_in_phases<512, 4, LINEAR_PHASES> : evaluate_in_phases<512, 4, SHALLOW_PHASES>;
-    if (shape.rows == 256)
-        return linear ? evaluate_in_phases<256, 4, LINEAR_PHASES> : evaluate_in_phases<256, 2, SHALLOW_PHASES>;
-    return linear ? evaluate_in_phases<128, 4, LINEAR_PHASES> : evaluate_in_phases<128, 1, SHALLOW_PHASES>;
-}
-
-void evaluate_in_phases_on(const Device& device, const Plan& plan, const Tables& t, const Rows& rows, int32_t* lists) {
-    const bool in_fours = t.variables % 4 == 0 && reinterpret_cast<uintptr_t>(rows.values) % 16 == 0 &&
-                          reinterpret_cast<uintptr_t>(rows.noise) % 16 == 0;
-    launch(device, "evaluate_in_phases", kernel_of(plan), {plan.blocks, plan.threads, plan.shared_bytes}, t, rows, plan,
-           share_writing(t.variables, plan.threads, in_fours), lists);
-}
-
-using LanesKernel = void (*)(Tables, Rows, Plan, int32_t*, float*);
-
-LanesKernel lanes_kernel_of(const Plan& plan) {
-    if (plan.has_products) return plan.way == IN_PLACE ? evaluate_in_place<true> : evaluate_in_tiles<true>;
-    return plan.way == IN_PLACE ? evaluate_in_place<false> : evaluate_in_tiles<false>;
-}
-
-void evaluate_on(const Device& device, const Plan& plan, const Tables& t, const Evaluation& what, void* memory) {
-    const Rows& rows = what.rows;
-    Pieces pieces(memory);
-    const EvaluationScratch scratch = take_scratch_to_evaluate(pieces, t, rows, plan);
-    const int64_t listing = t.variables > 32 ? THREADS : 32;
-    launch(device, "prepare_datasets", prepare_datasets,
-           blocks_of(device, t.datasets, listing, t.variables * int64_t(sizeof(int32_t))), t, rows.rows, what.split,
-           const_cast<int64_t*>(rows.row_offset), scratch.lists);
-    if (plan.in_phases()) {
-        evaluate_in_phases_on(device, plan, t, rows, scratch.lists);
-    } else {
-        const Grid grid = blocks_of(device, plan.blocks, plan.threads, plan.shared_bytes);
-        launch(device, "evaluate", lanes_kernel_of(plan), grid, t, rows, plan, scratch.lists, scratch.hidden);
-        if (rows.noise != nullptr)
-            launch(device, "write_noises", write_noises, {grid.blocks, grid.threads, 0}, t, rows, plan);
-    }
-    scale_columns_on(device, t, rows, scratch.sums);
-}
-
 }  // namespace
-
 }  // namespace settx::scm

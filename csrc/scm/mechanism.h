@@ -101,14 +101,17 @@ struct FunctionOf {
     }
 };
 
-// Functions that came later, some of which need many registers.
-SETTX_FN bool is_later(float header) {
+// What follows names a function by its header: its code, and as a fraction of 16 bits what was drawn for it, 8 bits for
+// each of two numbers. use(function) is called with the function as a type of its own.
+
+// Too heavy to be applied where sums fill a thread's registers, or among such: see evaluate_network.h.
+SETTX_FN bool is_heavy(float header) {
     return header >= float(LOG);
 }
 
 template <class Use>
-SETTX_FN void with_first_function(int32_t code, const Use& use) {
-    switch (code) {
+SETTX_FN void with_light_function(float header, const Use& use) {
+    switch (int32_t(header)) {
         case TANH:
             return use(FunctionOf<TANH>{});
         case RELU:
@@ -131,7 +134,7 @@ SETTX_FN void with_first_function(int32_t code, const Use& use) {
 }
 
 template <class Use>
-SETTX_FN void with_later_function(float header, const Use& use) {
+SETTX_FN void with_heavy_function(float header, const Use& use) {
     const int32_t code = int32_t(header);
     const float drawn = header - float(code);
     switch (code) {
@@ -152,14 +155,12 @@ SETTX_FN void with_later_function(float header, const Use& use) {
     }
 }
 
-// Calls use(function) with a function as a type of its own. header: its code, and as a fraction of 16 bits what was
-// drawn for it, 8 bits for each of two numbers.
 template <class Use>
 SETTX_FN void with_function(float header, const Use& use) {
-    if (is_later(header))
-        with_later_function(header, use);
+    if (is_heavy(header))
+        with_heavy_function(header, use);
     else
-        with_first_function(int32_t(header), use);
+        with_light_function(header, use);
 }
 
 // MLP, FOURIER: hidden, layers, function (its header); W₁ (hidden, parents), b₁ (hidden); for every further layer W

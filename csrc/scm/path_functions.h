@@ -61,6 +61,11 @@ SETTX_CALL void draw_structure(const Graph&, uint64_t seed, int64_t index, int32
                                int64_t* order, int32_t* scratch, const Team&);
 struct Dataset;
 SETTX_CALL void move_mechanisms(const Dataset&, int64_t sources, int64_t environments);  // as `Prior::shifts` asks
+// own_parameters: how many the dataset's own mechanisms have, which is what a copy of them has.
+SETTX_CALL void intervene_everywhere(const Dataset&, int64_t sources, int64_t environments, int64_t own_parameters,
+                                     const DrawScratch&);
+// Of environments that may renew mechanisms, how many come before the k-th and with it.
+SETTX_CALL int64_t copies_up_to(const Prior&, int64_t sources, int64_t k);
 SETTX_CALL MechanismDraw draw_mechanism(const Prior&, uint64_t seed, int64_t index, int32_t v, int32_t num_parents);
 SETTX_CALL int64_t num_parameters(const MechanismDraw&, uint64_t seed);
 // Of what is no product, and of a product.

@@ -1,4 +1,4 @@
-// The CUDA device, for the kernels and launches of kernels.h. Flags: no contraction, IEEE division and square root,
+// The CUDA device, for the kernels and launches of launches.h. Flags: no contraction, IEEE division and square root,
 // subnormal numbers kept.
 #include <cuda_runtime_api.h>
 
@@ -101,7 +101,7 @@ void blank(const Device& device, void* memory, int64_t bytes) {
 }  // namespace
 }  // namespace settx::scm
 
-#include "kernels.h"
+#include "launches.h"
 
 namespace settx::scm {
 

@@ -145,7 +145,7 @@ void blank(const Device&, void* memory, int64_t bytes) {
 }  // namespace
 }  // namespace settx::scm
 
-#include "kernels.h"
+#include "launches.h"
 
 namespace settx::scm {
 namespace {

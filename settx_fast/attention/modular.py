@@ -236,7 +236,7 @@ def plain_parameters(layers: Mapping[str, Any], expected: Sequence[tuple[Any, ..
 @cache
 def _quickest_reader() -> Callable[..., list[Tensor] | None]:
     try:
-        return getattr(import_module("settx_fast._native"), "plain_parameters", plain_parameters)  # an older build
+        return import_module("settx_fast._native").plain_parameters
     except ImportError:
         return plain_parameters
 

@@ -53,14 +53,14 @@ def learnt(
     is_tame = is_finite.all(1) & ((low > -LARGEST) & (high < LARGEST) | (low > high)).all(1)
     is_feature = _features(batch, high - low > SMALLEST)
     if columns == (1, 1):
-        order, num_features = _columns(batch, is_feature, seed, index)
-        X = steps.show(order, num_features, standardise)
+        place, num_features = _features_first(batch, is_feature, seed, index)
+        seen, variable = steps, place
     else:
         views = drawn_views(is_feature, seed, index, columns)
         seen = steps.view(views).steps(threads(num_threads))
-        low, high, _ = seen.survey()
-        place, num_features = _varying_first(high - low > SMALLEST, views.number)
-        X, order = seen.show(place, num_features, standardise), views.variable.gather(1, place)
+        place, num_features = _varying_first(seen, views.number)
+        variable = views.variable.gather(1, place)
+    X = seen.show(place, num_features, standardise)
     is_target = torch.ones_like(num_features)
     target = steps.show(batch.target_index[:, None], is_target, standardise=not max_classes).squeeze(2)
     if max_classes:
@@ -73,8 +73,8 @@ def learnt(
     failure = torch.full_like(num_features, -1)
     for reason, holds in reversed(list(enumerate((~is_tame, num_features == 0, ~is_useful)))):
         failure = torch.where(holds, reason, failure)
-    is_padding = torch.arange(order.shape[1], device=order.device) >= num_features[:, None]
-    return Learnt(X, y, num_features, num_classes, order.masked_fill(is_padding, -1), failure)
+    is_padding = torch.arange(variable.shape[1], device=variable.device) >= num_features[:, None]
+    return Learnt(X, y, num_features, num_classes, variable.masked_fill(is_padding, -1), failure)
 
 
 # ---- Rows and columns ------------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def _features(batch: Batch, varies: Tensor) -> Tensor:
     return batch.visible_mask & ~is_target & varies
 
 
-def _columns(batch: Batch, is_feature: Tensor, seed: int, index: np.ndarray) -> tuple[Tensor, Tensor]:
+def _features_first(batch: Batch, is_feature: Tensor, seed: int, index: np.ndarray) -> tuple[Tensor, Tensor]:
     """(B, V − 1) variables in random order, those first that are features, (B, V); (B,) how many are."""
     is_target = torch.arange(is_feature.shape[1], device=is_feature.device) == batch.target_index[:, None]
     key = _draws(batch, seed, index, COLUMNS, is_feature.shape[1])
@@ -103,9 +103,10 @@ def _columns(batch: Batch, is_feature: Tensor, seed: int, index: np.ndarray) -> 
     return order[:, :-1], is_feature.sum(1)
 
 
-def _varying_first(varies: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C) places of columns, those first that vary, (B, C), among the first count (B,); and how many do."""
-    varies = varies & (torch.arange(varies.shape[1], device=varies.device) < count[:, None])
+def _varying_first(seen: Steps, count: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C) places of columns, those first that vary, among the first count (B,); (B,) how many do."""
+    low, high, _ = seen.survey()
+    varies = (high - low > SMALLEST) & (torch.arange(low.shape[1], device=low.device) < count[:, None])
     return (~varies).long().argsort(dim=1, stable=True), varies.sum(1)
 
 

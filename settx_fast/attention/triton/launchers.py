@@ -152,7 +152,7 @@ def _native_plans() -> Any:
     if not KNOWN_TRITON[0] <= version <= KNOWN_TRITON[1]:
         return None
     try:
-        return getattr(import_module("settx_fast._native"), "LaunchPlan", None)  # None: an older build
+        return import_module("settx_fast._native").LaunchPlan
     except ImportError:
         return None
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from settx_fast.predictor.features import Observed
-from settx_fast.predictor.selector.decision import ERM
+from settx_fast.predictor.selector.decision import over_erm
 from settx_fast.predictor.selector.descriptors import Descriptors
 from settx_fast.predictor.selector.network import Guess, NetworkConfig, Seen, SelectorNetwork
 
@@ -37,6 +37,5 @@ class Committee(nn.Module):
     def forward(self, seen: Seen) -> Guess:
         """The guess for every dataset."""
         each = Guess(*map(torch.stack, zip(*(member(seen) for member in self.members), strict=True)))
-        gain = each.log_risk - each.log_risk[..., ERM : ERM + 1]
-        variance = (2 * each.doubt).exp().mean(0) + gain.var(0, unbiased=False)
+        variance = (2 * each.doubt).exp().mean(0) + over_erm(each.log_risk).var(0, unbiased=False)
         return Guess(*(part.mean(0) for part in each))._replace(doubt=variance.log() / 2)

@@ -58,9 +58,14 @@ def decide(guess: Guess, caution: float) -> Tensor:
     The sure gain is the expected one less `caution` deviations: leaving ERM for a framework that is better on average
     but often much worse has to pay for it.
     """
-    gain = guess.log_risk[:, ERM : ERM + 1] - guess.log_risk - caution * guess.doubt.exp()
+    gain = -over_erm(guess.log_risk) - caution * guess.doubt.exp()
     gain[:, ERM] = 0.0
     return gain.argmax(1)
+
+
+def over_erm(log_risk: Tensor) -> Tensor:
+    """(…, F) logarithms of risks less ERM's: what other frameworks lose over it."""
+    return log_risk - log_risk[..., ERM : ERM + 1]
 
 
 def interval(guess: Guess, calibration: Calibration) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from settx_fast.predictor.selector.committee import Committee
-from settx_fast.predictor.selector.decision import ERM, mean_regret
+from settx_fast.predictor.selector.decision import ERM, mean_regret, over_erm
 from settx_fast.predictor.selector.examples import Examples, batches
 from settx_fast.predictor.selector.network import LEVELS, Guess, NetworkConfig, Seen, SelectorNetwork
 
@@ -87,8 +87,8 @@ def loss(guess: Guess, examples: Examples) -> Tensor:
     truth = examples.log_risk
     offset = guess.log_risk - truth
     level = F.huber_loss(offset.mean(1), torch.zeros_like(offset[:, 0]))
-    ratio = (truth - truth[:, ERM : ERM + 1]).clamp(-MOST_RATIO, MOST_RATIO)
-    against = (guess.log_risk - guess.log_risk[:, ERM : ERM + 1] - ratio) / guess.doubt.exp()
+    ratio = over_erm(truth).clamp(-MOST_RATIO, MOST_RATIO)
+    against = (over_erm(guess.log_risk) - ratio) / guess.doubt.exp()
     risk = (0.5 * against.square() + guess.doubt)[:, torch.arange(offset.shape[1]) != ERM].mean()
     choice = (-guess.log_risk / TEMPERATURE).softmax(1)
     regret = (choice * (truth - truth.min(1, keepdim=True).values)).sum(1).mean()
