@@ -23,7 +23,7 @@ from settx_fast.predictor.decisions.evaluation import (
     drawn,
 )
 from settx_fast.predictor.losses import LOSSES, Loss, loss_named, penalty
-from settx_fast.predictor.selector.decision import ERM, mean_regret
+from settx_fast.predictor.selector.decision import ERM, mean_regret, over_erm
 from settx_fast.predictor.selector.descriptors import flat
 from settx_fast.predictor.selector.examples import Examples
 from settx_fast.predictor.selector.measure import WORST, best_fixed
@@ -154,7 +154,7 @@ class _Data:
 
 
 def _ratios(examples: Examples) -> Tensor:
-    return (examples.log_risk - examples.log_risk[:, ERM : ERM + 1]).clamp(-WORST, WORST)
+    return over_erm(examples.log_risk).clamp(-WORST, WORST)
 
 
 def _run(data: _Data, loss: str, penalty_name: str, seed: int, budget: Budget) -> Run:

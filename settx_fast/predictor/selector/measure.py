@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from settx_fast.predictor.frameworks import FRAMEWORKS
-from settx_fast.predictor.selector.decision import ERM, Calibration, decide, interval, mean_regret, unlike
+from settx_fast.predictor.selector.decision import ERM, Calibration, decide, interval, mean_regret, over_erm, unlike
 from settx_fast.predictor.selector.descriptors import Descriptors, flat
 from settx_fast.predictor.selector.examples import Examples
 from settx_fast.predictor.selector.framework_descriptors import LEFT_OUT
@@ -46,7 +46,7 @@ class Trees:
 
     def __init__(self, examples: Examples, iterations: int = 100, seed: int = 0) -> None:
         inputs = flat(examples.descriptors).numpy()
-        ratios = (examples.log_risk - examples.log_risk[:, ERM : ERM + 1]).clamp(-WORST, WORST).numpy()
+        ratios = over_erm(examples.log_risk).clamp(-WORST, WORST).numpy()
         options: dict[str, Any] = {"max_iter": iterations, "learning_rate": 0.08, "min_samples_leaf": 20}
         self.models = [
             HistGradientBoostingRegressor(**options, random_state=seed).fit(inputs, ratios[:, f])
