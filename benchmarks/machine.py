@@ -65,10 +65,19 @@ def seconds(run: Callable[[], object], device: torch.device, calls: int = 1) -> 
 
 
 def sampler_of(run: Callable[[], object], device: torch.device, burst: float = BURST) -> Callable[[], float]:
-    """Warm the call up; the result takes one sample of its seconds, over as many calls as fill the burst."""
+    """Warm the call up; the result takes one sample of its seconds, over as many calls as fill the burst.
+
+    On a CPU a sample begins with a call that does not count: others leave caches and the heap as they need them.
+    """
     run()
     calls = max(1, min(1000, round(burst / max(1e-9, seconds(run, device)))))
-    return lambda: seconds(run, device, calls)
+
+    def sample() -> float:
+        if device.type != "cuda":
+            run()
+        return seconds(run, device, calls)
+
+    return sample
 
 
 def captured(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
