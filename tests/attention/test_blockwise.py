@@ -1,5 +1,6 @@
 """The CPU path and the composed path against the oracle, and what the CPU path saves for its backward."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -68,6 +69,15 @@ def test_pytorchs_attention_reads_tiles_whose_scores_outnumber_features(
     _isab(inputs, "blockwise")
     assert called.count("backward") == stages
     assert called.count("forward") == stages + stages // 2  # of stage B once more, for its backward
+
+
+def test_tiles_that_write_scores_are_cut_by_scores_and_others_by_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, per_row = sys.modules["settx_fast.attention.blockwise.aggregate"], []
+    real = stage.tiles  # type: ignore[attr-defined]
+    monkeypatch.setattr(stage, "tiles", lambda sets, elements: (per_row.append(elements), real(sets, elements))[1])
+    for inducing, width in ((32, 2), (40, 16)):  # absorbed, whose backward writes scores, and projected
+        _isab(make_inputs(Shape(1, 60, width, 16, 4, inducing)), "blockwise")
+    assert per_row == [2, 4 * 32, 16, 16]
 
 
 def test_library_calls_read_no_row_past_the_context() -> None:

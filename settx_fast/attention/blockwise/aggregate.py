@@ -47,7 +47,7 @@ def aggregate(
     """
     sets = Sets(rows, lengths, offsets)
     keys, whole = _Keys(queries, w_kv, gain, bias, norm, eps), _Partial.empty(queries, sets.num_sets)
-    for tile in tiles(sets, _elements_per_row(queries)):
+    for tile in tiles(sets, _elements_per_row(queries, writes_scores=False)):
         k, v = keys.forward(tile.load(rows, queries.dtype))
         whole.add(tile.sets, _Partial.of(_of(queries, tile.sets), k, v, tile.outside()))
     return *whole.result(), rows.new_zeros(1).expand(rows.shape)
@@ -76,7 +76,7 @@ def aggregate_backward(
     """
     delta = (d_y * y).sum(-1, keepdim=True)
     keys, d_queries = _Keys(queries, w_kv, gain, bias, norm, eps), torch.zeros_like(queries)
-    for tile in tiles(Sets(rows, lengths, offsets), _elements_per_row(queries)):
+    for tile in tiles(Sets(rows, lengths, offsets), _elements_per_row(queries, writes_scores=w_kv is None)):
         b = tile.sets
         keys.forward(tile.load(rows, queries.dtype))
         of_result = d_y[b], y[b], lse[b], delta[b]
@@ -212,9 +212,10 @@ def _present(queries: Tensor, *parameters: Tensor | None) -> list[Tensor]:
     return [queries, *(queries.new_empty(0) if p is None else p for p in parameters)]
 
 
-def _elements_per_row(queries: Tensor) -> int:
+def _elements_per_row(queries: Tensor, *, writes_scores: bool) -> int:
     _, heads, num_queries, width = queries.shape
-    return heads * (width if library.takes(num_queries, width, None) else num_queries)
+    writes_scores = writes_scores or not library.takes(num_queries, width, None)
+    return heads * (num_queries if writes_scores else width)
 
 
 def _of(queries: Tensor, sets: slice) -> Tensor:
