@@ -97,7 +97,7 @@ def test_the_page_names_the_closest_and_the_constant_and_has_a_figure(tmp_path):
 
 
 def test_spread_and_r2_are_those_of_the_predictions(examples):
-    truth = loss_study._ratios(examples)
+    truth = loss_study.clipped_ratios(examples)
     exact = loss_study._measured(truth, examples, "mse", "none", 0)
     assert (exact.r2, exact.spread) == (1.0, pytest.approx(1.0))
     half = loss_study._measured(truth / 2, examples, "mse", "none", 0)

@@ -23,10 +23,10 @@ from settx_fast.predictor.decisions.evaluation import (
     drawn,
 )
 from settx_fast.predictor.losses import LOSSES, Loss, loss_named, penalty
-from settx_fast.predictor.selector.decision import ERM, mean_regret, over_erm
+from settx_fast.predictor.selector.decision import ERM, mean_regret
 from settx_fast.predictor.selector.descriptors import flat
 from settx_fast.predictor.selector.examples import Examples
-from settx_fast.predictor.selector.measure import WORST, best_fixed
+from settx_fast.predictor.selector.measure import best_fixed, clipped_ratios
 
 PENALTIES = {"none": (0.0, 0.0), "l1": (1.0, 0.0), "l2": (0.0, 1.0), "elastic": (0.5, 0.5)}
 """Shares of the two penalties' strengths."""
@@ -150,11 +150,7 @@ class _Data:
         inputs = [flat(examples.descriptors) for examples in (training, held_out)]
         mean, deviation = inputs[0].mean(0), inputs[0].std(0).clamp(min=1e-3)
         seen, unseen = ((values - mean) / deviation for values in inputs)
-        return cls(seen.clamp(-10, 10), _ratios(training), unseen.clamp(-10, 10), held_out)
-
-
-def _ratios(examples: Examples) -> Tensor:
-    return over_erm(examples.log_risk).clamp(-WORST, WORST)
+        return cls(seen.clamp(-10, 10), clipped_ratios(training), unseen.clamp(-10, 10), held_out)
 
 
 def _run(data: _Data, loss: str, penalty_name: str, seed: int, budget: Budget) -> Run:
@@ -188,7 +184,7 @@ def _train(network: nn.Module, data: _Data, loss: Loss, penalty_name: str, budge
 
 
 def _measured(predicted: Tensor, examples: Examples, loss: str, penalty_name: str, seed: int) -> Run:
-    truth = _ratios(examples)
+    truth = clipped_ratios(examples)
     others = torch.arange(truth.shape[1]) != ERM
     residual = (predicted - truth)[:, others].square().sum()
     around = (truth - truth.mean(0))[:, others].square().sum()

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from scipy import special
+from scipy import special, stats
 from torch import Tensor
 
 from settx_fast.predictor.frameworks import FRAMEWORKS
 from settx_fast.predictor.frameworks.sources import mixture
 from settx_fast.predictor.selector.across import blurred, regressions
+from settx_fast.predictor.selector.decision import ERM
 from settx_fast.predictor.selector.fits import Fits
 
-ERM, STABLE = FRAMEWORKS.index("erm"), FRAMEWORKS.index("stable")
+STABLE = FRAMEWORKS.index("stable")
 LEVEL = 0.001
 LEAST_FREEDOM = 4  # of a source's own regression: with fewer its error is hardly known
 LEAST_BIAS = 0.05  # share of a risk
@@ -121,13 +122,15 @@ def _on_deployment(fits: Fits, names: Sequence[str]) -> str:
     sources = fits.sources
     shift = sources.deploy_mean[0].abs() * sources.present[0]
     rows, deployed = int(sources.rows.sum()), int(sources.deploy_rows)
-    own = sources.deploy_covariance[0].diagonal() / max(deployed - 1, 1)
-    error = 1 / (rows - 1) + own
-    freedom = error.square() / (1 / (rows - 1) ** 3 + own.square() / max(deployed - 1, 1))
-    p = 2 * special.stdtr(freedom.numpy(), (-shift / error.sqrt()).numpy()) * int(sources.present.sum())
-    clear = (torch.from_numpy(p) < LEVEL) & (shift > LEAST_SHIFT)
-    if deployed < 2 or not clear.any():
-        return "No column's mean is clearly another in deployment."
+    nothing = "No column's mean is clearly another in deployment."
+    if deployed < 2:
+        return nothing
+    spread = (sources.deploy_covariance[0].diagonal() * deployed / (deployed - 1)).sqrt().numpy()
+    of_sources = 0.0, (rows / (rows - 1)) ** 0.5, rows  # their own mean and deviation are the unit
+    p = stats.ttest_ind_from_stats(*of_sources, shift.numpy(), spread, deployed, equal_var=False).pvalue
+    clear = (torch.from_numpy(p) * int(sources.present.sum()) < LEVEL) & (shift > LEAST_SHIFT)
+    if not clear.any():
+        return nothing
     column = int(shift.where(clear, 0.0).argmax())
     return (
         f"In deployment '{names[column]}' has moved most: its mean by {float(shift[column]):.1f} standard deviations "

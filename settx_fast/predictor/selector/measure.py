@@ -18,7 +18,7 @@ from settx_fast.predictor.selector.framework_descriptors import LEFT_OUT
 from settx_fast.predictor.selector.network import Guess
 from settx_fast.predictor.targets import ROLES
 
-WORST = 3.0  # log ratios of risks that trees are fitted to are clipped here
+WORST = 3.0  # log ratios of risks that regressions are fitted to are clipped here
 
 
 def leave_one_out_choice(descriptors: Descriptors) -> Tensor:
@@ -37,6 +37,11 @@ def selector_choice(guess: Guess, descriptors: Descriptors, calibration: Calibra
     return decide(guess, calibration.caution).masked_fill(torch.tensor(strange), ERM)
 
 
+def clipped_ratios(examples: Examples) -> Tensor:
+    """(B, F) log risks over ERM's, as regressions are fitted to them."""
+    return over_erm(examples.log_risk).clamp(-WORST, WORST)
+
+
 class Trees:
     """Gradient-boosted trees on the same descriptors: the selector of OOD-Chameleon (Jiang et al. 2024) in our terms.
 
@@ -46,7 +51,7 @@ class Trees:
 
     def __init__(self, examples: Examples, iterations: int = 100, seed: int = 0) -> None:
         inputs = flat(examples.descriptors).numpy()
-        ratios = over_erm(examples.log_risk).clamp(-WORST, WORST).numpy()
+        ratios = clipped_ratios(examples).numpy()
         options: dict[str, Any] = {"max_iter": iterations, "learning_rate": 0.08, "min_samples_leaf": 20}
         self.models = [
             HistGradientBoostingRegressor(**options, random_state=seed).fit(inputs, ratios[:, f])
