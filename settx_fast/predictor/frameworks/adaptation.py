@@ -10,7 +10,9 @@ from settx_fast.predictor.frameworks.linear import Linear, choose, masked_system
 from settx_fast.predictor.frameworks.pooled import Erm
 from settx_fast.predictor.frameworks.sources import Sources, mixture
 
-STANDSTILL = 1e-12  # of weights in one step
+BLUR = 1e-9  # sources that are alike have weights all the same
+ROUNDING = 1e-12  # of weights and slopes
+TOGETHER, EXCHANGES = 12, 200  # rounds in which all that is infeasible changes sides, and all rounds
 
 
 class Coral(LinearFramework):
@@ -47,14 +49,13 @@ class ImportanceWeighting(LinearFramework):
     the features are closest to the deployment's, with a penalty on the squared distance of weights from equal ones.
     """
 
-    def __init__(self, shrinkage: float = 0.01, penalty: float = 1.0, steps: int = 100) -> None:
+    def __init__(self, shrinkage: float = 0.01, penalty: float = 1.0) -> None:
         self.shrinkage = shrinkage
         self.penalty = penalty
-        self.steps = steps
 
     def weights(self, sources: Sources) -> Tensor:
         """(B, K): of every source, adding up to one."""
-        return simplex_least_squares(*self._problem(sources), sources.is_there, self.steps)
+        return simplex_least_squares(*self._problem(sources), sources.is_there)
 
     def solve(self, sources: Sources) -> Linear:
         """As `LinearFramework.solve`."""
@@ -70,44 +71,43 @@ class ImportanceWeighting(LinearFramework):
         gram = here @ here.mT / size[..., None]
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype)
         gradient = (here @ there[..., None]).squeeze(-1) / size + self.shrinkage * sources.equal_share
-        return gram + self.shrinkage * identity, gradient
+        return gram + (self.shrinkage + BLUR) * identity, gradient
 
 
-def simplex_least_squares(gram: Tensor, gradient: Tensor, allowed: Tensor, steps: int) -> Tensor:
+def simplex_least_squares(gram: Tensor, gradient: Tensor, allowed: Tensor) -> Tensor:
     """argmin ½wᵀGw − gᵀw over w ≥ 0 that sum to one, w = 0 where not allowed: (B, K, K), (B, K), (B, K) → (B, K).
 
-    Accelerated projected gradients (Beck and Teboulle 2009) with restarts where the momentum points uphill.
+    G is positive definite where allowed. A primal-dual active set (Hintermüller, Ito and Kunisch 2002): what is
+    infeasible changes sides, all at once; only the last of it where that goes round in circles (Júdice and Pires 1994).
     """
-    length = 1 / torch.linalg.matrix_norm(gram, ord=2).clamp(min=1e-12)[:, None]
-    found = project_to_simplex(torch.zeros_like(gradient), allowed)
+    free = allowed.clone()
+    found = torch.zeros_like(gradient)
     moving = torch.arange(len(found))
-    now, ahead, inertia = found, found, torch.ones_like(length)
-    for _ in range(steps):
-        slope = (gram @ ahead[..., None]).squeeze(-1) - gradient
-        after = project_to_simplex(ahead - length * slope, allowed)
-        restart = ((ahead - after) * (after - now)).sum(1, keepdim=True) > 0
-        grown = (1 + (1 + 4 * inertia.square()).sqrt()) / 2
-        momentum = torch.where(restart, 0.0, (inertia - 1) / grown)
-        inertia = torch.where(restart, 1.0, grown)
-        change, now, ahead = (after - now).abs().amax(1), after, after + momentum * (after - now)
-        found[moving] = now
-        rest = change > STANDSTILL
+    for exchange in range(EXCHANGES):
+        weights, price = _with_sum_one(gram, gradient, free)
+        found[moving] = weights
+        wrong = (torch.where(free, weights, price) < -ROUNDING) & allowed
+        if exchange >= TOGETHER:
+            wrong &= wrong.flip(1).cumsum(1).flip(1) == 1
+        rest = wrong.any(1)
         if not rest.any():
             break
-        if not rest.all():
-            state = (moving, gram, gradient, allowed, length, now, ahead, inertia)
-            moving, gram, gradient, allowed, length, now, ahead, inertia = (tensor[rest] for tensor in state)
-    return found
+        free ^= wrong
+        moving, gram, gradient, allowed, free = (t[rest] for t in (moving, gram, gradient, allowed, free))
+    return found.clamp(min=0.0)
 
 
-def project_to_simplex(point: Tensor, allowed: Tensor) -> Tensor:
-    """The nearest point with entries ≥ 0 that sum to one, 0 where not allowed (Duchi et al. 2008): (B, K) → (B, K)."""
-    ordered = point.masked_fill(~allowed, -1e30).sort(1, descending=True).values
-    excess = ordered.cumsum(1) - 1
-    rank = torch.arange(1, point.shape[1] + 1, dtype=point.dtype)
-    active = (ordered - excess / rank > 0).sum(1, keepdim=True).clamp(min=1)
-    threshold = excess.gather(1, active - 1) / active
-    return (point - threshold).clamp(min=0.0).masked_fill(~allowed, 0.0)
+def _with_sum_one(gram: Tensor, gradient: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """The minimum over w that sum to one, 0 where not free; the slope (B, K) left along each, in the problem's unit."""
+    inside = free.double()
+    system = torch.cat([gram * inside[:, :, None] * inside[:, None], inside[:, None]], 1)
+    system = torch.cat([system, torch.nn.functional.pad(inside, (0, 1))[..., None]], 2)
+    system = system + torch.diag_embed(torch.nn.functional.pad(1 - inside, (0, 1)))
+    given = torch.nn.functional.pad(gradient * inside, (0, 1), value=1.0)
+    solved = torch.linalg.solve(system, given[..., None]).squeeze(-1)
+    weights = solved[:, :-1] * inside
+    price = (gram @ weights[..., None]).squeeze(-1) - gradient + solved[:, -1:]
+    return weights, price / (gram.abs().amax((1, 2)) + gradient.abs().amax(1))[:, None]
 
 
 def _signature(mean: Tensor, covariance: Tensor) -> Tensor:

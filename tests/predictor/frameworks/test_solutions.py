@@ -28,6 +28,7 @@ from settx_fast.predictor.frameworks import (
     estimator,
     sources_of,
 )
+from settx_fast.predictor.frameworks.adaptation import simplex_least_squares
 from settx_fast.predictor.frameworks.base import as_observed, environment_ids
 from settx_fast.predictor.frameworks.roles import predict_roles
 from tests.predictor.frameworks.rows import Rows, by_environment, make_rows, standardised
@@ -213,6 +214,35 @@ def test_importance_weights_solve_the_quadratic_programme_of_moment_matching(see
     sample_weight = np.array([got[int(name[-1])] / np.mean(rows.environments == name) for name in rows.environments])
     expected = Ridge(1.0).fit(rows.X, rows.y, sample_weight=sample_weight).predict(rows.X_deploy)
     np.testing.assert_allclose(predictions(model, rows), expected, rtol=1e-6, atol=1e-6)
+
+
+@SEEDS
+@pytest.mark.parametrize("sources", [1, 2, 5, 20])
+@pytest.mark.parametrize("directions", [1, 2, 20])
+def test_weights_on_the_simplex_satisfy_the_conditions_of_optimality(seed: int, sources: int, directions: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(100, sources, directions, generator=generator, dtype=torch.float64)
+    gram = maps @ maps.mT + 1e-4 * torch.eye(sources)
+    gradient = 3 * (maps @ torch.randn(100, directions, 1, generator=generator, dtype=torch.float64)).squeeze(-1)
+    allowed = torch.rand(100, sources, generator=generator) < 0.8
+    allowed[:, 0] = True
+    weights = simplex_least_squares(gram, gradient, allowed)
+    slope = (gram @ weights[..., None]).squeeze(-1) - gradient
+    level = (weights * slope).sum(1, keepdim=True)  # the same along all that have weight
+    torch.testing.assert_close(weights.sum(1), torch.ones(100, dtype=torch.float64))
+    assert (weights >= 0).all()
+    assert (weights[~allowed] == 0).all()
+    assert ((slope - level)[allowed] > -1e-9).all()
+    assert ((slope - level).abs()[weights > 0] < 1e-9).all()
+
+
+def test_sources_that_are_alike_share_their_weight_without_a_penalty() -> None:
+    rows = make_rows(0, environments=2)
+    names = np.concatenate([rows.environments, np.char.add(rows.environments, " again")])
+    twice = Rows(*(np.concatenate([part, part]) for part in rows))._replace(environments=names)
+    weights = ImportanceWeighting(shrinkage=0.0).weights(sources(twice))[0].tolist()
+    assert weights[::2] == pytest.approx(weights[1::2], abs=1e-3)
+    assert sum(weights) == pytest.approx(1)
 
 
 def test_sources_like_the_deployment_get_the_weight() -> None:
