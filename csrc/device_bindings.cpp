@@ -10,6 +10,7 @@
 #include "prior_bindings.h"
 #include "scm/prior_image.h"
 #include "scm/sample_cuda.h"
+#include "without_lock.h"
 
 namespace py = pybind11;
 
@@ -58,8 +59,7 @@ void draw_there(const OwnedPrior& prior, uintptr_t image, const NumberTuple& see
                          reinterpret_cast<void*>(memory.first),
                          memory.second};
     const scm::Tables tables = as_tables(addresses, sizes);
-    py::gil_scoped_release release;
-    call(what, tables, reinterpret_cast<void*>(scratch));
+    without_lock([&] { call(what, tables, reinterpret_cast<void*>(scratch)); });
 }
 
 template <class Call>
@@ -69,8 +69,7 @@ void evaluate_there(const Addresses& addresses, const Sizes& sizes, const Addres
     const scm::Tables tables = as_tables(addresses, sizes);
     scm::Evaluation what = as_evaluation(as_rows(row_addresses, asked), traits, split);
     what.rows.seed_at = reinterpret_cast<const uint64_t*>(seed_at);
-    py::gil_scoped_release release;
-    call(tables, what, reinterpret_cast<void*>(scratch));
+    without_lock([&] { call(tables, what, reinterpret_cast<void*>(scratch)); });
 }
 
 scm::Evaluation sized_evaluation(int64_t num_rows, int32_t columns, const TraitsTuple& traits) {

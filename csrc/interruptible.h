@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "scm/parallel.h"
+#include "without_lock.h"
 
 namespace settx {
 
@@ -16,13 +17,14 @@ struct Listening {
     }
 };
 
-// Without the interpreter's lock, but not deaf: a signal whose handler raises, as that of Ctrl-C, ends the call.
+// Without the lock, but not deaf: a signal whose handler raises, as that of Ctrl-C, ends the call.
 template <class Call>
 void run_interruptibly(const Call& call) {
     try {
-        const pybind11::gil_scoped_release release;
-        const Listening listening;
-        call();
+        without_lock([&] {
+            const Listening listening;
+            call();
+        });
     } catch (const scm::Interrupted&) {
         throw pybind11::error_already_set();
     }

@@ -3,6 +3,7 @@
 
 #include "bindings.h"
 #include "launch.h"
+#include "without_lock.h"
 
 namespace py = pybind11;
 
@@ -43,8 +44,9 @@ bool run(const LaunchPlan& plan, uint64_t stream, const py::list& tensors) {
     bases.reserve(tensors.size());
     for (const py::handle tensor : tensors)
         if (!tensor.is_none()) bases.push_back(address_of(tensor));
-    py::gil_scoped_release release;
-    return plan.run(stream, bases);
+    bool ran = false;
+    without_lock([&] { ran = plan.run(stream, bases); });
+    return ran;
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace settx::scm {
 inline thread_local bool (*is_interrupted)() = nullptr;
 
 // What parallel_for throws where it was told to stop, when no thread works any more.
-struct Interrupted {};
+struct Interrupted : std::exception {};
 
 class Interruptions {
   public:
@@ -27,6 +27,25 @@ class Interruptions {
     using Clock = std::chrono::steady_clock;
     static constexpr std::chrono::milliseconds EVERY{100};  // to ask takes the interpreter's lock
     Clock::time_point asked_ = Clock::now();
+};
+
+// Waits for threads wherever it is left, be it that this thread ends when it asks: see `without_lock`.
+class Threads {
+  public:
+    explicit Threads(int most) { threads_.reserve(size_t(most)); }
+    ~Threads() {
+        for (std::thread& thread : threads_) thread.join();
+    }
+    Threads(const Threads&) = delete;
+    Threads& operator=(const Threads&) = delete;
+
+    template <class Run>
+    void add(const Run& run, int number) {
+        threads_.emplace_back(run, number);
+    }
+
+  private:
+    std::vector<std::thread> threads_;
 };
 
 // Calls work(thread, item) for every item; work must not throw. A thread takes `at_once` neighbours: more than one
@@ -45,15 +64,14 @@ void parallel_for(int64_t items, int num_threads, const Work& work, int64_t at_o
             }
         }
     };
-    std::vector<std::thread> threads;
-    threads.reserve(size_t(num_threads));
-    try {
-        for (int thread = 1; thread < num_threads && thread * at_once < items; ++thread)
-            threads.emplace_back(run, thread);
-    } catch (const std::exception&) {  // the system gives no more of them: those that there are do it all
+    {
+        Threads threads(num_threads);
+        try {
+            for (int thread = 1; thread < num_threads && thread * at_once < items; ++thread) threads.add(run, thread);
+        } catch (const std::exception&) {  // the system gives no more of them: those that there are do it all
+        }
+        run(0);
     }
-    run(0);
-    for (std::thread& thread : threads) thread.join();
     if (stopped) throw Interrupted{};
 }
 

@@ -140,6 +140,8 @@ def met_isab(
     x: Tensor, lengths: Tensor | None, parameters: list[Tensor], spec_a: BlockSpec, spec_b: BlockSpec, impl: Impl | None
 ) -> Tensor | None:
     """`induced_set_attention`, if such a call came before; `parameters`: `inducing` and all weights the specs have."""
+    if not shortcuts.CALLS:  # as ever on a CPU
+        return None
     call = _seen_isab(x, lengths, parameters, spec_a.weight_names, spec_b.weight_names, spec_a, spec_b, impl)
     known = None if call is None else shortcuts.CALLS.find(call)
     return None if known is None or call is None else known(call.tensors)

@@ -6,6 +6,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -284,3 +286,22 @@ def test_a_side_stream_gives_the_batches_of_the_cpu():
     for here, there in zip(take(stream(device="cuda"), 12), ALONE, strict=True):
         assert here.values.is_cuda
         assert torch.equal(here.values.cpu(), there.values)
+
+
+def test_an_interpreter_ends_while_a_daemon_thread_draws() -> None:
+    source = """
+import threading, time
+from settx_fast import scm
+
+prior = scm.presets.recurring(12, 6)
+scm.sample(prior, 1, 1, seed=0)
+
+def draw():
+    while True:
+        scm.sample(prior, 64, 1000, seed=0, num_threads=2)
+
+threading.Thread(target=draw, daemon=True).start()
+time.sleep(0.3)
+"""
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
