@@ -33,10 +33,11 @@ class Loop:
     local: int  # loads and stores of spilled registers
     barriers: int
     products: int
-    alone: int  # products that are waited for before the next one starts: all of them where ptxas serialised wgmma
+    wgmma: int  # of those
+    alone: int  # of those, waited for before the next one starts: all where ptxas serialised them
 
 
-NO_LOOP = Loop(0, 0, 0, 0, 0)
+NO_LOOP = Loop(0, 0, 0, 0, 0, 0)
 
 
 def disassemble(cubin: bytes) -> str:
@@ -97,7 +98,7 @@ def _count(operations: list[str]) -> Loop:
     )
     alone = sum(len(run) == 1 for run in waits.split("w"))
     products = sum(kinds[name] for name in MATRIX)
-    return Loop(len(operations), sum(kinds[name] for name in LOCAL), kinds["BAR"], products, alone)
+    return Loop(len(operations), sum(kinds[name] for name in LOCAL), kinds["BAR"], products, kinds["HGMMA"], alone)
 
 
 def stack_in_descriptor(sass: str) -> bool:

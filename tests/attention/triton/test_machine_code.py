@@ -33,7 +33,7 @@ def test_the_main_loop_is_the_innermost_one_with_most_products() -> None:
         *TOGETHER, "LDL.LU R5, [R1+0x10]", "BAR.SYNC.DEFER_BLOCKING 0x0", "@P2 BRA 0x50",
         "@P3 BRA 0x10", "BRA 0xe0",  # the outer loop, and the end
     )  # fmt: skip
-    assert main_loop(code) == Loop(instructions=7, local=1, barriers=1, products=2, alone=0)
+    assert main_loop(code) == Loop(instructions=7, local=1, barriers=1, products=2, wgmma=2, alone=0)
 
 
 def test_of_loops_with_as_many_products_the_main_one_is_the_shortest() -> None:
@@ -42,7 +42,12 @@ def test_of_loops_with_as_many_products_the_main_one_is_the_shortest() -> None:
 
 
 def test_products_that_are_waited_for_one_by_one_are_counted() -> None:
-    assert main_loop(listing(*WAITED, *WAITED, *TOGETHER, "BRA 0x0")) == Loop(11, 0, 0, 4, 2)
+    assert main_loop(listing(*WAITED, *WAITED, *TOGETHER, "BRA 0x0")) == Loop(11, 0, 0, 4, 4, 2)
+
+
+def test_products_of_another_kind_do_not_hide_that_every_wgmma_is_waited_for() -> None:
+    loop = main_loop(listing(*WAITED, "HMMA.16816.F32.BF16 R4, R8, R12, R4", *WAITED, *WAITED, "BRA 0x0"))
+    assert (loop.products, loop.wgmma, loop.alone) == (4, 3, 3)
 
 
 def test_code_without_a_loop_has_none() -> None:
@@ -66,20 +71,23 @@ def test_programs_share_a_multiprocessor_as_its_registers_memory_and_warps_allow
     assert machine_code.resident(registers, shared, warps) == programs
 
 
+LOOP = Loop(1000, 0, 0, 1, 1, 0)
+
+
 def test_floors_follow_from_instructions_and_bytes() -> None:
     """1,048,576 rows of 128 + 128 features; 64 rows take 1,000 instructions on each of 4 warps."""
-    found = floors.floors("broadcast_forward_kernel", {"BLOCK_N": 64}, Loop(1000, 0, 0, 1, 0), 4, SHAPES["hidden"], 2)
+    found = floors.floors("broadcast_forward_kernel", {"BLOCK_N": 64}, LOOP, 4, SHAPES["hidden"], 2)
     assert found.row_bytes == 512
     assert found.issue_ms == pytest.approx(1e3 * 2**20 / 64 * 4000 / (132 * 4 * 1.755e9))
     assert found.byte_ms == pytest.approx(1e3 * 2**29 / 2.98e12)
     # 128 folded queries in blocks of 64 meet every element twice
-    twice = floors.floors("scan_kernel", {"BLOCK_N": 64, "BLOCK_R": 64}, Loop(1000, 0, 0, 1, 0), 4, SHAPES["hidden"], 2)
+    twice = floors.floors("scan_kernel", {"BLOCK_N": 64, "BLOCK_R": 64}, LOOP, 4, SHAPES["hidden"], 2)
     assert twice.issue_ms == pytest.approx(2 * found.issue_ms)
     # and once in blocks of 32 of all 4 heads
     heads = {"BLOCK_N": 64, "BLOCK_R": 32, "HEADS": 4}
-    once = floors.floors("scan_heads_kernel", heads, Loop(1000, 0, 0, 1, 0), 4, SHAPES["hidden"], 2)
+    once = floors.floors("scan_heads_kernel", heads, LOOP, 4, SHAPES["hidden"], 2)
     assert once.issue_ms == pytest.approx(found.issue_ms)
-    assert floors.floors("merge_kernel", {}, Loop(9, 0, 0, 0, 0), 4, SHAPES["hidden"], 2) == floors.NO_FLOORS
+    assert floors.floors("merge_kernel", {}, Loop(9, 0, 0, 0, 0, 0), 4, SHAPES["hidden"], 2) == floors.NO_FLOORS
 
 
 def test_a_floor_that_rises_is_a_fault_and_one_that_was_never_recorded_is_not(

@@ -4,6 +4,8 @@ Chunk by chunk of rows `layers_pass` makes attention again and goes back through
 O, which lies in the memory of the elements' gradient; `layer_product` sums up the layer's weight gradient from what
 that leaves. `attention_pass` goes on from there to queries, keys, values and elements; what sums over rows, the
 gradients of the query projection and of a set's keys and values, stays with a program while it walks over its tiles.
+Its registers are full of that: what follows is in an order that leaves few numbers waiting at once, and the compiler
+moves nothing out of its loop, where constant addresses of factors would take the place of what a tile needs.
 Weights have the gain of the norm before them, see `fold_norm`; `gradient_kernels` adds up what programs leave and takes
 the gains out again.
 """
@@ -76,7 +78,7 @@ def layers_pass_kernel(
     w_q, w_o = load_layers(w, vectors, block, tiles)
     sums_ptr += tl.program_id(0).to(tl.int64) * (SUMS * D)
     if first_tile == 0:
-        clear_sums(sums_ptr, D)
+        clear_sums(sums_ptr, SUMS, D)
     while (tile < stop) & (b < num_sets):
         first, last, num, elements, _written = part_of_set(x, N, b, tile, stop, ROWS)
         keys = load_groups(k_ptr + b * (block.M * D), block, tiles)
@@ -103,11 +105,11 @@ def layers_pass_kernel(
 
 
 @triton.jit
-def clear_sums(sums_ptr, D: tl.constexpr):
-    """Zero this program's sums of columns."""
+def clear_sums(ptr, PLACES: tl.constexpr, D: tl.constexpr):
+    """Zero this program's sums of columns (PLACES, D)."""
     columns = tl.arange(0, D)
-    for place in tl.static_range(B1 + 1):
-        tl.store(sums_ptr + place * D + columns, tl.zeros((D,), tl.float32))
+    for place in tl.static_range(PLACES):
+        tl.store(ptr + place * D + columns, tl.zeros((D,), tl.float32))
     tl.debug_barrier()
 
 
@@ -209,15 +211,21 @@ def unpack_pieces(packed, dtype: tl.constexpr):
 
 @triton.jit
 def add_columns(ptr, pieces, dtype: tl.constexpr):
-    """Add the sums of a tile's columns to ptr, which no other program adds to."""
+    """As add_sums, of permuted pieces."""
     tile = whole(pieces, dtype)
+    add_sums(ptr, tile, own(tl.arange(0, tile.shape[1])))
+
+
+@triton.jit
+def add_sums(ptr, tile, places):
+    """Add the sums of a tile's columns to ptr[places], which no other program adds to."""
     WIDTH: tl.constexpr = tile.shape[1]
     # (ONES, columns), all rows alike; a thread has each twice
-    sums = tl.dot(tl.full((ONES, tile.shape[0]), 1.0, dtype), tile)
+    sums = tl.dot(tl.full((ONES, tile.shape[0]), 1.0, tile.dtype), tile)
     sums, _ = tl.split(tl.permute(tl.reshape(sums, (2, ONES // 2, WIDTH)), (1, 2, 0)))
-    columns = tl.arange(0, WIDTH)[None, :]
-    first = (tl.arange(0, ONES // 2)[:, None] == 0) & (columns < WIDTH)
-    tl.atomic_add(ptr + own(columns) + tl.zeros((ONES // 2, 1), tl.int32), sums, mask=first, sem="relaxed")
+    places = places[None, :] + tl.zeros((ONES // 2, 1), tl.int32)
+    first = (tl.arange(0, ONES // 2)[:, None] == 0) & (places >= 0)
+    tl.atomic_add(ptr + places, sums, mask=first, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["first_tile", "num_rows", "share"])
@@ -250,14 +258,6 @@ def load_some_heads(ptr, first, block: tl.constexpr, GROUP: tl.constexpr):
 
 
 @triton.jit
-def keep_ones(ptr, products):
-    """Store sums of columns: every row of products (ONES, columns) has them."""
-    WIDTH: tl.constexpr = products.shape[1]
-    first = tl.arange(0, ONES)[:, None] == 0
-    tl.store(ptr + tl.arange(0, WIDTH), tl.sum(tl.where(first, products, 0.0), 0))
-
-
-@triton.jit
 def elements_and_factor(x, block: tl.constexpr):
     """What the query projection reads of a tile of elements, and the factor (rows,) that normed them."""
     NORM: tl.constexpr = block.spec.norm
@@ -277,41 +277,38 @@ def attention_pass_kernel(
 ):  # fmt: skip
     """One program: the gradient of `share` tiles of elements, in place of that of O, and its part of what sums up.
 
-    Those are w_q's, and the keys' and values': of a set that is whole within the program in their place, else in
-    keys_ptr (programs, 2, 2, M, D), first of a set that began before, then of one that goes on after.
+    Those are w_q's and its bias's, in parts_ptr (programs, D · D + D), and the keys' and values': of a set that is
+    whole within the program in their place, else in keys_ptr (programs, 2, 2, M, D), first of a set that began before,
+    then of one that goes on after.
     """
     ROWS: tl.constexpr = tiles.rows
     D: tl.constexpr = block.D
     WIDTH: tl.constexpr = tiles.group * block.E
-    GROUPS: tl.constexpr = block.spec.num_heads // tiles.group
     SCORES: tl.constexpr = tiles.group * block.keys
     SIZE: tl.constexpr = block.M * D
     tile = tl.program_id(0).to(tl.int64) * share
     stop = tile + share
     b, _ = locate(tile, x, N, num_sets, ROWS)
     keys_ptr += tl.program_id(0).to(tl.int64) * (4 * SIZE)
+    parts_ptr += tl.program_id(0).to(tl.int64) * (D * D + D)
     w_q = load_queries(w, vectors, block, tiles)
-    d_w, d_b = (), ()
-    for _ in tl.static_range(GROUPS):
-        d_w = d_w + (tl.zeros((WIDTH, D), tl.float32),)
-        d_b = d_b + (tl.zeros((ONES, WIDTH), tl.float32),)
+    d_w = tl.zeros((D, D), tl.float32)
+    clear_sums(parts_ptr + D * D, 1, D)
     while (tile < stop) & (b < num_sets):
         first, last, num, elements, written = part_of_set(x, N, b, tile, stop, ROWS)
         keys, values, d_k, d_v = (), (), (), ()
-        for group in tl.static_range(GROUPS):
+        for group in tl.static_range(block.spec.num_heads // tiles.group):
             keys = keys + (load_some_heads(k_ptr + b * SIZE, group * tiles.group, block, tiles.group),)
             values = values + (load_some_heads(v_ptr + b * SIZE, group * tiles.group, block, tiles.group),)
             d_k = d_k + (tl.zeros((SCORES, WIDTH), tl.float32),)
             d_v = d_v + (tl.zeros((SCORES, WIDTH), tl.float32),)
         x_ptr, d_ptr = x.ptr + first_row(x, b) + first * D, d_x.ptr + first_row(d_x, b) + first * D
         filled = tl.cdiv(elements, ROWS)
-        for i in range(0, filled):
-            ahead, here = tl.minimum(i + 1, filled - 1) * ROWS, i * ROWS
-            prefetch_rows(x_ptr + at_row(ahead, D), elements - ahead, D, ROWS, D)
-            prefetch_rows(d_ptr + at_row(ahead, D), elements - ahead, D, ROWS, D)
-            d, d_w, d_b, d_k, d_v = attention_back(
+        for i in tl.range(0, filled, disable_licm=True):
+            here = i * ROWS
+            d, d_w, d_k, d_v = attention_back(
                 x_ptr + at_row(here, D), d_ptr + at_row(here, D), elements - here, w_q, keys, values, vectors,
-                d_w, d_b, d_k, d_v, block, tiles,
+                parts_ptr + D * D, d_w, d_k, d_v, block, tiles,
             )  # fmt: skip
             if x.lengths is not None:
                 d = tl.where((tl.arange(0, ROWS) < elements - here)[:, None], d, 0.0)
@@ -320,8 +317,7 @@ def attention_pass_kernel(
             for i in range(filled, num):
                 clear_rows(d_ptr + at_row(i * ROWS, D), written - i * ROWS, D, ROWS)
         begin, end = blocks_of_set(x, N, b, ROWS)
-        whole = (begin == tile) & (end == last)
-        if whole:
+        if (begin == tile) & (end == last):
             keep_keys(d_k_ptr + b * SIZE, d_k, block, tiles)
             keep_keys(d_v_ptr + b * SIZE, d_v, block, tiles)
         else:
@@ -330,12 +326,7 @@ def attention_pass_kernel(
             keep_keys(slot + SIZE, d_v, block, tiles)
         tile = last
         b += 1
-    parts_ptr += tl.program_id(0).to(tl.int64) * (D * D + D)
-    features, ins = tl.arange(0, WIDTH), tl.arange(0, D)
-    for group in tl.static_range(GROUPS):
-        outs = group * WIDTH + features
-        tl.store(parts_ptr + outs[:, None] * D + ins[None, :], d_w[group])
-        keep_ones(parts_ptr + D * D + group * WIDTH, d_b[group])
+    tl.store(parts_ptr + tl.arange(0, D)[:, None] * D + tl.arange(0, D)[None, :], d_w)
 
 
 @triton.jit
@@ -360,9 +351,9 @@ def load_queries(w, vectors, block: tl.constexpr, tiles: tl.constexpr):
 
 @triton.jit
 def attention_back(
-    x_ptr, d_ptr, count, w_q, keys, values, vectors, d_w, d_b, d_k, d_v, block: tl.constexpr, tiles: tl.constexpr
+    x_ptr, d_ptr, count, w_q, keys, values, vectors, d_b_ptr, d_w, d_k, d_v, block: tl.constexpr, tiles: tl.constexpr
 ):
-    """The gradient of `count` elements at x_ptr (rows, D) from that of O at d_ptr; sums of every group, grown."""
+    """The gradient of `count` elements at x_ptr (rows, D) from that of O at d_ptr; sums d_w, d_k and d_v, grown."""
     D: tl.constexpr = block.D
     NORM: tl.constexpr = block.spec.norm
     GROUP: tl.constexpr = tiles.group
@@ -371,25 +362,25 @@ def attention_back(
     x = load_rows(x_ptr, count, D, ROWS, D)
     dtype: tl.constexpr = x.dtype
     read, factor = elements_and_factor(x, block)
-    ones = tl.full((ONES, ROWS), 1.0, dtype)
     rows, features = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    d_qs, d_ws, d_bs, d_ks, d_vs = (), (), (), (), ()
+    d_qs, d_ks, d_vs = (), (), ()
     for group in tl.static_range(len(w_q)):
         pointers = d_ptr + rows[:, None] * D + (group * WIDTH + features)[None, :]
         d_o = tl.load(pointers, mask=(rows < count)[:, None], other=0.0)
         q = (tl.dot(read, w_q[group]) + tl.load(vectors + group * WIDTH + features)[None, :]).to(dtype)
         p = softmax(tl.dot(q, tl.trans(keys[group])), block, GROUP)
+        # before d_p, which is as large: transposed for this product p takes registers twice
+        d_vs = d_vs + (tl.dot(tl.trans(p.to(dtype)), d_o, d_v[group]),)
         d_p = tl.dot(d_o, tl.trans(values[group]))
         d_s = softmax_back(p, d_p, block, GROUP).to(dtype)
-        d_vs = d_vs + (tl.dot(tl.trans(p.to(dtype)), d_o, d_v[group]),)
         d_ks = d_ks + (tl.dot(tl.trans(d_s), q, d_k[group]),)
         if block.spec.residual == "projected":
             d_q = tl.dot(d_s, keys[group], d_o.to(tl.float32)).to(dtype)
         else:
             d_q = tl.dot(d_s, keys[group]).to(dtype)
-        d_ws = d_ws + (tl.dot(tl.trans(d_q), read, d_w[group]),)
-        d_bs = d_bs + (tl.dot(ones, d_q, d_b[group]),)
+        add_sums(d_b_ptr + group * WIDTH, d_q, features)
         d_qs = d_qs + (d_q,)
+    d_w = tl.dot(tl.trans(whole(d_qs, dtype)), read, d_w)
     d_x = tl.dot(d_qs[0], tl.trans(w_q[0]))
     for group in tl.static_range(1, len(w_q)):
         d_x = tl.dot(d_qs[group], tl.trans(w_q[group]), d_x)
@@ -397,7 +388,7 @@ def attention_back(
         d_x = norm_back(d_x, read.to(tl.float32), factor, NORM)
     if block.spec.residual == "input":
         d_x += load_rows(d_ptr, count, D, ROWS, D).to(tl.float32)
-    return d_x, d_ws, d_bs, d_ks, d_vs
+    return d_x, d_w, d_ks, d_vs
 
 
 @triton.jit
