@@ -39,6 +39,21 @@ SETTX_FN void count_edges(const Tables& t, int64_t b, int32_t thread, int32_t th
     }
 }
 
+// Appends the edges from the first `count` variables of an order to v. Several are read before any is written: a device
+// reads nothing ahead of what it writes.
+SETTX_FN void list_parents(const bool* adjacency, const int64_t* order, int32_t V, int32_t count, int32_t v,
+                           int32_t* edges) {
+    constexpr int32_t AT_ONCE = 8;
+    for (int32_t i = 0; i < count; i += AT_ONCE) {
+        int32_t candidates[AT_ONCE];
+        bool is_parent[AT_ONCE];
+        for (int32_t r = 0; r < AT_ONCE; ++r) candidates[r] = int32_t(order[i + r < count ? i + r : i]);
+        for (int32_t r = 0; r < AT_ONCE; ++r) is_parent[r] = i + r < count && adjacency[candidates[r] * V + v];
+        for (int32_t r = 0; r < AT_ONCE; ++r)
+            if (is_parent[r]) *edges++ = listed_edge(candidates[r], v);
+    }
+}
+
 SETTX_FN void list_edges(const Tables& t, int64_t b, int32_t thread, int32_t threads, const int32_t* counts,
                          const EdgeList& list) {
     const int32_t V = int32_t(t.variables), n = int32_t(t.num_variables[b]);
@@ -49,11 +64,7 @@ SETTX_FN void list_edges(const Tables& t, int64_t b, int32_t thread, int32_t thr
         for (int32_t i = 0; i < position; ++i) end += counts[order[i]];
         list.starts[position] = end;
         if (position == n) break;
-        const int32_t v = int32_t(order[position]);
-        for (int32_t i = 0; i < position; ++i) {
-            const int32_t p = int32_t(order[i]);
-            if (adjacency[p * V + v]) list.edges[end++] = listed_edge(p, v);
-        }
+        list_parents(adjacency, order, V, position, int32_t(order[position]), list.edges + end);
     }
 }
 
