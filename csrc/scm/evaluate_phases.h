@@ -186,18 +186,11 @@ SETTX_FN StepOf<Model> step_of(const Model& m, int32_t position) {
     return found;
 }
 
-// Of networks with one hidden layer, which need no memory for it.
-template <int N>
-struct NoHiddenUnits {
-    SETTX_METHOD RowsOf<N> load(int64_t) const { return all_rows<N>(0.0f); }
-    SETTX_METHOD void store(int64_t, RowsOf<N>) const {}
-};
-
 template <int N, class Model>
 SETTX_FN void evaluate_step(const Model& m, int32_t position, const TileRows<N>& values) {
     const uint32_t place = m.steps[position].place();
     const auto noise = [&] { return values.load(place); };
-    values.store(place, evaluate_variable<N, false>(step_of(m, position), values, NoHiddenUnits<N>{}, noise));
+    values.store(place, evaluate_variable<N, false>(step_of(m, position), values, OneLayer{}, noise));
 }
 
 // ---- What the threads of a block write together ---------------------------------------------------------------------
