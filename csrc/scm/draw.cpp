@@ -1,6 +1,9 @@
 // From (prior, seed, index) to the tables of one dataset. Every number has an address of its own in the stream, so that
 // no draw depends on how many came before it; only choices without replacement read words in order.
 #include "dataset.h"
+#ifdef SETTX_KERNEL
+#include "evaluate_model.h"
+#endif
 #include "mechanism.h"
 #include "path_functions.h"
 #include "random.h"
@@ -22,10 +25,27 @@ SETTX_CALL Sizes draw_sizes(const Prior& prior, uint64_t seed, int64_t index) {
 
 // ---- One dataset ----------------------------------------------------------------------------------------------------
 
-SETTX_CALL void draw_weights(const Dataset& d) {
-    for (int32_t p = d.team.number; p < d.n; p += d.team.size)
-        for_each_true(d.edges_from(p), d.n, [&](int64_t v) { draw_weight(d, 0, p, int32_t(v), 0); });
+// The weights of all edges, and num_parents (n,).
+#ifdef SETTX_KERNEL
+// Edges are listed first, so that no member draws more of them than the others.
+SETTX_CALL void draw_weights(const Dataset& d, int32_t* num_parents, const DrawScratch& scratch) {
+    const Team& team = d.team;
+    const EdgeList list = edge_list(d.t, 0, scratch.edges);
+    count_edges(d.t, d.b, team.number, team.size, num_parents);
+    team.meet();
+    list_edges(d.t, d.b, team.number, team.size, num_parents, list);
+    team.meet();
+    for (int32_t e = team.number; e < list.starts[d.n]; e += team.size)
+        draw_weight(d, 0, parent_of(list.edges[e]), child_of(list.edges[e]), 0);
 }
+#else
+SETTX_CALL void draw_weights(const Dataset& d, int32_t* num_parents, const DrawScratch&) {
+    for (int32_t p = 0; p < d.n; ++p)
+        for_each_true(d.edges_from(p), d.n, [&](int64_t v) { draw_weight(d, 0, p, int32_t(v), 0); });
+    for (int32_t v = 0; v < d.n; ++v) num_parents[v] = 0;
+    count_parents(d.edges_from(0), d.V(), d.n, num_parents);
+}
+#endif
 
 SETTX_CALL void draw_variable(const Dataset& d, int32_t v, const MechanismDraw& m, int64_t parameter_offset) {
     const int64_t bv = d.b * d.V() + v;
@@ -46,16 +66,15 @@ SETTX_CALL void draw_variable(const Dataset& d, int32_t v, const MechanismDraw& 
 }
 
 // Notes the mechanisms and where their parameters begin. Returns how many there are of all.
-SETTX_CALL int64_t draw_mechanisms(const Dataset& d, int64_t parameter_offset, const DrawScratch& scratch) {
+SETTX_CALL int64_t draw_mechanisms(const Dataset& d, const int32_t* num_parents, int64_t parameter_offset,
+                                   const DrawScratch& scratch) {
     const Team& team = d.team;
-    int32_t* num_parents = scratch.work;
-    for (int32_t v = team.number; v < d.n; v += team.size) num_parents[v] = 0;
-    count_parents(d.edges_from(0), d.V(), d.n, num_parents, team.number, team.size);
     for (int32_t v = team.number; v < d.n; v += team.size) {
         scratch.mechanisms[v] = draw_mechanism(d.prior, d.seed, d.index, v, num_parents[v]);
         scratch.own_offset[v] = d.t.num_parameters > 0 ? num_parameters(scratch.mechanisms[v], d.seed) : 0;
     }
     team.meet();
+    if (d.t.num_parameters == 0) return 0;
     int64_t own_parameters = 0;
     for (int32_t v = 0; v < d.n; ++v) own_parameters += scratch.own_offset[v];
     team.meet();
@@ -136,8 +155,8 @@ SETTX_CALL void draw_model(const Prior& prior, uint64_t seed, int64_t parameter_
                    scratch.work, team);
     const int32_t target = draw_target(d, scratch.work);
     if (team.leads()) t.target_index[b] = target;
-    draw_weights(d);
-    const int64_t own_parameters = draw_mechanisms(d, parameter_offset, scratch);
+    draw_weights(d, scratch.work, scratch);
+    const int64_t own_parameters = draw_mechanisms(d, scratch.work, parameter_offset, scratch);
     team.meet();
     for (int32_t v = team.number; v < d.n; v += team.size)
         draw_variable(d, v, scratch.mechanisms[v], scratch.own_offset[v]);

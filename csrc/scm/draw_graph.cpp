@@ -37,6 +37,45 @@ SETTX_CALL void shuffle(Integer* out, int32_t n, Stream stream) {
     }
 }
 
+#ifdef SETTX_KERNEL
+// As `shuffle`, where one number after the other would keep a team waiting. A place is exchanged with one at or below
+// it, the last place first. What then lies there is that place's own number, or came from the last place that was
+// exchanged with it before: what lay there by then, and so on.
+SETTX_CALL void shuffle_order(const GraphDraw& g) {
+    int32_t *exchanged_with = g.scratch, *brought_by = exchanged_with + g.n;
+    for (int32_t counter = g.team.number; 4 * counter < g.n; counter += g.team.size) {
+        Address at = address(g.index, 0, 0, FOR_ORDER);
+        at.block = uint32_t(counter);
+        const Words w = words_at(at, g.seed);
+        const uint32_t words[] = {w.w0, w.w1, w.w2, w.w3};
+        for (int32_t i = 0, place = g.n - 1 - 4 * counter; i < 4 && place >= 0; ++i, --place)
+            exchanged_with[place] = pick(words[i], place + 1);
+    }
+    g.team.meet();
+    for (int32_t place = g.team.number; place < g.n; place += g.team.size) {
+        const int32_t there = exchanged_with[place];
+        int32_t to_there = 0, to_here = 0;  // the lowest place above that brings something
+        for (int32_t later = g.n - 1; later > place; --later) {
+            const int32_t to = exchanged_with[later];
+            to_there = to == there ? later : to_there;
+            to_here = to == place ? later : to_here;
+        }
+        brought_by[place] = to_here;
+        g.order[place] = to_there;
+    }
+    g.team.meet();
+    for (int32_t place = g.team.number; place < g.n; place += g.team.size) {
+        int32_t number = exchanged_with[place];
+        for (int32_t by = int32_t(g.order[place]); by > 0; by = brought_by[by]) number = by;
+        g.order[place] = number;
+    }
+}
+#else
+SETTX_CALL void shuffle_order(const GraphDraw& g) {
+    shuffle(g.order, g.n, Stream(address(g.index, 0, 0, FOR_ORDER), g.seed));
+}
+#endif
+
 SETTX_CALL void fill_places(const GraphDraw& g) {
     for (int32_t position = g.team.number; position < g.n; position += g.team.size) {
         const Words words = words_at(address(g.index, 0, position, FOR_PLACE), g.seed);
@@ -100,7 +139,8 @@ SETTX_FN void draw_edges_below(const GraphDraw& g, Threshold threshold) {
         at.block = uint32_t(from / 4);
         const Words w = words_at(at, g.seed);
         const uint32_t words[] = {w.w0, w.w1, w.w2, w.w3};
-        for (int32_t i = 0; i < 4 && from + i < to; ++i) g.edge(from + i, to) = words[i] < threshold(from + i, to);
+        for (int32_t i = 0; i < 4 && from + i < to; ++i)
+            if (words[i] < threshold(from + i, to)) g.edge(from + i, to) = true;
     });
 }
 
@@ -192,7 +232,7 @@ SETTX_CALL void draw_edges(const GraphDraw& g) {
         if (g.team.leads()) take_user_graph(g);
         return;
     }
-    if (g.team.leads()) shuffle(g.order, g.n, Stream(address(g.index, 0, 0, FOR_ORDER), g.seed));
+    shuffle_order(g);
     g.team.meet();
     switch (g.graph.kind) {
         case SCALE_FREE:

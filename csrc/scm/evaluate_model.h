@@ -39,6 +39,21 @@ SETTX_FN void count_edges(const Tables& t, int64_t b, int32_t thread, int32_t th
     }
 }
 
+// Appends the edges from the first `count` variables of an order to v. Several are read before any is written: a device
+// reads nothing ahead of what it writes.
+SETTX_FN void list_parents(const bool* adjacency, const int64_t* order, int32_t V, int32_t count, int32_t v,
+                           int32_t* edges) {
+    constexpr int32_t AT_ONCE = 8;
+    for (int32_t i = 0; i < count; i += AT_ONCE) {
+        int32_t candidates[AT_ONCE];
+        bool is_parent[AT_ONCE];
+        for (int32_t r = 0; r < AT_ONCE; ++r) candidates[r] = int32_t(order[i + r < count ? i + r : i]);
+        for (int32_t r = 0; r < AT_ONCE; ++r) is_parent[r] = i + r < count && adjacency[candidates[r] * V + v];
+        for (int32_t r = 0; r < AT_ONCE; ++r)
+            if (is_parent[r]) *edges++ = listed_edge(candidates[r], v);
+    }
+}
+
 SETTX_FN void list_edges(const Tables& t, int64_t b, int32_t thread, int32_t threads, const int32_t* counts,
                          const EdgeList& list) {
     const int32_t V = int32_t(t.variables), n = int32_t(t.num_variables[b]);
@@ -49,11 +64,7 @@ SETTX_FN void list_edges(const Tables& t, int64_t b, int32_t thread, int32_t thr
         for (int32_t i = 0; i < position; ++i) end += counts[order[i]];
         list.starts[position] = end;
         if (position == n) break;
-        const int32_t v = int32_t(order[position]);
-        for (int32_t i = 0; i < position; ++i) {
-            const int32_t p = int32_t(order[i]);
-            if (adjacency[p * V + v]) list.edges[end++] = listed_edge(p, v);
-        }
+        list_parents(adjacency, order, V, position, int32_t(order[position]), list.edges + end);
     }
 }
 
@@ -66,10 +77,12 @@ struct alignas(8) Edge {
 
 // A variable. `what`: its place (bits 4 to 22), kind of noise (0 to 3), the noise's effect (23, 24), mechanism (25 to
 // 28), whether it is no more than parents, weights and additive noise (29), whether it has a last step (30). `edges`:
-// the number of its parents (bits 0 to 8) and where they begin.
+// the number of its parents (bits 0 to 8) and where they begin. one, other: the first two of these; where there are
+// fewer, edges from the variable itself.
 struct alignas(16) Step {
     uint32_t what, edges;
     float bias, noise_scale;
+    Edge one, other;
 
     SETTX_METHOD uint32_t place() const { return what & 0x7FFFF0u; }
     SETTX_METHOD int32_t noise_kind() const { return int32_t(what & 15u); }
@@ -115,11 +128,16 @@ struct Model {
         const int32_t first = list.starts[position], parents = hard ? 0 : list.starts[position + 1] - first;
         const float noise_scale = t.noise_scale[bkv];
         const bool is_additive = noise_scale != 0.0f && (t.noise_effect[bv] == ADDITIVE || parents == 0);
-        const uint32_t what = place_of<ROWS>(int32_t(v), exchange_shift) | uint32_t(t.noise_kind[bv]) |
-                              uint32_t(t.noise_effect[bv]) << 23 |
+        const uint32_t place = place_of<ROWS>(int32_t(v), exchange_shift);
+        const uint32_t what = place | uint32_t(t.noise_kind[bv]) | uint32_t(t.noise_effect[bv]) << 23 |
                               uint32_t(hard ? int64_t(LINEAR) : t.mechanism[bv]) << 25 |
                               uint32_t(is_additive && !last_step) << 29 | uint32_t(last_step) << 30;
-        return {what, uint32_t(first * int32_t(sizeof(Edge))) << 9 | uint32_t(parents), t.bias[bkv], noise_scale};
+        Step step{what,          uint32_t(first * int32_t(sizeof(Edge))) << 9 | uint32_t(parents),
+                  t.bias[bkv],   noise_scale,
+                  {place, 0.0f}, {place, 0.0f}};
+        if (parents > 0) step.one = read_edge(first);
+        if (parents > 1) step.other = read_edge(first + 1);
+        return step;
     }
 
     // By the threads of a block.

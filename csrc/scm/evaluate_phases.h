@@ -89,13 +89,15 @@ SETTX_FN void blank_missing_variables(const Model<ROWS>& m, int32_t thread, int3
 
 // ---- Values ---------------------------------------------------------------------------------------------------------
 
+// Adds all parents but the first `done`.
 template <int N, class Edges>
-SETTX_FN RowsOf<N> add_edges(RowsOf<N> x, const TileRows<N>& values, const Edges& edges, const Step& step) {
-    Edges next = edges.from(step.first());
+SETTX_FN RowsOf<N> add_edges(RowsOf<N> x, const TileRows<N>& values, const Edges& edges, const Step& step,
+                             int32_t done = 0) {
+    Edges next = edges.from(step.first() + done);
 #ifdef __CUDACC__
 #pragma unroll 1  // most variables have few parents
 #endif
-    for (int32_t left = step.num_parents(); left > 0; --left) {
+    for (int32_t left = step.num_parents() - done; left > 0; --left) {
         const Edge edge = next.take();
         x = add_scaled(x, values.load(edge.place), edge.weight);
     }
@@ -122,23 +124,38 @@ SETTX_FN RowsOf<N> finish_step(const Model<ROWS>& m, RowsOf<N> x, RowsOf<N> nois
     return each_row<N>([&](int r) { return (x.row[r] - centre) * gain; });
 }
 
-// Where all variables are linear. The next step is read before this one's parents are.
+// All that comes from the tile is asked for at once: one variable waits for another.
+template <int ROWS, int N, class Edges>
+SETTX_FN void evaluate_linear_step(const Model<ROWS>& m, const Step& step, const Edges& edges,
+                                   const TileRows<N>& values) {
+    const RowsOf<N> one = values.load(step.one.place), other = values.load(step.other.place);
+    const RowsOf<N> noise = values.load(step.place());
+    const int32_t parents = step.num_parents();
+    RowsOf<N> x = all_rows<N>(step.bias);
+    if (parents > 0) x = add_scaled(x, one, step.one.weight);
+    if (parents > 1) x = add_scaled(x, other, step.other.weight);
+    if (parents > 2) x = add_edges(x, values, edges, step, 2);
+    if (step.is_plain())
+        x = add_scaled(x, noise, step.noise_scale);
+    else
+        x = finish_step(m, x, noise, step, values, edges);
+    values.store(step.place(), x);
+}
+
+// Where all variables are linear. The next step is read before this one's values are, into registers of its own: a copy
+// from there would wait for it.
 template <int ROWS, int N, class Edges>
 SETTX_FN void evaluate_linear(const Model<ROWS>& m, const Edges& edges, const TileRows<N>& values) {
-    Step step = m.steps[0];
+    Step even = m.steps[0];
 #ifdef __CUDACC__
 #pragma unroll 1
 #endif
-    for (const Step* at = m.steps; at != m.steps + m.n;) {
-        const Step next = *++at;
-        const RowsOf<N> noise = values.load(step.place());
-        RowsOf<N> x = add_edges(all_rows<N>(step.bias), values, edges, step);
-        if (step.is_plain())
-            x = add_scaled(x, noise, step.noise_scale);
-        else
-            x = finish_step(m, x, noise, step, values, edges);
-        values.store(step.place(), x);
-        step = next;
+    for (int32_t position = 0; position < m.n; position += 2) {
+        const Step odd = m.steps[position + 1];
+        evaluate_linear_step(m, even, edges, values);
+        if (position + 1 == m.n) break;
+        even = m.steps[position + 2];
+        evaluate_linear_step(m, odd, edges, values);
     }
 }
 
@@ -169,18 +186,11 @@ SETTX_FN StepOf<Model> step_of(const Model& m, int32_t position) {
     return found;
 }
 
-// Of networks with one hidden layer, which need no memory for it.
-template <int N>
-struct NoHiddenUnits {
-    SETTX_METHOD RowsOf<N> load(int64_t) const { return all_rows<N>(0.0f); }
-    SETTX_METHOD void store(int64_t, RowsOf<N>) const {}
-};
-
 template <int N, class Model>
 SETTX_FN void evaluate_step(const Model& m, int32_t position, const TileRows<N>& values) {
     const uint32_t place = m.steps[position].place();
     const auto noise = [&] { return values.load(place); };
-    values.store(place, evaluate_variable<N, false>(step_of(m, position), values, NoHiddenUnits<N>{}, noise));
+    values.store(place, evaluate_variable<N, false>(step_of(m, position), values, OneLayer{}, noise));
 }
 
 // ---- What the threads of a block write together ---------------------------------------------------------------------

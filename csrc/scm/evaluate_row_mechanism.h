@@ -45,6 +45,14 @@ SETTX_FN Units<N> add_inputs(const float* W, int32_t num_inputs, int32_t num_uni
     return units;
 }
 
+template <int N>
+SETTX_FN void apply_function(float header, Units<N>* units) {
+    with_function(header, [&](auto g) {
+        for (int u = 0; u < UNITS<N>; ++u)
+            units->unit[u] = each_row<N>([&](int r) { return g(units->unit[u].row[r]); });
+    });
+}
+
 // hidden: two layers of the widest network with more than one, if there is such a network.
 template <int N, class Which, class Memory, class Hidden>
 SETTX_FN RowsOf<N> add_network(RowsOf<N> x, const Which& v, const Memory& values, const Hidden& hidden) {
@@ -60,10 +68,7 @@ SETTX_FN RowsOf<N> add_network(RowsOf<N> x, const Which& v, const Memory& values
             Units<N> units = add_inputs<N>(W, num_inputs, num_units, j, [&](int32_t i) {
                 return layer == 0 ? weighted_parent<N>(v, values, i) : hidden.load(in + i);
             });
-            with_function(function, [&](auto g) {
-                for (int u = 0; u < UNITS<N>; ++u)
-                    units.unit[u] = each_row<N>([&](int r) { return g(units.unit[u].row[r]); });
-            });
+            apply_function(function, &units);
             for (int u = 0; u < UNITS<N>; ++u) {
                 if (j + u >= num_units) break;
                 if (layer == layers - 1)
@@ -73,6 +78,40 @@ SETTX_FN RowsOf<N> add_network(RowsOf<N> x, const Which& v, const Memory& values
             }
         }
         W = c;
+    }
+    return each_row<N>([&](int r) { return x.row[r] + sum.row[r]; });
+}
+
+// In place of memory for hidden layers, where networks have one, which needs none.
+struct OneLayer {};
+
+// As above. The first two inputs, which most variables have no more than, stay in registers from units to units.
+template <int N, class Which, class Memory>
+SETTX_FN RowsOf<N> add_network(RowsOf<N> x, const Which& v, const Memory& values, OneLayer) {
+    const float *const p = v.parameters, function = p[2];
+    const int32_t num_units = int32_t(p[0]), num_inputs = v.num_parents;
+    const int32_t biases = MLP_HEADER + num_units * num_inputs;  // where they begin
+    const RowsOf<N> one = weighted_parent<N>(v, values, 0), other = weighted_parent<N>(v, values, num_inputs > 1);
+    RowsOf<N> sum = all_rows<N>(0.0f);
+    for (int32_t j = 0; j < num_units; j += UNITS<N>) {
+        Units<N> units;
+        int32_t weights[UNITS<N>];
+        for (int u = 0; u < UNITS<N>; ++u) {
+            const int32_t unit = j + u < num_units ? j + u : num_units - 1;
+            weights[u] = MLP_HEADER + unit * num_inputs;
+            units.unit[u] = add_scaled(all_rows<N>(p[biases + unit]), one, p[weights[u]]);
+        }
+        if (num_inputs > 1)
+            for (int u = 0; u < UNITS<N>; ++u) units.unit[u] = add_scaled(units.unit[u], other, p[weights[u] + 1]);
+        for (int32_t i = 2; i < num_inputs; ++i) {
+            const RowsOf<N> z = weighted_parent<N>(v, values, i);
+            for (int u = 0; u < UNITS<N>; ++u) units.unit[u] = add_scaled(units.unit[u], z, p[weights[u] + i]);
+        }
+        apply_function(function, &units);
+        for (int u = 0; u < UNITS<N>; ++u) {
+            if (j + u >= num_units) break;
+            sum = add_scaled(sum, units.unit[u], p[biases + num_units + j + u]);
+        }
     }
     return each_row<N>([&](int r) { return x.row[r] + sum.row[r]; });
 }

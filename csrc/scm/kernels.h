@@ -2,6 +2,7 @@
 // stand in for one. It defines
 //   SETTX_PATH   a namespace
 //   SETTX_KERNEL, SETTX_BOUNDS(threads[, blocks]), SETTX_THREAD   what marks a kernel, and what it calls
+//   SETTX_GIVEN   what marks a parameter that threads read where it lies: whose address is taken is else copied by each
 //   SETTX_SHARED(name), block_number(), num_blocks(), thread_number(), num_threads(), wait_for_block()
 // What a block does together is in evaluate_phases.h and evaluate_network.h, what a lane does on its own in
 // evaluate_lane.h, how a model is drawn in draw.cpp, which is compiled here once more.
@@ -33,18 +34,27 @@ SETTX_FN int64_t draw_threads(const Tables& t) {
     return threads < MOST_DRAW_THREADS ? threads : MOST_DRAW_THREADS;
 }
 
-SETTX_FN int64_t draw_scratch_bytes_of(const Tables& t) {
+// For every dataset: what its team notes, then its list of edges.
+SETTX_FN int64_t note_bytes(const Tables& t) {
     const int64_t members = t.environments < draw_threads(t) ? t.environments : draw_threads(t);
     return draw_scratch_bytes(t.variables, members);
 }
 
+SETTX_FN int64_t draw_scratch_bytes_of(const Tables& t) {
+    return note_bytes(t) + (edges_of_dataset(t.variables) + 1) / 2 * 8;
+}
+
 SETTX_THREAD SETTX_PATH::DrawScratch scratch_of(const Tables& t, int64_t b, char* scratch) {
-    return {scratch + b * draw_scratch_bytes_of(t), t.variables};
+    char* mine = scratch + b * draw_scratch_bytes_of(t);
+    SETTX_PATH::DrawScratch found(mine, t.variables);
+    found.edges = reinterpret_cast<int32_t*>(mine + note_bytes(t));
+    return found;
 }
 
 // A block for every dataset.
-SETTX_KERNEL void draw_datasets(Prior prior, Number seed, Number first_index, const int64_t* parameter_offset, Tables t,
-                                char* scratch) {
+SETTX_KERNEL void SETTX_BOUNDS(MOST_DRAW_THREADS, 5)
+    draw_datasets(SETTX_GIVEN const Prior prior, Number seed, Number first_index, const int64_t* parameter_offset,
+                  SETTX_GIVEN const Tables t, char* scratch) {
     const SETTX_PATH::Team team{thread_number(), num_threads()};
     for (int64_t b = block_number(); b < t.datasets; b += num_blocks()) {
         if (team.leads()) t.index[b] = int64_t(first_index.get()) + b;
@@ -57,7 +67,7 @@ SETTX_KERNEL void draw_datasets(Prior prior, Number seed, Number first_index, co
 
 // A block for every variable of every dataset, in every version.
 template <bool PRODUCTS>
-SETTX_KERNEL void draw_all_parameters(Number seed, Tables t, int64_t versions, char* scratch) {
+SETTX_KERNEL void draw_all_parameters(Number seed, SETTX_GIVEN const Tables t, int64_t versions, char* scratch) {
     const SETTX_PATH::Team team{thread_number(), num_threads()};
     for (int64_t i = block_number(); i < t.datasets * versions * t.variables; i += num_blocks()) {
         const int64_t v = i % t.variables, version = i / t.variables % versions, b = i / t.variables / versions;

@@ -65,7 +65,7 @@ SETTX_FN SharedLayout shared_layout(int64_t V, int64_t rows, int64_t most_edges,
     SharedLayout at{};
     at.keys = V * rows;
     at.steps = at.keys + 2 * ROUNDS;
-    at.edges = at.steps + 4 * (V + 1);
+    at.edges = at.steps + 8 * (V + 1);
     at.hidden = at.edges + (2 * (most_edges + 1) + 3) / 4 * 4;
     at.end = at.hidden + (deep_width > 0 ? deep_width * DEEP_ROWS + DEEP_CHUNK * DEEP_UNITS : 0);
     return at;

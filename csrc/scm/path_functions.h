@@ -34,6 +34,7 @@ struct DrawScratch {
     MechanismDraw* mechanisms;  // (V,)
     int64_t* own_offset;        // (V,) where the parameters begin that are no environment's alone
     int32_t* work;              // (2·V,), and (V,) for every member who intervenes
+    int32_t* edges = nullptr;   // of a device alone: (edges_of_dataset(V),)
 
     SETTX_METHOD DrawScratch(void* memory, int64_t V)
         : mechanisms(static_cast<MechanismDraw*>(memory)),

@@ -13,6 +13,7 @@
 
 #define SETTX_PATH cuda
 #define SETTX_KERNEL __global__
+#define SETTX_GIVEN __grid_constant__
 #define SETTX_THREAD __device__ __forceinline__
 #define SETTX_BOUNDS(...) __launch_bounds__(__VA_ARGS__)
 #define SETTX_SHARED(name) extern __shared__ float name[]  // by a function: registers spill

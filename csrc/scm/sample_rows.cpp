@@ -14,6 +14,7 @@
 #include "prior_image.h"
 
 #define SETTX_PATH emulated
+#define SETTX_GIVEN
 #define SETTX_KERNEL
 #define SETTX_THREAD
 #define SETTX_BOUNDS(...)

@@ -31,12 +31,10 @@ SETTX_FN void for_each_true(const bool* row, int64_t n, const F& f) {
         if (row[i]) f(i);
 }
 
-// Adds to counts (n,) how many parents every step-th variable from the first has; row by row, as the adjacency lies in
-// memory.
-SETTX_FN void count_parents(const bool* __restrict adjacency, int64_t V, int64_t n, int32_t* __restrict counts,
-                            int64_t first = 0, int64_t step = 1) {
+// Adds to counts (n,) how many parents every variable has; row by row, as the adjacency lies in memory.
+SETTX_FN void count_parents(const bool* __restrict adjacency, int64_t V, int64_t n, int32_t* __restrict counts) {
     for (int64_t p = 0; p < n; ++p)
-        for (int64_t v = first; v < n; v += step) counts[v] += adjacency[p * V + v];
+        for (int64_t v = 0; v < n; ++v) counts[v] += adjacency[p * V + v];
 }
 
 // Is v the variable, or one of those, that the prior names?

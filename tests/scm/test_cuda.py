@@ -189,6 +189,14 @@ def test_a_prior_copied_to_a_device_draws_the_same_models(case):
         assert torch.equal(table, from_image[name]), name
 
 
+@pytest.mark.parametrize("variables", [1, 2, 4, 5, 31, 33, 129])  # a counter has four words, a team 32 to 128 members
+def test_a_team_finds_the_order_that_exchanges_one_by_one_give(variables):
+    size = scm.Prior(variables, scm.ErdosRenyi(edge_probability=0.1)), 30, 5, 0, 1
+    one_by_one, by_team = draw_tables(*size).tensors, draw_tables(*size, "rows").tensors
+    assert torch.equal(one_by_one["order"], by_team["order"])
+    assert torch.equal(by_team["order"].sort().values, torch.arange(variables).expand(30, -1))
+
+
 def test_scratch_for_deep_networks_is_as_wide_as_the_prior_allows():
     wide, deep = scm.MLP((50, 60), 1), scm.MLP((3, 9), (1, 3))
     assert deep_width(scm.Prior(mechanism=(wide, deep))) == 9
