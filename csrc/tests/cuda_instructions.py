@@ -11,17 +11,19 @@ write a register's place in memory.
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from sass import Kernel, Loop, disassembler, kernels_of
 
-MOST = 60
+MOST = 56
 SKIPPED = 77
 COUNTED, LOOPED = 90, (80, 90, 100)  # architectures
 EVALUATING = "evaluate_in_phases"  # what draws models keeps arrays in memory on purpose
 KERNEL = f"{EVALUATING}ILi256ELi4ELNS0_3WayE0E"
 IN_MEMORY = r"\b(LDL|STL)\b"
-VARIABLES, PARENTS, ROWS, THREADS, TILES = 20, 2, 1000, 128, 4
+VARIABLES, ROWS, THREADS, TILES = 20, 1000, 128, 4
+STEPS = 2  # of a turn of the loop that makes values: two parents of each are read in it, further ones in loops within
 ROWS_OF_THREAD, VALUES_OF_NOISE, VALUES_OF_WRITE = 4, 8, 4
 
 
@@ -56,15 +58,15 @@ def count(kernel: Kernel) -> dict[str, float]:
     """Instructions a value, by what they are for."""
     noise = _innermost(kernel, {r"MUFU\.RSQ": 4, r"MUFU\.RCP": 0})
     write = _last(kernel, {r"STG\.E\.128": 1, r"\bLDS\b": 4})
-    near_edges = {r"STS\.128": 1, r"LDG": 2, r"LDS\.128": None}
+    near_edges = {r"STS\.128": STEPS, r"LDG": 2 * STEPS, r"LDS\.128": None}
     after_noise = [loop for loop in kernel.loops if noise.last < loop.first and _inner(kernel, loop)]
     values = next(loop for loop in after_noise if _has(kernel, loop, near_edges))
-    edges = _inner(kernel, values)[0]
     tile = next(
         loop for loop in reversed(kernel.loops) if loop.holds(noise) and loop.holds(values) and loop.holds(write)
     )
     way = lambda start, end: len(kernel.way(start, end))  # noqa: E731
-    step = way(values.first, edges.first) + PARENTS * _length(edges) + way(edges.last + 1, values.last) + 1
+    reads = [i for i in _outside(kernel, values) if "LDS.128" in kernel.instructions[i]]
+    steps = sum(way(here, there) for here, there in pairwise([values.first, *reads, values.last])) + 1
     around = (
         way(tile.first, noise.first)
         + way(noise.last + 1, values.first)
@@ -75,7 +77,7 @@ def count(kernel: Kernel) -> dict[str, float]:
     before = way(0, tile.first) + sum(_length(loop) for loop in laying_out)
     return {
         "draw the noise": _length(noise) / VALUES_OF_NOISE,
-        "make values of it, from two parents": step / ROWS_OF_THREAD,
+        "make values of it, from two parents": steps / (STEPS * ROWS_OF_THREAD),
         "write them out": _length(write) / VALUES_OF_WRITE,
         "around these, for every tile": around * THREADS * TILES / (ROWS * VARIABLES),
         "lay out the model, once for all": before * THREADS / (ROWS * VARIABLES),
@@ -88,6 +90,12 @@ def _length(loop: Loop) -> int:
 
 def _inner(kernel: Kernel, loop: Loop) -> list[Loop]:
     return [other for other in kernel.loops if loop.holds(other)]
+
+
+def _outside(kernel: Kernel, loop: Loop) -> list[int]:
+    """Instructions of a loop that are in none within."""
+    inner = _inner(kernel, loop)
+    return [i for i in range(loop.first, loop.last + 1) if not any(other.first <= i <= other.last for other in inner)]
 
 
 def _has(kernel: Kernel, loop: Loop, numbers: dict[str, int | None]) -> bool:
