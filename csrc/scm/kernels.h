@@ -51,8 +51,15 @@ SETTX_THREAD SETTX_PATH::DrawScratch scratch_of(const Tables& t, int64_t b, char
     return found;
 }
 
+// Blocks that draw on a multiprocessor at once, as registers allow.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int DRAWING_BLOCKS = 4;  // five would spill
+#else
+constexpr int DRAWING_BLOCKS = 5;
+#endif
+
 // A block for every dataset.
-SETTX_KERNEL void SETTX_BOUNDS(MOST_DRAW_THREADS, 5)
+SETTX_KERNEL void SETTX_BOUNDS(MOST_DRAW_THREADS, DRAWING_BLOCKS)
     draw_datasets(SETTX_GIVEN const Prior prior, Number seed, Number first_index, const int64_t* parameter_offset,
                   SETTX_GIVEN const Tables t, char* scratch) {
     const SETTX_PATH::Team team{thread_number(), num_threads()};
