@@ -294,7 +294,7 @@ import threading, time
 from settx_fast import scm
 
 prior = scm.presets.recurring(12, 6)
-scm.sample(prior, 1, 1, seed=0)
+scm.sample(prior, 2, 100, seed=0)
 
 def draw():
     while True:
