@@ -90,7 +90,7 @@ build/triton-3.6: install
 # The models that travel with the package: the framework selector and the property predictor. Resumable: what
 # build/pretrained and build/properties hold is not done again. SCALE: of the number of examples; MEMBERS: networks that
 # answer together; SEED, EPOCHS, WORKERS. The values here are those of the models that are there.
-SCALE ?= 5
+SCALE ?= 8
 SEED ?= 0
 EPOCHS ?= 10
 MEMBERS ?= 4

@@ -1,4 +1,4 @@
-"""From predicted risks to a decision that is cautious: ERM unless another framework is surely better."""
+"""From predicted risks to a decision that is cautious: ERM unless another gains something, doubt deducted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from torch import Tensor
 
 from settx_fast.predictor.frameworks import FRAMEWORKS
 from settx_fast.predictor.selector.descriptors import TRAITS
-from settx_fast.predictor.selector.network import LEVELS, Guess
+from settx_fast.predictor.selector.network import Guess
 
 ERM = FRAMEWORKS.index("erm")
-PRICE = 1.02  # the regret that caution may cost on held-out datasets, as a factor
+LEAST_GAIN = 0.005  # as a log ratio of risks: for less nobody leaves ERM
+COVERED = 0.92  # of held-out datasets, by intervals that promise 90 %: tables of others are no draws of the prior
+PRICE = 1.01  # the regret that caution may cost on held-out datasets, as a factor
 CAUTIONS = tuple(0.05 * step for step in range(41))
 NO_MOST = ("labelled rows", "rows of the deployment", "rows of the smallest source")
 NO_LEAST = ("rows of the deployment",)
@@ -24,9 +26,9 @@ OUTSIDE = 1e-4  # share of training datasets beyond a trait's limits, on each si
 class Calibration:
     """What held-out datasets say of a network.
 
-    caution: the deviations that are taken off what another framework is expected to gain over ERM. widen (F): what is
-    added to the logarithm of both ends of each framework's interval so that it covers 90 %. low, high (traits): the
-    range of the traits of training datasets.
+    caution: the variances that are taken off what another framework is expected to gain over ERM. widen (F): what is
+    added to the logarithm of both ends of each framework's interval so that it covers `COVERED`. low, high (traits):
+    the range of the traits of training datasets.
     """
 
     caution: float
@@ -39,13 +41,13 @@ def calibrate(guess: Guess, log_risk: Tensor, dataset: Tensor) -> Calibration:
     """From the guesses for B held-out datasets, their true log risks (B, F); traits (D, len(TRAITS)) of training's.
 
     Intervals: conformalised quantile regression (Romano, Patterson and Candès 2019, arXiv:1905.03222). The caution is
-    the greatest whose regret is at most 2 % above the least.
+    the greatest whose regret is at most 1 % above the least.
     """
     regrets = torch.stack([mean_regret(log_risk, decide(guess, caution)) for caution in CAUTIONS])
     allowed = regrets <= PRICE * regrets.min()
     caution = CAUTIONS[int(torch.nonzero(allowed).max())]
     missed = torch.maximum(guess.quantiles[..., 0] - log_risk, log_risk - guess.quantiles[..., -1])
-    level = min(1.0, (LEVELS[-1] - LEVELS[0]) * (1 + 1 / len(log_risk)))
+    level = min(1.0, COVERED * (1 + 1 / len(log_risk)))
     low, high = (dataset.quantile(share, 0) for share in (OUTSIDE, 1 - OUTSIDE))
     low, high = low - ROUNDING * (1 + low.abs()), high + ROUNDING * (1 + high.abs())
     widen = missed.quantile(level, 0)
@@ -53,12 +55,13 @@ def calibrate(guess: Guess, log_risk: Tensor, dataset: Tensor) -> Calibration:
 
 
 def decide(guess: Guess, caution: float) -> Tensor:
-    """(B,) number of the framework that surely gains most over ERM, whose own gain is 0.
+    """(B,) number of the framework that gains most over ERM, doubt deducted; ERM's own gain is 0.
 
-    The sure gain is the expected one less `caution` deviations: leaving ERM for a framework that is better on average
-    but often much worse has to pay for it.
+    What counts is the expected gain less `caution` variances, and less what is not worth the while: leaving ERM for a
+    framework that is better on average but often much worse has to pay for it. Were logarithms normal, a caution of ½
+    would choose by the mean of risks over ERM's, 0 by that of their logarithms.
     """
-    gain = -over_erm(guess.log_risk) - caution * guess.doubt.exp()
+    gain = -over_erm(guess.log_risk) - caution * (2 * guess.doubt).exp() - LEAST_GAIN
     gain[:, ERM] = 0.0
     return gain.argmax(1)
 

@@ -14,7 +14,7 @@ from settx_fast.predictor.selector.shipped import Selector
 
 
 class FrameworkSelector(Framework):
-    """A regressor that uses the framework with the least predicted risk, ERM unless another is surely better.
+    """A regressor that uses the framework with the least predicted risk, ERM unless another gains, doubt deducted.
 
     model: file of a trained selector, by default the one that travels with the package. Fitted: `recommendation_`,
     `recommended_` (a name), `ranking_` (by predicted risk), `estimator_` (the framework, fitted on all sources).

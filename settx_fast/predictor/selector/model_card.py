@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from settx_fast.predictor.frameworks import FRAMEWORKS, TITLES
+from settx_fast.predictor.selector.decision import LEAST_GAIN
 from settx_fast.predictor.selector.shipped import Selector
 
 _LIMITS = """\
@@ -30,7 +31,8 @@ def model_card(selector: Selector, size: int) -> str:
 # Model card: framework selector
 
 Predicts, for a table of rows from several environments, the risk in deployment of {len(FRAMEWORKS)} learning frameworks
-({", ".join(TITLES[name] for name in FRAMEWORKS)}), and recommends one: ERM unless another is surely better.
+({", ".join(TITLES[name] for name in FRAMEWORKS)}), and recommends one:
+ERM unless another is expected to do better, doubt deducted.
 
 | | |
 |---|---|
@@ -49,7 +51,7 @@ the geometric mean of the risk of the chosen framework over that of the best of 
 
 Of its choices {_choices(record)}. It abstained on {record["abstained"]:.1%}.
 It recommends the framework whose expected gain over ERM, as a log ratio of risks, is greatest less
-{record["caution"]:.2f} of its standard deviation, and ERM where none is above 0.
+{record["caution"]:.2f} of its variance, and ERM where none is above {LEAST_GAIN}.
 Its 90 % intervals hold the true risk in {record["interval coverage"]:.1%}.
 Roles of columns: macro AUROC {record["roles AUROC"]:.3f}; on linear SCMs of 5 to 10 variables with 4 sources
 {record["roles AUROC, linear"]:.3f}. At 1,000 rows a column that is independent of the target is named unrelated in

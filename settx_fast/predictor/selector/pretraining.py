@@ -72,11 +72,11 @@ def parts(scale: float) -> dict[str, tuple[Part, ...]]:
             Part("long", small, max(round(8 * scale), 1), 64, many),
         ),
         "calibrate": (
-            Part("small", small, 16, 128, rows),
+            Part("small", small, 64, 128, rows),
             Part("large", large, 4, 32, rows),
             Part("long", small, 1, 64, many),
         ),
-        "test": (Part("small", small, 16, 128, (1000, 1000)),),
+        "test": (Part("small", small, 64, 128, (1000, 1000)),),
     }
 
 
@@ -200,7 +200,7 @@ def main() -> None:
         "--work", type=Path, default=Path("build/pretrained"), help="where examples and checkpoints lie"
     )
     parser.add_argument("--out", type=Path, default=SHIPPED)
-    parser.add_argument("--scale", type=float, default=5.0, help="of the number of training files")
+    parser.add_argument("--scale", type=float, default=8.0, help="of the number of training files")
     parser.add_argument("--epochs", type=int, default=Schedule.epochs)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--members", type=int, default=4, help="networks that are trained apart and answer together")

@@ -13,7 +13,7 @@ import torch
 from settx_fast.predictor.features import Observed
 from settx_fast.predictor.frameworks import FRAMEWORKS, TITLES, sources_of
 from settx_fast.predictor.saving import save
-from settx_fast.predictor.selector.decision import ERM, decide, interval, unlike
+from settx_fast.predictor.selector.decision import ERM, LEAST_GAIN, decide, interval, unlike
 from settx_fast.predictor.selector.descriptors import TRAITS, describe
 from settx_fast.predictor.selector.evidence import evidence
 from settx_fast.predictor.selector.fits import Fits, fits_of
@@ -21,7 +21,6 @@ from settx_fast.predictor.selector.shipped import Selector
 from settx_fast.predictor.wording import number
 
 SCHEMA = "settx_fast.recommendation/1"
-LEAST_SHOWN = 0.005  # of a gain
 _COUNTS = TRAITS[:5]  # shown as such, not as logarithms
 
 
@@ -130,7 +129,7 @@ def verdict(chosen: str, ranking: Sequence[Ranked], strange: bool) -> Iterator[s
         yield "The table is unlike the datasets that the selector was trained on: ERM is the default."
     elif chosen != "erm":
         yield f"{expected(chosen)}."
-    elif risk[best] > (1 - LEAST_SHOWN) * risk["erm"]:
+    elif risk[best] > (1 - LEAST_GAIN) * risk["erm"]:
         yield "No other framework is expected to have less risk than ERM in deployment."
     else:
         yield f"{expected(best)}: not surely enough to leave ERM."

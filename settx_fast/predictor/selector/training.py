@@ -52,7 +52,9 @@ def train(
     network = SelectorNetwork(config)
     if not checkpoint.exists():  # which would hold the units too
         network.standardise(max(kinds, key=len).descriptors)
-    optimizer = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
+    )
     steps = sum(-(-len(kind) // schedule.batch_size) for kind in kinds)
     cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step, steps * schedule.epochs))
     for epoch in range(_restore(checkpoint, network, optimizer, cycle), schedule.epochs):

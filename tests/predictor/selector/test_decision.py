@@ -5,7 +5,18 @@ import torch
 
 from settx_fast.predictor.frameworks import FRAMEWORKS
 from settx_fast.predictor.selector.committee import Committee
-from settx_fast.predictor.selector.decision import ERM, Calibration, calibrate, decide, interval, mean_regret, unlike
+from settx_fast.predictor.selector.decision import (
+    COVERED,
+    ERM,
+    LEAST_GAIN,
+    Calibration,
+    calibrate,
+    decide,
+    interval,
+    mean_regret,
+    over_erm,
+    unlike,
+)
 from settx_fast.predictor.selector.descriptors import TRAITS
 from settx_fast.predictor.selector.network import Guess, NetworkConfig
 
@@ -22,9 +33,15 @@ def test_erm_stays_unless_another_surely_gains() -> None:
     risk = torch.zeros(3, F)
     risk[0, 5], risk[1, 5], risk[2, ERM] = -0.05, -0.15, -0.3
     guess = guess_of(risk, deviation=0.2)
-    assert decide(guess, 0.5).tolist() == [ERM, 5, ERM]
+    assert decide(guess, 2.0).tolist() == [ERM, 5, ERM]
     assert decide(guess, 0.0).tolist() == [5, 5, ERM]
     assert guess.log_risk[0, 5] == -0.05  # nothing was written into the guess
+
+
+def test_nobody_leaves_erm_for_next_to_nothing() -> None:
+    risk = torch.zeros(2, F)
+    risk[0, 5], risk[1, 5] = -0.9 * LEAST_GAIN, -1.1 * LEAST_GAIN
+    assert decide(guess_of(risk, deviation=1e-3), 0.5).tolist() == [ERM, 5]
 
 
 def test_a_surer_gain_goes_before_a_greater_one() -> None:
@@ -33,7 +50,17 @@ def test_a_surer_gain_goes_before_a_greater_one() -> None:
     guess.doubt[0, 5] = math.log(0.4)
     assert decide(guess, 0.0).tolist() == [5]
     assert decide(guess, 0.5).tolist() == [7]
-    assert decide(guess, 2.0).tolist() == [ERM]
+    assert decide(guess, 7.0).tolist() == [ERM]
+
+
+def test_a_caution_of_one_half_chooses_the_least_mean_of_log_normal_risks() -> None:
+    torch.manual_seed(0)
+    guess = guess_of(torch.randn(100, F))
+    guess.doubt.copy_(torch.rand(100, F).log())
+    means = (over_erm(guess.log_risk) + guess.doubt.exp().square() / 2).exp()
+    means[:, ERM] = math.exp(-LEAST_GAIN)
+    assert decide(guess, 0.5).tolist() == means.argmin(1).tolist()
+    assert decide(guess, 0.0).tolist() != means.argmin(1).tolist()
 
 
 def test_a_committee_doubts_what_its_members_doubt_and_what_they_disagree_about() -> None:
@@ -61,7 +88,7 @@ def test_regret_is_a_geometric_mean_over_the_best() -> None:
     assert float(mean_regret(risk, torch.tensor([1, 1]))) == 0.0
 
 
-def test_intervals_are_widened_until_they_cover_ninety_percent_of_fresh_datasets() -> None:
+def test_intervals_are_widened_until_they_cover_a_little_more_of_fresh_datasets_than_they_promise() -> None:
     torch.manual_seed(0)
     truth = torch.randn(8000, F) * torch.linspace(0.1, 3, F)
     guess = guess_of(torch.zeros(8000, F))  # too wide for some, too narrow for others
@@ -69,7 +96,8 @@ def test_intervals_are_widened_until_they_cover_ninety_percent_of_fresh_datasets
     found = calibrate(Guess(*(t[first] for t in guess)), truth[first], torch.zeros(4000, len(TRAITS)))
     low, high = interval(Guess(*(t[second] for t in guess)), found)
     covered = ((truth[second] >= low) & (truth[second] <= high)).double().mean(0)
-    assert (covered - 0.9).abs().max() < 4 * math.sqrt(2 * 0.09 / 4000)  # of either half
+    assert COVERED > 0.9
+    assert (covered - COVERED).abs().max() < 4 * math.sqrt(2 * COVERED * (1 - COVERED) / 4000)  # of either half
 
 
 def test_caution_grows_where_gains_are_noise_and_stays_small_where_they_are_real() -> None:
