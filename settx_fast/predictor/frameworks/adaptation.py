@@ -80,6 +80,8 @@ def simplex_least_squares(gram: Tensor, gradient: Tensor, allowed: Tensor) -> Te
     G is positive definite where allowed. A primal-dual active set (Hintermüller, Ito and Kunisch 2002): what is
     infeasible changes sides, all at once; only the last of it where that goes round in circles (Júdice and Pires 1994).
     """
+    gram = gram.where(allowed[:, :, None] & allowed[:, None], 0.0)  # the rest may be anything
+    gradient = gradient.where(allowed, 0.0)
     free = allowed.clone()
     found = torch.zeros_like(gradient)
     moving = torch.arange(len(found))
